@@ -1,0 +1,124 @@
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+// Plain description of one training run, and what the run says while it goes. Free of LibTorch and of
+// protobuf: the seam between the worker's RPC half and the engine.
+namespace finetuned::job {
+
+struct LoraOptions {
+  int64_t rank = 16;
+  double alpha = 32.0;
+  double dropout = 0.0;
+  bool use_rslora = false;
+  // q_proj k_proj v_proj o_proj gate_proj up_proj down_proj, or "all-linear".
+  std::vector<std::string> target_modules = {"all-linear"};
+};
+
+struct OptimizerOptions {
+  std::string kind = "adamw_8bit";  // "adamw" | "adamw_8bit"
+  double learning_rate = 2e-4;
+  double beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8;
+  double weight_decay = 0.0;
+  double max_grad_norm = 1.0;       // 0: no clipping
+  std::string scheduler = "linear"; // names of methods.md 3.0
+  int64_t warmup_steps = 0;         // wins over warmup_ratio when > 0
+  double warmup_ratio = 0.0;
+  double min_lr_ratio = 0.0;        // cosine_with_min_lr
+  double num_cycles = 0.0;          // 0: the scheduler's own default
+  int64_t decay_steps = 0;          // warmup_stable_decay
+};
+
+struct ScheduleOptions {
+  double epochs = 3.0;              // used when max_steps is 0
+  int64_t max_steps = 0;
+  int64_t micro_batch_size = 1;
+  int64_t gradient_accumulation_steps = 1;
+  int64_t max_seq_length = 1024;
+  bool packing = false;             // best-fit packing into max_seq_length
+  bool shuffle = true;
+};
+
+struct SftOptions {
+  std::string loss_on = "auto";     // auto | all | completion | assistant
+  std::string truncation = "keep_start";
+  double label_smoothing = 0.0;
+  std::string chat_template;        // overrides the model's when not empty
+};
+
+struct CheckpointOptions {
+  int64_t every_steps = 0;          // 0: only at the end and on request
+  int64_t keep_last = 2;
+};
+
+struct EvalOptions {
+  int64_t every_steps = 0;          // 0: at the end only (when there is an evaluation set)
+  bool before_training = false;     // also once before step 1
+};
+
+struct TrainSpec {
+  std::string job_name;             // for logs and the adapter's README
+  std::string base_model_path;      // .gguf or Hugging Face folder
+  std::string base_model_name;      // what adapter_config.json says
+  std::string dataset_path;
+  std::string eval_dataset_path;    // empty: no evaluation
+  std::string state_dir;            // checkpoints/, adapter/, events: owned by this run (flock)
+  std::string method = "sft";
+  LoraOptions lora;
+  OptimizerOptions optimizer;
+  ScheduleOptions schedule;
+  SftOptions sft;
+  CheckpointOptions checkpoints;
+  EvalOptions evaluation;
+  std::string base_quantization = "nf4";  // "nf4" (double quantization) | "none" (compute dtype)
+  std::string compute_dtype = "auto";     // auto: bf16 on CUDA, f32 on the CPU | "bf16" | "f32"
+  std::string device = "auto";            // auto | cpu | cuda
+  bool activation_checkpointing = false;
+  bool deterministic = false;
+  uint64_t seed = 42;
+  int cpu_threads = 0;                    // 0: all cores
+};
+
+// What the run reports. Called on the training thread; implementations must not block.
+class RunObserver {
+ public:
+  virtual ~RunObserver() = default;
+  virtual void OnPhase(const std::string& phase) = 0;  // "loading", "tokenizing", "training", "exporting"
+  // Data and step counts, once known (also after a resume: first_step > 0).
+  virtual void OnPlan(int64_t first_step, int64_t total_steps,
+                      const std::map<std::string, double>& dataset_stats) = 0;
+  // After each optimizer step. Keys: loss, grad_norm, learning_rate, entropy, mean_token_accuracy,
+  // num_tokens, trained_tokens, tokens_per_second, step_time, memory_allocated_bytes,
+  // memory_peak_bytes, memory_device_used_bytes, flops.
+  virtual void OnStep(int64_t step, double epoch, const std::map<std::string, double>& values) = 0;
+  virtual void OnEval(int64_t step, const std::map<std::string, double>& values) = 0;
+  virtual void OnCheckpoint(int64_t step, const std::string& directory, int64_t bytes) = 0;
+  virtual void OnWarning(const std::string& code, const std::string& text) = 0;
+  virtual void OnLog(const std::string& text) = 0;
+};
+
+// Wishes of whoever runs the trainer; looked at between steps.
+struct RunControl {
+  std::atomic<bool> checkpoint{false};   // write one and go on
+  std::atomic<bool> leave{false};        // checkpoint, then return kCheckpointed
+  std::atomic<bool> finish{false};       // stop early: checkpoint, evaluate, export, kDone
+  std::atomic<bool> cancel{false};       // stop now, no checkpoint: kCancelled
+};
+
+// Outcome with the process exit code of the standalone worker.
+enum class Outcome { kDone = 0, kBadData = 65, kInternal = 70, kCheckpointed = 75, kBadConfig = 78, kCancelled = 79 };
+
+struct RunResult {
+  Outcome outcome = Outcome::kInternal;
+  std::string reason;          // stable code: "", "INVALID_DATASET", "OUT_OF_DEVICE_MEMORY", "NON_FINITE_LOSS", ...
+  std::string message;         // one sentence for people
+  std::string adapter_dir;     // set when kDone
+  int64_t last_step = 0;
+  std::map<std::string, double> final_metrics;
+};
+
+}  // namespace finetuned::job
