@@ -60,7 +60,7 @@ if [ $want_oracles = 1 ]; then
   stamp="$deps/.stamp-oracles"
   if ! cmp -s tests/requirements-oracles.txt "$stamp"; then
     echo "Installing the reference libraries of tests/requirements-oracles.txt"
-    pip install -r tests/requirements-oracles.txt
+    pip install --no-deps -r tests/requirements-oracles.txt
     cp tests/requirements-oracles.txt "$stamp"
   fi
 fi
