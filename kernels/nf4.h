@@ -1,0 +1,36 @@
+// 4-bit NormalFloat storage of frozen weights, bit-equal to bitsandbytes quantize_4bit /
+// dequantize_4bit(quant_type="nf4", blocksize=64) of its CPU backend (0.50), with and without
+// double quantization (compress_statistics).
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <vector>
+
+namespace finetuned::kernels {
+
+inline constexpr int64_t kNf4Block = 64;         // weights per absmax
+inline constexpr int64_t kNf4NestedBlock = 256;  // absmax values per absmax2
+
+// All tensors contiguous, 1-D, on one device. n = product of shape, B = ceil(n / 64).
+struct Nf4Tensor {
+  at::Tensor codes;       // uint8 [(n+1)/2]; element 2i in the high nibble, 2i+1 in the low one
+  at::Tensor absmax_q;    // uint8 [B], nested only: index into nested_map
+  at::Tensor absmax2;     // float32 [ceil(B/256)], nested only
+  at::Tensor absmax;      // float32 [B], not nested only
+  at::Tensor code_map;    // float32 [16]
+  at::Tensor nested_map;  // float32 [256], nested only
+  float offset = 0;       // nested: absmax = nested_map[absmax_q] * absmax2 + offset
+  std::vector<int64_t> shape;  // of the weight
+  bool nested = false;
+};
+
+// w: float32, float16 or bfloat16, contiguous, finite. The result is on w's device. On CUDA the call
+// waits for the device once when double_quant is set (the offset is a mean taken on the host).
+Nf4Tensor Nf4Quantize(const at::Tensor& w, bool double_quant);
+
+// out: float32 or bfloat16, contiguous, n elements, written. No host sync.
+void Nf4Dequantize(const Nf4Tensor& q, at::Tensor& out);
+
+}  // namespace finetuned::kernels

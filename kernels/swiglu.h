@@ -1,0 +1,18 @@
+// Gate of the Llama MLP: h = silu(gate) * up, from one fused projection.
+// Legend: T tokens, F intermediate size. gate_up_T2F holds gate in columns [0, F), up in [F, 2F).
+// All tensors contiguous, float32 or bfloat16 (CPU: float32, float64), math in float32.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+namespace finetuned::kernels {
+
+void SwigluForward(const at::Tensor& gate_up_T2F, at::Tensor& h_TF);
+
+// d_gate_up_T2F = gradient with respect to gate_up_T2F; may be the same memory as gate_up_T2F.
+// h_TF (optional, may be undefined): also receives silu(gate) * up again, so that the forward's
+// output need not be kept; may be the same memory as dh_TF.
+void SwigluBackward(const at::Tensor& dh_TF, const at::Tensor& gate_up_T2F,
+                    at::Tensor& d_gate_up_T2F, const at::Tensor& h_TF = at::Tensor());
+
+}  // namespace finetuned::kernels

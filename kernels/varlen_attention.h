@@ -1,0 +1,41 @@
+// Causal attention over a packed stream of documents that do not see each other.
+// Legend: T tokens, H query heads, K key/value heads (H a multiple of K; query head h reads
+// key/value head h / (H/K)), E head size, N documents.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <vector>
+
+namespace finetuned::kernels {
+
+// out = softmax(scale * q k^T, causal inside each document) v.
+//   q_THE, k_TKE, v_TKE  one dtype; strides [any, E, 1]: slices of a fused qkv buffer are allowed.
+//                        CUDA: bfloat16 (flash attention of LibTorch, E a multiple of 8, E <= 256)
+//                        or float32 (slow composed reference for tests). CPU: float32, float64.
+//   cu_seqlens           int32 [N+1] on the device of q: document n is rows [cu[n], cu[n+1]);
+//                        cu[0] = 0, cu[N] = T. cu_seqlens_host: the same numbers on the host.
+//   max_seqlen           longest document.
+//   out_THE              dtype of q, contiguous. Defined: written. Undefined: set to a new tensor,
+//                        which saves a copy on CUDA.
+//   lse_HT               float32 (float64 for float64) log-sum-exp of each row; as out_THE.
+void VarlenAttentionForward(const at::Tensor& q_THE, const at::Tensor& k_TKE,
+                            const at::Tensor& v_TKE, const at::Tensor& cu_seqlens,
+                            const std::vector<int32_t>& cu_seqlens_host, int64_t max_seqlen,
+                            double scale, at::Tensor& out_THE, at::Tensor& lse_HT);
+
+// Gradients of q, k, v from dout and the values of the forward call.
+//   dq_THE, dk_TKE, dv_TKE  each defined: written, strides [any, E, 1], must not alias the inputs;
+//                           undefined: set to a new tensor.
+//   deterministic           CUDA bfloat16: use the algorithm that repeats bit for bit (slower, more
+//                           workspace). The others always repeat for a fixed thread count.
+void VarlenAttentionBackward(const at::Tensor& dout_THE, const at::Tensor& q_THE,
+                             const at::Tensor& k_TKE, const at::Tensor& v_TKE,
+                             const at::Tensor& out_THE, const at::Tensor& lse_HT,
+                             const at::Tensor& cu_seqlens,
+                             const std::vector<int32_t>& cu_seqlens_host, int64_t max_seqlen,
+                             double scale, at::Tensor& dq_THE, at::Tensor& dk_TKE,
+                             at::Tensor& dv_TKE, bool deterministic);
+
+}  // namespace finetuned::kernels
