@@ -1,0 +1,241 @@
+#include "engine/plan/memory_plan.h"
+
+#include <algorithm>
+#include <array>
+
+#include "absl/strings/str_format.h"
+
+namespace finetuned::plan {
+namespace {
+
+using format::ModelConfig;
+
+struct Linear {
+  const char* name;
+  int64_t in, out;
+};
+
+std::array<Linear, 7> LayerLinears(const ModelConfig& m) {
+  return {{{"q_proj", m.hidden_size, m.q_size()},
+           {"k_proj", m.hidden_size, m.kv_size()},
+           {"v_proj", m.hidden_size, m.kv_size()},
+           {"o_proj", m.q_size(), m.hidden_size},
+           {"gate_proj", m.hidden_size, m.intermediate_size},
+           {"up_proj", m.hidden_size, m.intermediate_size},
+           {"down_proj", m.intermediate_size, m.hidden_size}}};
+}
+
+bool IsTarget(const PlanInput& input, const std::string& name) {
+  const auto& targets = input.target_modules;
+  return targets.empty() || std::count(targets.begin(), targets.end(), "all-linear") > 0 ||
+         std::count(targets.begin(), targets.end(), name) > 0;
+}
+
+// Codes, one absmax byte per 64 weights, one float per 256 of these.
+int64_t Nf4Bytes(int64_t n) {
+  const int64_t blocks = (n + 63) / 64;
+  return (n + 1) / 2 + blocks + 4 * ((blocks + 255) / 256);
+}
+
+int64_t CountTargets(const PlanInput& input) {
+  int64_t n = 0;
+  for (const Linear& l : LayerLinears(input.model)) n += IsTarget(input, l.name);
+  return n;
+}
+
+class Collector {
+ public:
+  explicit Collector(std::vector<Buffer>* out) : out_(out) {}
+  void Add(const char* component, std::string name, int64_t bytes) {
+    if (bytes > 0) out_->push_back({std::move(name), component, bytes});
+  }
+
+ private:
+  std::vector<Buffer>* out_;
+};
+
+void AddWeights(const PlanInput& in, Collector& c) {
+  const ModelConfig& m = in.model;
+  const int64_t embedding = m.vocab_size * m.hidden_size * in.compute_bytes;
+  c.Add("weights", "embed_tokens", embedding);
+  if (!m.tie_word_embeddings) c.Add("weights", "lm_head", embedding);
+  c.Add("weights", "norms", (2 * m.num_hidden_layers + 1) * m.hidden_size * in.compute_bytes);
+  int64_t largest = 0;
+  for (const Linear& l : LayerLinears(m)) {
+    const int64_t n = l.in * l.out;
+    const int64_t bytes = in.base == BaseFormat::kNf4 ? Nf4Bytes(n) : n * in.compute_bytes;
+    c.Add("weights", std::string("layer.") + l.name, m.num_hidden_layers * bytes);
+    largest = std::max(largest, n);
+  }
+  if (in.base == BaseFormat::kNf4) {
+    // One reused buffer holds the dequantized fused matrix in use: gate and up together.
+    const int64_t fused = std::max(largest, 2 * m.hidden_size * m.intermediate_size);
+    c.Add("runtime", "dequantized_weight", fused * in.compute_bytes);
+  }
+}
+
+void AddAdapter(const PlanInput& in, Collector& c) {
+  const int64_t n = CountLoraParameters(in);
+  c.Add("adapter", "lora_master", 4 * n);
+  if (in.compute_bytes != 4) c.Add("adapter", "lora_compute", in.compute_bytes * n);
+  c.Add("gradients", "lora_gradients", 4 * n);
+  // 8-bit states: two codes per parameter and two floats per 256.
+  c.Add("optimizer", "moments",
+        in.optimizer == Optimizer::kAdamW8bit ? 2 * n + 8 * ((n + 255) / 256) : 8 * n);
+}
+
+// What the forward pass of one layer keeps for the backward pass, per token.
+int64_t SavedBytesPerToken(const PlanInput& in) {
+  const ModelConfig& m = in.model;
+  const int64_t e = in.compute_bytes;
+  const int64_t attention = 2 * m.q_size() + 2 * m.kv_size();  // q, k, v, attention output
+  const int64_t residuals = 4 * m.hidden_size;  // two layer inputs and their normalised copies
+  const int64_t mlp = 3 * m.intermediate_size;  // gate, up, product
+  const int64_t lora = CountTargets(in) * in.lora_rank;
+  return e * (attention + residuals + mlp + lora) + 4 * (m.num_attention_heads + 2);
+}
+
+void AddActivations(const PlanInput& in, Collector& c) {
+  const ModelConfig& m = in.model;
+  const int64_t tokens = in.micro_batch_size * in.max_seq_length;
+  const int64_t e = in.compute_bytes;
+  const int64_t saved = tokens * SavedBytesPerToken(in);
+  if (in.activation_checkpointing) {
+    c.Add("activations", "layer.input", m.num_hidden_layers * tokens * m.hidden_size * e);
+    c.Add("activations", "recomputed_layer", saved);
+  } else {
+    c.Add("activations", "layer.saved", m.num_hidden_layers * saved);
+  }
+  // Gradients alive at once in the backward pass of a layer.
+  c.Add("activations", "backward_workspace",
+        tokens * e * (3 * m.hidden_size + 2 * m.q_size() + 2 * m.kv_size() + 3 * m.intermediate_size));
+  c.Add("activations", "hidden", tokens * e * 3 * m.hidden_size);
+  c.Add("activations", "tokens", tokens * 4 * 4);
+}
+
+}  // namespace
+
+int64_t MemoryPlan::total() const {
+  int64_t sum = 0;
+  for (const Buffer& b : buffers) sum += b.bytes;
+  return sum;
+}
+
+int64_t MemoryPlan::component(const std::string& name) const {
+  int64_t sum = 0;
+  for (const Buffer& b : buffers) sum += b.component == name ? b.bytes : 0;
+  return sum;
+}
+
+int64_t LogitsChunkRows(int64_t vocab_size) {
+  constexpr int64_t kLogitsBytes = 64ll << 20;
+  return std::clamp<int64_t>(kLogitsBytes / (4 * std::max<int64_t>(1, vocab_size)), 64, 1024);
+}
+
+MemoryPlan PlanMemory(const PlanInput& input) {
+  MemoryPlan plan;
+  Collector c(&plan.buffers);
+  AddWeights(input, c);
+  AddAdapter(input, c);
+  AddActivations(input, c);
+  const int64_t rows = LogitsChunkRows(input.model.vocab_size);
+  c.Add("logits", "logits_chunk", rows * input.model.vocab_size * 4);
+  if (input.compute_bytes != 4) {
+    c.Add("logits", "logits_gradient_chunk", rows * input.model.vocab_size * input.compute_bytes);
+  }
+  if (input.on_gpu) {
+    c.Add("runtime", "cuda_context", 500ll << 20);
+    c.Add("runtime", "cublas_workspace", 72ll << 20);
+  }
+  return plan;
+}
+
+int64_t CountParameters(const ModelConfig& m) {
+  int64_t per_layer = 2 * m.hidden_size;
+  for (const Linear& l : LayerLinears(m)) per_layer += l.in * l.out;
+  const int64_t embeddings = m.vocab_size * m.hidden_size * (m.tie_word_embeddings ? 1 : 2);
+  return m.num_hidden_layers * per_layer + embeddings + m.hidden_size;
+}
+
+int64_t CountLoraParameters(const PlanInput& input) {
+  int64_t n = 0;
+  for (const Linear& l : LayerLinears(input.model)) {
+    if (IsTarget(input, l.name)) n += input.lora_rank * (l.in + l.out);
+  }
+  return n * input.model.num_hidden_layers;
+}
+
+double TrainFlopsPerToken(const PlanInput& input, double mean_length) {
+  const ModelConfig& m = input.model;
+  double linears = static_cast<double>(m.vocab_size) * m.hidden_size;
+  for (const Linear& l : LayerLinears(m)) {
+    linears += static_cast<double>(l.in) * l.out * m.num_hidden_layers;
+  }
+  // Causal attention: two products over half the context, forward once and backward twice and a half.
+  const double attention = 2.0 * m.num_hidden_layers * m.q_size() * mean_length / 2.0;
+  const double recompute = input.activation_checkpointing ? 1.0 : 0.0;
+  return 2.0 * linears * (2.0 + recompute) + 2.0 * attention * (3.5 + recompute) +
+         6.0 * static_cast<double>(CountLoraParameters(input));
+}
+
+std::vector<Suggestion> SuggestFitting(const PlanInput& input, int64_t budget_bytes) {
+  std::vector<Suggestion> found;
+  auto consider = [&](PlanInput candidate, std::vector<std::string> fields, std::string change) {
+    const int64_t total = PlanMemory(candidate).total();
+    if (total > budget_bytes) return false;
+    found.push_back({std::move(candidate), std::move(fields), total,
+                     absl::StrFormat("%s: %s", change, FormatGigabytes(total))});
+    return true;
+  };
+  if (!input.activation_checkpointing) {
+    PlanInput c = input;
+    c.activation_checkpointing = true;
+    consider(c, {"compute.activation_checkpointing"}, "set compute.activation_checkpointing on");
+  }
+  for (int64_t b = input.micro_batch_size / 2; b >= 1; b /= 2) {
+    PlanInput c = input;
+    c.micro_batch_size = b;
+    if (consider(c, {"schedule.micro_batch_size"},
+                 absl::StrFormat("set schedule.micro_batch_size %d", b))) {
+      break;
+    }
+  }
+  if (input.base != BaseFormat::kNf4) {
+    PlanInput c = input;
+    c.base = BaseFormat::kNf4;
+    consider(c, {"quantization.base"}, "set quantization.base nf4");
+  }
+  for (int64_t s = input.max_seq_length / 2; s >= 128; s /= 2) {
+    PlanInput c = input;
+    c.max_seq_length = s;
+    if (consider(c, {"schedule.max_seq_length"},
+                 absl::StrFormat("set schedule.max_seq_length %d", s))) {
+      break;
+    }
+  }
+  if (found.empty()) {
+    PlanInput c = input;
+    c.activation_checkpointing = true;
+    c.base = BaseFormat::kNf4;
+    c.micro_batch_size = 1;
+    for (int64_t s = std::max<int64_t>(128, input.max_seq_length); s >= 128; s /= 2) {
+      c.max_seq_length = s;
+      if (consider(c,
+                   {"compute.activation_checkpointing", "quantization.base",
+                    "schedule.micro_batch_size", "schedule.max_seq_length"},
+                   absl::StrFormat("set compute.activation_checkpointing on, quantization.base nf4, "
+                                   "schedule.micro_batch_size 1 and schedule.max_seq_length %d",
+                                   s))) {
+        break;
+      }
+    }
+  }
+  return found;
+}
+
+std::string FormatGigabytes(int64_t bytes) {
+  if (bytes < 100'000'000) return absl::StrFormat("%.1f MB", static_cast<double>(bytes) / 1e6);
+  return absl::StrFormat("%.1f GB", static_cast<double>(bytes) / 1e9);
+}
+
+}  // namespace finetuned::plan
