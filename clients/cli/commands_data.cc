@@ -1,0 +1,119 @@
+#include <unistd.h>
+
+#include <iostream>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "clients/cli/commands.h"
+#include "clients/cli/term.h"
+#include "clients/cli/upload.h"
+
+namespace finetuned::cli {
+namespace {
+
+void PrintDataset(const v1::Dataset& d) {
+  std::cout << d.name() << "  " << v1::Dataset::State_Name(d.state()) << "  " << d.method() << "/"
+            << d.format() << "  " << FormatCount(static_cast<double>(d.stats().rows())) << " rows  "
+            << FormatBytes(static_cast<double>(d.size_bytes()));
+  if (d.stats().duplicate_rows() > 0) std::cout << "  " << d.stats().duplicate_rows() << " duplicates";
+  std::cout << "\n" << DescribeFindings(d);
+}
+
+ExitCode ListDatasets(App& app) {
+  Client client(app.connect);
+  v1::ListDatasetsRequest request;
+  std::vector<std::vector<std::string>> rows = {{"DATASET", "STATE", "METHOD", "FORMAT", "ROWS", "SIZE"}};
+  do {
+    v1::ListDatasetsResponse response;
+    auto context = client.Context();
+    Check(client.datasets->ListDatasets(context.get(), request, &response), client);
+    for (const auto& d : response.datasets()) {
+      rows.push_back({ShortName(d.name()), v1::Dataset::State_Name(d.state()), d.method(), d.format(),
+                      FormatCount(static_cast<double>(d.stats().rows())),
+                      FormatBytes(static_cast<double>(d.size_bytes()))});
+    }
+    request.set_page_token(response.next_page_token());
+  } while (!request.page_token().empty());
+  std::cout << (rows.size() == 1 ? "No datasets. Upload one: finetune upload FILE\n" : Table(rows));
+  return kOk;
+}
+
+ExitCode Preview(App& app, v1::PreviewDatasetRequest request, const std::string& data, bool no_color) {
+  Client client(app.connect);
+  request.set_name(DatasetName(client, data, "sft", ""));
+  if (request.base_model().find('/') == std::string::npos && request.base_model().find('.') == std::string::npos) {
+    request.set_base_model(ResourceName("models", request.base_model()));
+  }
+  v1::PreviewDatasetResponse response;
+  auto context = client.Context(60);
+  Check(client.datasets->PreviewDataset(context.get(), request, &response), client);
+  const Style style{isatty(STDOUT_FILENO) && !no_color};
+  for (const auto& row : response.rows()) {
+    int64_t trained = 0;
+    for (bool t : row.trained()) trained += t;
+    std::cout << style.Bold(absl::StrCat("line ", row.line())) << "  " << row.tokens_size() << " tokens, "
+              << trained << " train";
+    if (!row.drop_reason().empty()) std::cout << "  " << style.Red("dropped: " + row.drop_reason());
+    std::cout << "\n";
+    // Trained text in green, or between [[ and ]] without colours.
+    bool inside = false;
+    for (int i = 0; i < row.tokens_size(); ++i) {
+      if (row.trained(i) != inside && !style.color) std::cout << (row.trained(i) ? "[[" : "]]");
+      inside = row.trained(i);
+      const std::string text = Printable(row.tokens(i));
+      std::cout << (inside ? style.Green(text) : style.Dim(text));
+    }
+    std::cout << (inside && !style.color ? "]]" : "") << "\n\n";
+  }
+  return kOk;
+}
+
+}  // namespace
+
+void AddDataCommands(CLI::App& cli, App& app) {
+  auto path = std::make_shared<std::string>();
+  auto method = std::make_shared<std::string>("sft");
+  auto id = std::make_shared<std::string>();
+  CLI::App* upload = cli.add_subcommand("upload", "Upload and check a JSONL file");
+  upload->add_option("file", *path, "JSONL file")->required();
+  upload->add_option("--method", *method, "sft, dpo, kto or grpo")
+      ->check(CLI::IsMember({"sft", "dpo", "kto", "grpo"}));
+  upload->add_option("--name", *id, "Dataset id (default: from the file's name and content)");
+  upload->callback([&app, path, method, id] {
+    app.action = [&app, path, method, id] {
+      Client client(app.connect);
+      PrintDataset(UploadFile(client, *path, *method, *id));
+      return kOk;
+    };
+  });
+
+  CLI::App* datasets = cli.add_subcommand("datasets", "List uploaded datasets");
+  datasets->callback([&app] { app.action = [&app] { return ListDatasets(app); }; });
+
+  auto request = std::make_shared<v1::PreviewDatasetRequest>();
+  auto data = std::make_shared<std::string>();
+  auto model = std::make_shared<std::string>();
+  auto rows = std::make_shared<int>(3);
+  auto start = std::make_shared<int64_t>(0);
+  auto loss_on = std::make_shared<std::string>();
+  auto length = std::make_shared<int>(0);
+  auto no_color = std::make_shared<bool>(false);
+  CLI::App* preview = cli.add_subcommand("preview", "Rendered rows and which tokens train");
+  preview->add_option("data", *data, "JSONL file, or datasets/NAME")->required();
+  preview->add_option("--model", *model, "Base model: its tokenizer and chat template")->required();
+  preview->add_option("--rows", *rows, "How many (default 3)")->check(CLI::Range(1, 100));
+  preview->add_option("--start", *start, "First row (from 0)");
+  preview->add_option("--loss-on", *loss_on, "auto, all, completion or assistant");
+  preview->add_option("--max-seq-length", *length, "Truncation (default 1024)");
+  preview->add_flag("--no-color", *no_color, "Mark trained text with [[ ]]");
+  preview->callback([&app, request, data, model, rows, start, loss_on, length, no_color] {
+    request->set_base_model(*model);
+    request->set_max_rows(*rows);
+    request->set_start_row(*start);
+    request->set_max_seq_length(*length);
+    request->mutable_sft()->set_loss_on(*loss_on);
+    app.action = [&app, request, data, no_color] { return Preview(app, *request, *data, *no_color); };
+  });
+}
+
+}  // namespace finetuned::cli

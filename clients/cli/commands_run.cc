@@ -1,0 +1,241 @@
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+#include <iostream>
+#include <sstream>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_split.h"
+#include "clients/cli/commands.h"
+#include "clients/cli/term.h"
+#include "clients/cli/upload.h"
+#include "clients/cli/watch.h"
+#include "proto/spec/job_file.h"
+
+namespace finetuned::cli {
+namespace {
+
+// Flags of `run` and `plan`; unset ones are left to the daemon.
+struct RunFlags {
+  std::string method = "sft";
+  std::string model, data, eval, name, loss_on, scheduler, optimizer, quantization, device;
+  double epochs = 0, learning_rate = 0, alpha = 0, dropout = 0, warmup_ratio = 0;
+  int64_t max_steps = 0, every_steps = 0, eval_every = 0;
+  int rank = 0, micro_batch = 0, accumulation = 0, sequence = 0, priority = 0;
+  std::vector<std::string> targets;
+  uint64_t seed = 0;
+  bool has_seed = false, packing = false, checkpointing = false, detach = false;
+  bool eval_first = false, deterministic = false;
+  std::string file;  // job file instead of flags
+};
+
+void AddSpecFlags(CLI::App* c, RunFlags* f) {
+  c->add_option("--model", f->model, "Base model: a name the daemon knows, or a path below a model root");
+  c->add_option("--data", f->data, "Training rows: a JSONL file, or datasets/NAME");
+  c->add_option("--eval", f->eval, "Held-out rows: a JSONL file, or datasets/NAME");
+  c->add_option("--name", f->name, "Job id, [a-z][a-z0-9-]{2,62}");
+  c->add_option("--epochs", f->epochs, "Passes over the data (default 3)");
+  c->add_option("--max-steps", f->max_steps, "Optimizer steps instead of epochs");
+  c->add_option("--lr", f->learning_rate, "Learning rate (default 2e-4)");
+  c->add_option("--scheduler", f->scheduler, "linear, cosine, constant, ...");
+  c->add_option("--warmup-ratio", f->warmup_ratio, "Share of the steps that warm up");
+  c->add_option("--optimizer", f->optimizer, "adamw_8bit (default) or adamw");
+  c->add_option("--rank", f->rank, "LoRA rank (default 16)");
+  c->add_option("--alpha", f->alpha, "LoRA alpha (default 2 x rank)");
+  c->add_option("--dropout", f->dropout, "LoRA dropout");
+  c->add_option("--targets", f->targets, "Linears to adapt (default all-linear)")->delimiter(',');
+  c->add_option("--micro-batch-size", f->micro_batch, "Rows in one pass");
+  c->add_option("--gradient-accumulation-steps", f->accumulation, "Passes per optimizer step");
+  c->add_option("--max-seq-length", f->sequence, "Longest row in tokens");
+  c->add_option("--loss-on", f->loss_on, "auto, all, completion or assistant");
+  c->add_option("--base-quantization", f->quantization, "nf4 (default) or none");
+  c->add_option("--device", f->device, "auto (default), cuda or cpu");
+  c->add_option("--seed", f->seed, "Seed (default 42)")->each([f](const std::string&) { f->has_seed = true; });
+  c->add_option("--checkpoint-every", f->every_steps, "Steps between checkpoints");
+  c->add_option("--eval-every", f->eval_every, "Steps between evaluations");
+  c->add_flag("--eval-first", f->eval_first, "Also evaluate before the first step");
+  c->add_option("--priority", f->priority, "-100..100, larger first");
+  c->add_flag("--packing", f->packing, "Pack rows into full sequences");
+  c->add_flag("--activation-checkpointing", f->checkpointing, "Recompute activations: less memory");
+  c->add_flag("--deterministic", f->deterministic, "Bit-equal results");
+}
+
+v1::Job JobFromFlags(const RunFlags& f) {
+  v1::Job job;
+  v1::JobSpec* spec = job.mutable_spec();
+  spec->set_base_model(f.model);
+  spec->set_dataset(f.data);
+  spec->set_eval_dataset(f.eval);
+  v1::SftSpec* sft = spec->mutable_sft();
+  sft->set_loss_on(f.loss_on);
+  sft->set_packing(f.packing);
+  v1::LoraSpec* lora = spec->mutable_lora();
+  lora->set_rank(f.rank);
+  if (f.alpha != 0) lora->set_alpha(f.alpha);
+  lora->set_dropout(f.dropout);
+  for (const std::string& t : f.targets) lora->add_target_modules(t);
+  v1::OptimizerSpec* optimizer = spec->mutable_optimizer();
+  optimizer->set_kind(f.optimizer);
+  if (f.learning_rate != 0) optimizer->set_learning_rate(f.learning_rate);
+  optimizer->set_scheduler(f.scheduler);
+  optimizer->set_warmup_ratio(f.warmup_ratio);
+  v1::ScheduleSpec* schedule = spec->mutable_schedule();
+  if (f.max_steps != 0) {
+    schedule->set_max_steps(f.max_steps);
+  } else if (f.epochs != 0) {
+    schedule->set_epochs(f.epochs);
+  }
+  schedule->set_micro_batch_size(f.micro_batch);
+  schedule->set_gradient_accumulation_steps(f.accumulation);
+  schedule->set_max_seq_length(f.sequence);
+  spec->mutable_checkpoints()->set_every_steps(f.every_steps);
+  spec->mutable_evaluation()->set_every_steps(f.eval_every);
+  spec->mutable_evaluation()->set_before_training(f.eval_first);
+  spec->mutable_quantization()->set_base(f.quantization);
+  spec->mutable_compute()->set_device(f.device);
+  if (f.checkpointing) spec->mutable_compute()->set_activation_checkpointing("on");
+  if (f.has_seed) spec->set_seed(f.seed);
+  spec->set_deterministic(f.deterministic);
+  job.mutable_scheduling()->set_priority(f.priority);
+  if (!f.name.empty()) job.set_name(ResourceName("jobs", f.name));
+  return job;
+}
+
+std::string MethodOf(const v1::JobSpec& spec) {
+  switch (spec.method_case()) {
+    case v1::JobSpec::kDpo: return "dpo";
+    case v1::JobSpec::kKto: return "kto";
+    case v1::JobSpec::kGrpo: return "grpo";
+    default: return "sft";
+  }
+}
+
+v1::Job LoadJob(const RunFlags& f, std::string* base_dir) {
+  if (f.file.empty()) return JobFromFlags(f);
+  std::stringstream text;
+  if (f.file == "-") {
+    text << std::cin.rdbuf();
+  } else {
+    std::ifstream in(f.file, std::ios::binary);
+    if (!in) throw CommandError{kUsage, absl::StrCat("cannot read ", f.file)};
+    text << in.rdbuf();
+    *base_dir = std::filesystem::path(f.file).parent_path().string();
+  }
+  absl::StatusOr<v1::Job> job = spec::ParseJobFile(text.str(), f.file);
+  if (!job.ok()) throw CommandError{kUsage, std::string(job.status().message())};
+  return *std::move(job);
+}
+
+// Replaces local paths by uploaded datasets and short model names by resource names.
+void Prepare(const Client& client, const std::string& base_dir, v1::Job* job) {
+  v1::JobSpec* spec = job->mutable_spec();
+  const std::string& model = spec->base_model();
+  if (!model.empty() && model.find('/') == std::string::npos && model.find('.') == std::string::npos) {
+    spec->set_base_model(ResourceName("models", model));
+  }
+  const std::string method = MethodOf(*spec);
+  spec->set_dataset(DatasetName(client, spec->dataset(), method, base_dir));
+  spec->set_eval_dataset(DatasetName(client, spec->eval_dataset(), method, base_dir));
+}
+
+ExitCode Submit(App& app, const RunFlags& f, bool watch) {
+  Client client(app.connect);
+  std::string base_dir;
+  v1::CreateJobRequest request;
+  *request.mutable_job() = LoadJob(f, &base_dir);
+  Prepare(client, base_dir, request.mutable_job());
+  if (!request.job().name().empty()) request.set_job_id(ShortName(request.job().name()));
+  request.mutable_job()->clear_name();
+  request.set_request_id(NewRequestId());
+  v1::Job job;
+  auto context = client.Context(60);
+  Check(client.jobs->CreateJob(context.get(), request, &job), client);
+  const bool live = isatty(STDOUT_FILENO);
+  if (live || !watch) std::cout << job.name() << " " << StateName(job.state()) << "\n";
+  if (!watch) return kOk;
+  return WatchJob(client, job.name(), live ? WatchOutput::kLive : WatchOutput::kJson, false);
+}
+
+void PrintPlan(const v1::JobPlan& plan) {
+  std::vector<std::vector<std::string>> rows = {{"COMPONENT", "BUFFER", "BYTES"}};
+  for (const auto& item : plan.memory().items()) {
+    rows.push_back({item.component(), item.name(), FormatBytes(static_cast<double>(item.bytes()))});
+  }
+  rows.push_back({"total", "", FormatBytes(static_cast<double>(plan.memory().total_bytes()))});
+  std::cout << Table(rows);
+  if (plan.memory().budget_bytes() > 0) {
+    std::cout << "budget " << FormatBytes(static_cast<double>(plan.memory().budget_bytes())) << "\n";
+  }
+  for (const auto& c : plan.choices()) {
+    std::cout << "chosen " << c.field() << " = " << c.value() << ": " << c.reason() << "\n";
+  }
+  const auto& stats = plan.dataset_stats();
+  if (stats.rows() > 0) {
+    std::cout << "data " << FormatCount(static_cast<double>(stats.rows())) << " rows, "
+              << FormatCount(static_cast<double>(stats.tokens())) << " tokens ("
+              << FormatCount(static_cast<double>(stats.trained_tokens())) << " train), longest "
+              << stats.max_tokens() << ", truncated " << stats.truncated_rows() << ", dropped "
+              << stats.dropped_rows() << "\n";
+  }
+  if (plan.estimated_duration().seconds() > 0) {
+    std::cout << "about " << FormatDuration(static_cast<double>(plan.estimated_duration().seconds())) << "\n";
+  }
+  std::cout << "disk " << FormatBytes(static_cast<double>(plan.estimated_disk_bytes())) << "\n";
+  for (const auto& w : plan.warnings()) std::cout << "warning: " << Printable(w) << "\n";
+  for (const auto& p : plan.problems()) std::cout << "problem: " << Printable(p.message()) << "\n";
+  for (const auto& s : plan.suggestions()) std::cout << "fits: " << s.message() << "\n";
+  std::cout << (plan.admissible() ? "This job would be accepted.\n" : "This job would be refused.\n");
+}
+
+ExitCode Plan(App& app, const RunFlags& f) {
+  Client client(app.connect);
+  std::string base_dir;
+  v1::PlanJobRequest request;
+  *request.mutable_job() = LoadJob(f, &base_dir);
+  Prepare(client, base_dir, request.mutable_job());
+  v1::JobPlan plan;
+  auto context = client.Context(60);
+  Check(client.jobs->PlanJob(context.get(), request, &plan), client);
+  if (app.output == "table") {
+    PrintPlan(plan);
+  } else {
+    PrintMessage(plan, app.output);
+  }
+  return plan.admissible() ? kOk : kFailed;
+}
+
+}  // namespace
+
+void AddRunCommands(CLI::App& cli, App& app) {
+  auto flags = std::make_shared<RunFlags>();
+  CLI::App* run = cli.add_subcommand("run", "Submit a job from flags and watch it");
+  run->require_subcommand(1);
+  CLI::App* sft = run->add_subcommand("sft", "Supervised fine-tuning");
+  AddSpecFlags(sft, flags.get());
+  sft->get_option("--model")->required();
+  sft->get_option("--data")->required();
+  sft->add_flag("-d,--detach", flags->detach, "Do not watch");
+  sft->callback([&app, flags] { app.action = [&app, flags] { return Submit(app, *flags, !flags->detach); }; });
+
+  auto file = std::make_shared<RunFlags>();
+  CLI::App* submit = cli.add_subcommand("submit", "Queue a job file (YAML or JSON)");
+  submit->add_option("file", file->file, "Job file, or - for standard input")->required();
+  auto watch = std::make_shared<bool>(false);
+  submit->add_flag("-w,--watch", *watch, "Watch it until it ends");
+  submit->callback([&app, file, watch] {
+    app.action = [&app, file, watch] { return Submit(app, *file, *watch); };
+  });
+
+  auto planned = std::make_shared<RunFlags>();
+  CLI::App* plan = cli.add_subcommand("plan", "Memory, time and disk of a job, without running it");
+  plan->add_option("file", planned->file, "Job file; or give flags");
+  AddSpecFlags(plan, planned.get());
+  plan->add_option("-o,--output", app.output, "table, json or yaml")
+      ->check(CLI::IsMember({"table", "json", "yaml"}));
+  plan->callback([&app, planned] { app.action = [&app, planned] { return Plan(app, *planned); }; });
+}
+
+}  // namespace finetuned::cli

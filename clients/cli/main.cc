@@ -1,0 +1,51 @@
+#include <iostream>
+
+#include "clients/cli/commands.h"
+
+namespace {
+
+constexpr char kExamples[] =
+    "Examples:\n"
+    "  finetune run sft --model smollm2 --data rows.jsonl      train and watch\n"
+    "  finetune submit job.yaml                                queue a job file\n"
+    "  finetune ls                                             the queue\n"
+    "  finetune watch JOB                                      live view (Ctrl-C detaches)\n"
+    "  finetune pull JOB --to DIR                              the adapter, as a PEFT folder\n"
+    "Exit codes: 0 done, 1 failed, 2 wrong usage or input, 3 no daemon, 130 interrupted.";
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  using namespace finetuned::cli;
+  CLI::App cli{"Fine-tune models through the finetuned daemon.", "finetune"};
+  App app;
+  cli.footer(kExamples);
+  cli.require_subcommand(1);
+  cli.set_version_flag("--version", FINETUNED_VERSION);
+  cli.add_option("--server", app.connect.server, "Daemon address: unix:///path or host:port")
+      ->envname("FINETUNED_SERVER");
+  cli.add_option("--token-file", app.connect.token_file, "File with the bearer token (TCP)");
+  cli.add_option("--ca", app.connect.ca_file, "Certificate authority of the daemon (PEM, TCP)");
+  cli.add_option("--cert", app.connect.cert_file, "Client certificate (PEM, mTLS)");
+  cli.add_option("--key", app.connect.key_file, "Client key (PEM, mTLS)");
+  cli.fallthrough();
+  AddRunCommands(cli, app);
+  AddJobCommands(cli, app);
+  AddDataCommands(cli, app);
+  AddAdapterCommands(cli, app);
+  AddDaemonCommands(cli, app);
+  try {
+    cli.parse(argc, argv);
+  } catch (const CLI::ParseError& e) {
+    return cli.exit(e) == 0 ? kOk : kUsage;
+  }
+  try {
+    return app.action();
+  } catch (const CommandError& e) {
+    std::cerr << "finetune: " << e.message << "\n";
+    return e.code;
+  } catch (const std::exception& e) {
+    std::cerr << "finetune: " << e.what() << "\n";
+    return kFailed;
+  }
+}
