@@ -1,0 +1,231 @@
+#include "engine/worker/link.h"
+
+#include <chrono>
+
+namespace finetuned::worker {
+
+Link::Link(const std::string& address, const internal::WorkerHello& hello) {
+  auto channel = grpc::CreateChannel(address, grpc::InsecureChannelCredentials());
+  stub_ = internal::WorkerLink::NewStub(channel);
+  stream_ = stub_->Attach(&context_);
+  internal::WorkerMessage message;
+  *message.mutable_hello() = hello;
+  Send(std::move(message));
+  reader_ = std::thread([this] { ReadLoop(); });
+  writer_ = std::thread([this] { WriteLoop(); });
+}
+
+Link::~Link() {
+  {
+    std::lock_guard lock(mutex_);
+    closing_ = true;
+  }
+  changed_.notify_all();
+  writer_.join();
+  context_.TryCancel();
+  reader_.join();
+}
+
+void Link::Send(internal::WorkerMessage message) {
+  {
+    std::lock_guard lock(mutex_);
+    message.set_sequence(++sequence_);
+    outbox_.push_back(std::move(message));
+  }
+  changed_.notify_all();
+}
+
+std::optional<internal::RunJob> Link::NextJob() {
+  std::unique_lock lock(mutex_);
+  changed_.wait(lock, [this] { return !jobs_.empty() || shutdown_ || lost_; });
+  if (shutdown_ || lost_) return std::nullopt;
+  internal::RunJob run = std::move(jobs_.front());
+  jobs_.pop_front();
+  return run;
+}
+
+void Link::SetRunning(const std::string& job, job::RunControl* control) {
+  std::lock_guard lock(mutex_);
+  running_ = job;
+  control_ = control;
+  if (control_ != nullptr && (lost_ || shutdown_)) control_->leave = true;
+}
+
+void Link::Flush() {
+  std::unique_lock lock(mutex_);
+  changed_.wait_for(lock, std::chrono::seconds(30),
+                    [this] { return acknowledged_ >= sequence_ || lost_; });
+}
+
+void Link::Apply(const internal::JobSignal& signal) {
+  // A signal for a job that has ended already is late, not wrong.
+  if (control_ == nullptr || signal.job() != running_) return;
+  switch (signal.kind()) {
+    case internal::JobSignal::CHECKPOINT: control_->checkpoint = true; break;
+    case internal::JobSignal::LEAVE: control_->leave = true; break;
+    case internal::JobSignal::FINISH: control_->finish = true; break;
+    case internal::JobSignal::CANCEL: control_->cancel = true; break;
+    default: break;
+  }
+}
+
+void Link::ReadLoop() {
+  internal::WorkerCommand command;
+  while (stream_->Read(&command)) {
+    std::lock_guard lock(mutex_);
+    acknowledged_ = std::max(acknowledged_, command.acknowledged());
+    switch (command.command_case()) {
+      case internal::WorkerCommand::kRun: jobs_.push_back(command.run()); break;
+      case internal::WorkerCommand::kSignal: Apply(command.signal()); break;
+      case internal::WorkerCommand::kShutdown:
+        shutdown_ = true;
+        if (control_ != nullptr) control_->leave = true;
+        break;
+      default: break;
+    }
+    changed_.notify_all();
+  }
+  std::lock_guard lock(mutex_);
+  lost_ = true;
+  if (control_ != nullptr) control_->leave = true;
+  changed_.notify_all();
+}
+
+void Link::WriteLoop() {
+  for (;;) {
+    internal::WorkerMessage message;
+    {
+      std::unique_lock lock(mutex_);
+      changed_.wait(lock, [this] { return !outbox_.empty() || closing_ || lost_; });
+      if (lost_ || (outbox_.empty() && closing_)) return;
+      message = std::move(outbox_.front());
+      outbox_.pop_front();
+    }
+    if (!stream_->Write(message)) return;  // the reader notices the end of the stream
+  }
+}
+
+LinkObserver::LinkObserver(Link* link, const internal::RunJob& run)
+    : link_(link), job_(run.job()), attempt_(run.attempt()), state_dir_(run.state_dir()),
+      heartbeat_([this] { HeartbeatLoop(); }) {}
+
+LinkObserver::~LinkObserver() {
+  {
+    std::lock_guard lock(mutex_);
+    stopped_ = true;
+  }
+  stop_.notify_all();
+  heartbeat_.join();
+}
+
+internal::WorkerMessage LinkObserver::NewEvent() const {
+  internal::WorkerMessage message;
+  internal::WorkerEvent* event = message.mutable_event();
+  event->set_job(job_);
+  event->set_attempt(attempt_);
+  event->set_time_unix_nanos(std::chrono::duration_cast<std::chrono::nanoseconds>(
+                                 std::chrono::system_clock::now().time_since_epoch())
+                                 .count());
+  return message;
+}
+
+void LinkObserver::OnPhase(const std::string& phase) {
+  {
+    std::lock_guard lock(mutex_);
+    beat_.set_phase(phase);
+  }
+  auto message = NewEvent();
+  message.mutable_event()->set_phase(phase);
+  link_->Send(std::move(message));
+}
+
+void LinkObserver::OnPlan(int64_t first_step, int64_t total_steps,
+                          const std::map<std::string, double>& dataset_stats) {
+  auto message = NewEvent();
+  auto* plan = message.mutable_event()->mutable_plan();
+  plan->set_first_step(first_step);
+  plan->set_total_steps(total_steps);
+  plan->mutable_dataset_stats()->insert(dataset_stats.begin(), dataset_stats.end());
+  link_->Send(std::move(message));
+}
+
+void LinkObserver::OnStep(int64_t step, double epoch, const std::map<std::string, double>& values) {
+  {
+    std::lock_guard lock(mutex_);
+    beat_.set_step(step);
+    const auto bytes = [&](const char* key) {
+      const auto it = values.find(key);
+      return it == values.end() ? int64_t{0} : static_cast<int64_t>(it->second);
+    };
+    beat_.set_allocated_bytes(bytes("memory_allocated_bytes"));
+    beat_.set_device_used_bytes(bytes("memory_device_used_bytes"));
+  }
+  auto message = NewEvent();
+  auto* point = message.mutable_event()->mutable_step();
+  point->set_step(step);
+  point->set_epoch(epoch);
+  point->mutable_values()->insert(values.begin(), values.end());
+  link_->Send(std::move(message));
+}
+
+void LinkObserver::OnEval(int64_t step, const std::map<std::string, double>& values) {
+  auto message = NewEvent();
+  auto* point = message.mutable_event()->mutable_eval();
+  point->set_step(step);
+  point->mutable_values()->insert(values.begin(), values.end());
+  link_->Send(std::move(message));
+}
+
+void LinkObserver::OnCheckpoint(int64_t step, const std::string& directory, int64_t bytes) {
+  auto message = NewEvent();
+  auto* checkpoint = message.mutable_event()->mutable_checkpoint();
+  checkpoint->set_step(step);
+  checkpoint->set_bytes(bytes);
+  // Relative to the job's state directory: paths of this machine do not leave it.
+  const bool below = directory.rfind(state_dir_ + "/", 0) == 0;
+  checkpoint->set_directory(below ? directory.substr(state_dir_.size() + 1) : directory);
+  link_->Send(std::move(message));
+}
+
+void LinkObserver::OnWarning(const std::string& code, const std::string& text) {
+  auto message = NewEvent();
+  message.mutable_event()->mutable_warning()->set_code(code);
+  message.mutable_event()->mutable_warning()->set_text(text);
+  link_->Send(std::move(message));
+}
+
+void LinkObserver::OnLog(const std::string& text) {
+  auto message = NewEvent();
+  message.mutable_event()->set_log(text);
+  link_->Send(std::move(message));
+}
+
+void LinkObserver::Finished(const job::RunResult& result) {
+  internal::WorkerMessage message;
+  internal::WorkerFinished* finished = message.mutable_finished();
+  finished->set_job(job_);
+  finished->set_attempt(attempt_);
+  finished->set_outcome(static_cast<int32_t>(result.outcome));
+  finished->set_reason(result.reason);
+  finished->set_message(result.message);
+  const bool below = result.adapter_dir.rfind(state_dir_ + "/", 0) == 0;
+  finished->set_adapter_dir(below ? result.adapter_dir.substr(state_dir_.size() + 1)
+                                  : result.adapter_dir);
+  finished->set_last_step(result.last_step);
+  finished->mutable_final_metrics()->insert(result.final_metrics.begin(), result.final_metrics.end());
+  link_->Send(std::move(message));
+}
+
+// A sign of life every two seconds even when one step takes minutes.
+void LinkObserver::HeartbeatLoop() {
+  std::unique_lock lock(mutex_);
+  while (!stop_.wait_for(lock, std::chrono::seconds(2), [this] { return stopped_; })) {
+    internal::WorkerMessage message;
+    *message.mutable_heartbeat() = beat_;
+    lock.unlock();
+    link_->Send(std::move(message));
+    lock.lock();
+  }
+}
+
+}  // namespace finetuned::worker

@@ -1,0 +1,68 @@
+#include "engine/worker/serve.h"
+
+#include <unistd.h>
+
+#include <csignal>
+#include <cstdio>
+
+#include "engine/train/run.h"
+#include "engine/worker/device_info.h"
+#include "engine/worker/link.h"
+#include "engine/worker/spec_from_proto.h"
+
+namespace finetuned::worker {
+namespace {
+
+std::string ReadToken(int fd) {
+  std::string token;
+  char buffer[256];
+  ssize_t n;
+  while (fd >= 0 && (n = read(fd, buffer, sizeof buffer)) > 0) token.append(buffer, static_cast<size_t>(n));
+  if (fd >= 0) close(fd);
+  return token;
+}
+
+internal::WorkerHello Hello(const ServeOptions& options) {
+  const DeviceInfo device = QueryDevice(options.device);
+  internal::WorkerHello hello;
+  hello.set_token(ReadToken(options.token_fd));
+  hello.set_pid(getpid());
+  hello.set_version(FINETUNED_VERSION);
+  hello.set_device(device.name);
+  hello.set_device_total_bytes(device.total_bytes);
+  hello.set_device_free_bytes(device.free_bytes);
+  hello.set_cuda_version(device.cuda_version);
+  hello.set_libtorch_version(device.libtorch_version);
+  return hello;
+}
+
+void RunOne(Link& link, const internal::RunJob& run, const ServeOptions& options,
+            train::BaseModelCache* cache) {
+  job::TrainSpec spec = ToTrainSpec(
+      run.spec(), run.job(),
+      {run.base_model_path(), run.dataset_path(), run.eval_dataset_path(), run.state_dir()},
+      run.cpu_threads());
+  if (spec.device == "auto") spec.device = options.device;
+  job::RunControl control;
+  LinkObserver observer(&link, run);
+  link.SetRunning(run.job(), &control);
+  const job::RunResult result = train::RunTraining(spec, observer, control, cache);
+  link.SetRunning("", nullptr);
+  observer.Finished(result);
+  link.Flush();
+}
+
+}  // namespace
+
+int Serve(const ServeOptions& options) {
+  // The daemon decides when to leave; a terminal's Ctrl-C reaches its whole group.
+  std::signal(SIGINT, SIG_IGN);
+  std::signal(SIGPIPE, SIG_IGN);
+  Link link(options.address, Hello(options));
+  train::BaseModelCache cache;
+  while (const auto run = link.NextJob()) RunOne(link, *run, options, &cache);
+  if (link.lost()) std::fprintf(stderr, "finetune-worker: the daemon is gone, leaving\n");
+  return 0;
+}
+
+}  // namespace finetuned::worker

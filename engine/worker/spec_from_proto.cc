@@ -1,0 +1,74 @@
+#include "engine/worker/spec_from_proto.h"
+
+namespace finetuned::worker {
+namespace {
+
+void CopyLora(const v1::LoraSpec& from, job::LoraOptions* to) {
+  to->rank = from.rank();
+  to->alpha = from.alpha();
+  to->dropout = from.dropout();
+  to->use_rslora = from.use_rslora();
+  to->target_modules.assign(from.target_modules().begin(), from.target_modules().end());
+}
+
+void CopyOptimizer(const v1::OptimizerSpec& from, job::OptimizerOptions* to) {
+  to->kind = from.kind();
+  to->learning_rate = from.learning_rate();
+  to->beta1 = from.beta1();
+  to->beta2 = from.beta2();
+  to->epsilon = from.epsilon();
+  to->weight_decay = from.weight_decay();
+  to->max_grad_norm = from.max_grad_norm();
+  to->scheduler = from.scheduler();
+  to->warmup_steps = from.warmup_steps();
+  to->warmup_ratio = from.warmup_ratio();
+  to->min_lr_ratio = from.min_lr_ratio();
+  to->num_cycles = from.num_cycles();
+  to->decay_steps = from.decay_steps();
+}
+
+void CopySchedule(const v1::JobSpec& spec, job::ScheduleOptions* to) {
+  const v1::ScheduleSpec& from = spec.schedule();
+  to->epochs = from.epochs();
+  to->max_steps = from.max_steps();
+  to->micro_batch_size = from.micro_batch_size();
+  to->gradient_accumulation_steps = from.gradient_accumulation_steps();
+  to->max_seq_length = from.max_seq_length();
+  to->packing = spec.sft().packing();
+  to->shuffle = from.shuffle();
+}
+
+}  // namespace
+
+job::TrainSpec ToTrainSpec(const v1::JobSpec& spec, const std::string& job_name,
+                           const RunPaths& paths, int cpu_threads) {
+  job::TrainSpec out;
+  out.job_name = job_name;
+  out.base_model_path = paths.base_model;
+  out.base_model_name = spec.base_model();
+  out.dataset_path = paths.dataset;
+  out.eval_dataset_path = paths.eval_dataset;
+  out.state_dir = paths.state_dir;
+  out.method = spec.has_sft() ? "sft" : spec.has_dpo() ? "dpo" : spec.has_kto() ? "kto" : "grpo";
+  CopyLora(spec.lora(), &out.lora);
+  CopyOptimizer(spec.optimizer(), &out.optimizer);
+  CopySchedule(spec, &out.schedule);
+  out.sft.loss_on = spec.sft().loss_on();
+  out.sft.truncation = spec.sft().truncation();
+  out.sft.label_smoothing = spec.sft().label_smoothing();
+  out.sft.chat_template = spec.sft().chat_template();
+  out.checkpoints.every_steps = spec.checkpoints().every_steps();
+  out.checkpoints.keep_last = spec.checkpoints().keep_last();
+  out.evaluation.every_steps = spec.evaluation().every_steps();
+  out.evaluation.before_training = spec.evaluation().before_training();
+  out.base_quantization = spec.quantization().base();
+  out.compute_dtype = spec.compute().dtype();
+  out.device = spec.compute().device();
+  out.activation_checkpointing = spec.compute().activation_checkpointing() == "on";
+  out.deterministic = spec.deterministic();
+  out.seed = spec.seed();
+  out.cpu_threads = cpu_threads;
+  return out;
+}
+
+}  // namespace finetuned::worker

@@ -1,0 +1,82 @@
+#include "engine/worker/standalone.h"
+
+#include <unistd.h>
+
+#include <csignal>
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+
+#include "engine/format/model_source.h"
+#include "engine/train/run.h"
+#include "engine/worker/device_info.h"
+#include "engine/worker/event_file.h"
+#include "engine/worker/spec_from_proto.h"
+#include "proto/spec/job_file.h"
+#include "proto/spec/resolve.h"
+
+namespace finetuned::worker {
+namespace {
+
+job::RunControl g_control;
+
+void OnSignal(int signal) {
+  if (signal == SIGUSR1) {
+    g_control.checkpoint = true;
+  } else {
+    g_control.leave = true;
+  }
+}
+
+int Refuse(const std::string& message) {
+  std::fprintf(stderr, "finetune-worker: %s\n", message.c_str());
+  return static_cast<int>(job::Outcome::kBadConfig);
+}
+
+// Paths in a job file are relative to it.
+std::string Resolve(const std::string& base, const std::string& path) {
+  if (path.empty() || std::filesystem::path(path).is_absolute()) return path;
+  return (std::filesystem::path(base) / path).lexically_normal().string();
+}
+
+}  // namespace
+
+int RunStandalone(const StandaloneOptions& options) {
+  std::ifstream in(options.spec_file, std::ios::binary);
+  if (!in) return Refuse("cannot read " + options.spec_file);
+  std::stringstream text;
+  text << in.rdbuf();
+  absl::StatusOr<v1::Job> parsed = spec::ParseJobFile(text.str(), options.spec_file);
+  if (!parsed.ok()) return Refuse(std::string(parsed.status().message()));
+  const v1::JobSpec& wanted = parsed->spec();
+
+  const std::string base_dir = std::filesystem::path(options.spec_file).parent_path().string();
+  const RunPaths paths{Resolve(base_dir, wanted.base_model()), Resolve(base_dir, wanted.dataset()),
+                       Resolve(base_dir, wanted.eval_dataset()), options.state_dir};
+  std::string problems;
+  for (const auto& violation : spec::ValidateSpec(wanted)) {
+    problems += "\n  " + violation.path + ": " + violation.message;
+  }
+  if (!problems.empty()) return Refuse(options.spec_file + " is not valid:" + problems);
+  auto model = format::OpenModel(paths.base_model);
+  if (!model.ok()) return Refuse(std::string(model.status().message()));
+  spec::ResolveContext context;
+  context.model_max_length = (*model)->config().max_position_embeddings;
+  context.has_gpu = QueryDevice(wanted.compute().device()).total_bytes > 0;
+  absl::StatusOr<v1::JobSpec> resolved = spec::ResolveSpec(wanted, context);
+  if (!resolved.ok()) return Refuse(std::string(resolved.status().message()));
+
+  std::filesystem::create_directories(options.state_dir);
+  struct sigaction action {};
+  action.sa_handler = OnSignal;
+  for (int signal : {SIGUSR1, SIGTERM, SIGINT}) sigaction(signal, &action, nullptr);
+  EventFile events(options.state_dir + "/events.jsonl");
+  const job::TrainSpec train_spec =
+      ToTrainSpec(*resolved, parsed->name().empty() ? "job" : parsed->name(), paths, options.cpu_threads);
+  const job::RunResult result = train::RunTraining(train_spec, events, g_control, nullptr);
+  events.Finished(result);
+  return static_cast<int>(result.outcome);
+}
+
+}  // namespace finetuned::worker
