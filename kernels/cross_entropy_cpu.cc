@@ -1,0 +1,103 @@
+// Truth of the cross entropy. Legend: C rows, V vocabulary size.
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "kernels/cpu_math.h"
+#include "kernels/cross_entropy_params.h"
+
+namespace finetuned::kernels {
+namespace {
+
+constexpr int64_t kBlock = 2048;  // elements summed in R before they enter a double
+
+template <typename R>
+R RowMax(const R* x, int64_t V) {
+  R top = x[0];
+#pragma omp simd reduction(max : top)
+  for (int64_t v = 0; v < V; ++v) top = top < x[v] ? x[v] : top;
+  return top;
+}
+
+// Sums over a row: e^(x - top), e^(x - top) * (x - top), x - top.
+struct RowSums {
+  double exp = 0;
+  double exp_x = 0;
+  double x = 0;
+};
+
+// With kStore, x becomes e^(x - top).
+template <typename R, bool kStore>
+RowSums SumRow(R* x, int64_t V, R top) {
+  RowSums sums;
+  for (int64_t begin = 0; begin < V; begin += kBlock) {
+    const int64_t end = std::min(V, begin + kBlock);
+    R sum = 0, sum_ex = 0, sum_x = 0;
+#pragma omp simd reduction(+ : sum, sum_ex, sum_x)
+    for (int64_t v = begin; v < end; ++v) {
+      const R shifted = x[v] - top;
+      const R e = Exp(shifted);
+      sum += e;
+      sum_ex += e > R(1e-30) ? e * shifted : R(0);  // -inf logits have no share
+      sum_x += shifted;
+      if constexpr (kStore) x[v] = e;
+    }
+    sums.exp += sum;
+    sums.exp_x += sum_ex;
+    sums.x += sum_x;
+  }
+  return sums;
+}
+
+template <typename R>
+void WriteGradient(R* x, int64_t V, int32_t label, const RowSums& sums, double smoothing, R scale) {
+  const R factor = static_cast<R>(scale / sums.exp);
+  const R everywhere = static_cast<R>(smoothing / static_cast<double>(V) * scale);
+#pragma omp simd
+  for (int64_t v = 0; v < V; ++v) x[v] = x[v] * factor - everywhere;
+  x[label] -= static_cast<R>(1.0 - smoothing) * scale;
+}
+
+template <typename R>
+void Row(const CrossEntropyParams& p, int64_t c) {
+  R* x = static_cast<R*>(p.logits) + c * p.V;
+  const int32_t label = p.labels[c];
+  const bool counts = label >= 0;
+  if (!counts && !p.entropy && !p.correct) {
+    p.loss[c] = 0;
+    if (p.write_grad) std::fill(x, x + p.V, R(0));
+    return;
+  }
+  const R top = RowMax(x, p.V);
+  if (p.correct) p.correct[c] = counts && std::find(x, x + p.V, top) - x == label;
+  const double at_label = counts ? x[label] - top : 0;
+  const bool gradient = p.write_grad && counts;
+  const RowSums sums = gradient ? SumRow<R, true>(x, p.V, top) : SumRow<R, false>(x, p.V, top);
+  const double log_sum = std::log(sums.exp);
+  const double nll = log_sum - at_label;
+  const double uniform = log_sum - sums.x / static_cast<double>(p.V);
+  const double s = p.label_smoothing;
+  p.loss[c] = counts ? static_cast<float>(s > 0 ? (1 - s) * nll + s * uniform : nll) : 0.0f;
+  if (p.entropy) p.entropy[c] = static_cast<float>(log_sum - sums.exp_x / sums.exp);
+  if (gradient) {
+    WriteGradient<R>(x, p.V, label, sums, s, static_cast<R>(p.scale[c * p.scale_stride]));
+  } else if (p.write_grad) {
+    std::fill(x, x + p.V, R(0));
+  }
+}
+
+template <typename R>
+void Rows(const CrossEntropyParams& p) {
+  at::parallel_for(0, p.C, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t c = begin; c < end; ++c) Row<R>(p, c);
+  });
+}
+
+}  // namespace
+
+void CrossEntropyCpu(const CrossEntropyParams& p, Dtype dtype) {
+  dtype == Dtype::kFloat64 ? Rows<double>(p) : Rows<float>(p);
+}
+
+}  // namespace finetuned::kernels

@@ -1,0 +1,242 @@
+// Cross entropy of a chunk of logits: a block per row, one pass for maximum and sums (online
+// softmax), one for the gradient. Legend: C rows, V vocabulary size.
+#include <cfloat>
+
+#include "kernels/cross_entropy_params.h"
+#include "kernels/cuda_common.cuh"
+
+namespace finetuned::kernels {
+namespace {
+
+constexpr int kThreads = 512;
+constexpr int kWarps = kThreads / kWarp;
+
+template <typename T>
+constexpr int kVec = 16 / sizeof(T);
+
+// float32 logits take the exact exponential, bfloat16 ones the fast one.
+template <typename T>
+__device__ __forceinline__ float Exp(float x) {
+  if constexpr (sizeof(T) == 4) {
+    return expf(x);
+  } else {
+    return __expf(x);
+  }
+}
+
+// A row cut into an unaligned head, 16-byte vectors, and a tail: rows of an odd vocabulary start
+// anywhere.
+template <typename T>
+struct RowParts {
+  int64_t head;     // scalar elements before the first vector
+  int64_t vectors;  // count
+
+  __device__ RowParts(const T* row, int64_t V) {
+    const int64_t misaligned = static_cast<int64_t>(reinterpret_cast<uintptr_t>(row) % 16);
+    head = (16 - misaligned) % 16 / static_cast<int64_t>(sizeof(T));
+    head = head < V ? head : V;
+    vectors = (V - head) / kVec<T>;
+  }
+  __device__ int64_t TailBegin() const { return head + vectors * kVec<T>; }
+};
+
+// What one pass gathers; Merge combines two disjoint sets of elements.
+struct Stats {
+  float top;
+  float sum;     // of e^(x - top)
+  float sum_ex;  // of e^(x - top) * x
+  float sum_x;   // of x
+  int64_t arg;   // first index of top
+
+  __device__ static Stats Empty() { return {-FLT_MAX, 0.0f, 0.0f, 0.0f, INT64_MAX}; }
+
+  template <typename T, bool kExtra>
+  __device__ __forceinline__ void Rescale(float new_top) {
+    const float f = Exp<T>(top - new_top);
+    sum *= f;
+    if constexpr (kExtra) sum_ex *= f;
+    top = new_top;
+  }
+
+  template <typename T, bool kExtra>
+  __device__ __forceinline__ void Add(float x) {
+    const float e = Exp<T>(x - top);
+    sum += e;
+    sum_x += x;
+    if constexpr (kExtra) sum_ex += e > 0.0f ? e * x : 0.0f;
+  }
+
+  template <typename T, bool kExtra>
+  __device__ __forceinline__ void AddScalar(float x, int64_t index) {
+    if (x > top) {
+      Rescale<T, kExtra>(x);
+      arg = index;
+    } else if (x == top && index < arg) {
+      arg = index;
+    }
+    Add<T, kExtra>(x);
+  }
+
+  template <typename T, bool kExtra>
+  __device__ __forceinline__ void Merge(const Stats& o) {
+    const float new_top = fmaxf(top, o.top);
+    const float f = Exp<T>(top - new_top), g = Exp<T>(o.top - new_top);
+    sum = sum * f + o.sum * g;
+    sum_x += o.sum_x;
+    if constexpr (kExtra) {
+      sum_ex = sum_ex * f + o.sum_ex * g;
+      if (o.top > top || (o.top == top && o.arg < arg)) arg = o.arg;
+    }
+    top = new_top;
+  }
+};
+
+template <typename T, bool kExtra>
+__device__ Stats ScanRow(const T* row, int64_t V) {
+  const RowParts<T> parts(row, V);
+  Stats s = Stats::Empty();
+  if (threadIdx.x < parts.head) {
+    s.AddScalar<T, kExtra>(ToFloat(row[threadIdx.x]), threadIdx.x);
+  }
+  for (int64_t i = threadIdx.x; i < parts.vectors; i += kThreads) {
+    const int64_t first = parts.head + i * kVec<T>;
+    const auto x = LoadVec<T, kVec<T>>(row + first);
+    float top = ToFloat(x.v[0]);
+    int at = 0;
+#pragma unroll
+    for (int j = 1; j < kVec<T>; ++j) {
+      if (ToFloat(x.v[j]) > top) {
+        top = ToFloat(x.v[j]);
+        at = j;
+      }
+    }
+    if (top > s.top) {
+      s.Rescale<T, kExtra>(top);
+      s.arg = first + at;
+    } else if (top == s.top && first + at < s.arg) {
+      s.arg = first + at;
+    }
+#pragma unroll
+    for (int j = 0; j < kVec<T>; ++j) s.Add<T, kExtra>(ToFloat(x.v[j]));
+  }
+  const int64_t tail = parts.TailBegin() + threadIdx.x;
+  if (tail < V) s.AddScalar<T, kExtra>(ToFloat(row[tail]), tail);
+  return s;
+}
+
+__device__ __forceinline__ Stats ShuffleXor(const Stats& s, int d) {
+  Stats o;
+  o.top = __shfl_xor_sync(0xffffffffu, s.top, d);
+  o.sum = __shfl_xor_sync(0xffffffffu, s.sum, d);
+  o.sum_ex = __shfl_xor_sync(0xffffffffu, s.sum_ex, d);
+  o.sum_x = __shfl_xor_sync(0xffffffffu, s.sum_x, d);
+  o.arg = __shfl_xor_sync(0xffffffffu, static_cast<long long>(s.arg), d);
+  return o;
+}
+
+// The merged statistics of the block, in every thread.
+template <typename T, bool kExtra>
+__device__ Stats BlockStats(Stats s, Stats* shared) {
+  for (int d = kWarp / 2; d > 0; d >>= 1) s.Merge<T, kExtra>(ShuffleXor(s, d));
+  if (threadIdx.x % kWarp == 0) shared[threadIdx.x / kWarp] = s;
+  __syncthreads();
+  s = shared[threadIdx.x % kWarps];
+  for (int d = kWarps / 2; d > 0; d >>= 1) s.Merge<T, kExtra>(ShuffleXor(s, d));
+  return s;
+}
+
+template <typename T>
+__device__ void FillZero(T* row, int64_t V) {
+  const RowParts<T> parts(row, V);
+  if (threadIdx.x < parts.head) row[threadIdx.x] = FromFloat<T>(0.0f);
+  const uint4 zero = make_uint4(0, 0, 0, 0);
+  uint4* body = reinterpret_cast<uint4*>(row + parts.head);
+  for (int64_t i = threadIdx.x; i < parts.vectors; i += kThreads) body[i] = zero;
+  const int64_t tail = parts.TailBegin() + threadIdx.x;
+  if (tail < V) row[tail] = FromFloat<T>(0.0f);
+}
+
+// One gradient element: (p - target) * scale.
+struct Gradient {
+  float log_sum;     // log of the sum of e^x
+  float everywhere;  // label_smoothing / V
+  float at_label;    // 1 - label_smoothing
+  float scale;
+  int64_t label;
+
+  template <typename T>
+  __device__ __forceinline__ T At(float x, int64_t index) const {
+    float g = Exp<T>(x - log_sum) - everywhere;
+    if (index == label) g -= at_label;
+    return FromFloat<T>(g * scale);
+  }
+};
+
+template <typename T>
+__device__ void WriteGradient(T* row, int64_t V, const Gradient& g) {
+  const RowParts<T> parts(row, V);
+  if (threadIdx.x < parts.head) {
+    row[threadIdx.x] = g.At<T>(ToFloat(row[threadIdx.x]), threadIdx.x);
+  }
+  for (int64_t i = threadIdx.x; i < parts.vectors; i += kThreads) {
+    const int64_t first = parts.head + i * kVec<T>;
+    auto x = LoadVec<T, kVec<T>>(row + first);
+#pragma unroll
+    for (int j = 0; j < kVec<T>; ++j) x.v[j] = g.At<T>(ToFloat(x.v[j]), first + j);
+    StoreVec(row + first, x);
+  }
+  const int64_t tail = parts.TailBegin() + threadIdx.x;
+  if (tail < V) row[tail] = g.At<T>(ToFloat(row[tail]), tail);
+}
+
+// kExtra: entropy or correct is wanted.
+template <typename T, bool kExtra>
+__global__ void __launch_bounds__(kThreads) cross_entropy_kernel(CrossEntropyParams p) {
+  __shared__ Stats shared[kWarps];
+  const int64_t c = blockIdx.x;
+  T* row = static_cast<T*>(p.logits) + c * p.V;
+  const int64_t label = p.labels[c];
+  const bool counts = label >= 0 && label < p.V;
+  float log_sum = 0;
+  if (counts || kExtra) {
+    const Stats s = BlockStats<T, kExtra>(ScanRow<T, kExtra>(row, p.V), shared);
+    log_sum = s.top + logf(s.sum);
+    if (threadIdx.x == 0) {
+      const float x = counts ? ToFloat(row[label]) : 0.0f;
+      const float smoothing = static_cast<float>(p.label_smoothing);
+      const float nll = log_sum - x;
+      const float uniform = log_sum - s.sum_x / static_cast<float>(p.V);
+      // Without smoothing an infinite logit elsewhere must not reach the loss.
+      const float smoothed = (1.0f - smoothing) * nll + smoothing * uniform;
+      if (counts) p.loss[c] = smoothing > 0.0f ? smoothed : nll;
+      if (kExtra && p.entropy) p.entropy[c] = log_sum - s.sum_ex / s.sum;
+      if (kExtra && p.correct) p.correct[c] = counts && s.arg == label;
+    }
+    __syncthreads();  // thread 0 has read the label's logit
+  }
+  if (!counts && threadIdx.x == 0) p.loss[c] = label < 0 ? 0.0f : NAN;
+  if (!p.write_grad) return;
+  if (!counts) return FillZero(row, p.V);
+  const float smoothing = static_cast<float>(p.label_smoothing);
+  const Gradient g = {log_sum, smoothing / static_cast<float>(p.V), 1.0f - smoothing,
+                      p.scale[c * p.scale_stride], label};
+  WriteGradient(row, p.V, g);
+}
+
+template <typename T>
+void Launch(const CrossEntropyParams& p, CudaStream stream) {
+  const unsigned blocks = static_cast<unsigned>(p.C);
+  if (p.entropy || p.correct) {
+    cross_entropy_kernel<T, true><<<blocks, kThreads, 0, stream>>>(p);
+  } else {
+    cross_entropy_kernel<T, false><<<blocks, kThreads, 0, stream>>>(p);
+  }
+}
+
+}  // namespace
+
+void CrossEntropyCuda(const CrossEntropyParams& p, Dtype dtype, CudaStream stream) {
+  dtype == Dtype::kFloat32 ? Launch<float>(p, stream) : Launch<__nv_bfloat16>(p, stream);
+}
+
+}  // namespace finetuned::kernels

@@ -1,0 +1,31 @@
+// Plain parameters of the SwiGLU kernels. Legend: T tokens, F intermediate size.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/dtype.h"
+
+namespace finetuned::kernels {
+
+struct SwigluForwardParams {
+  const void* gate_up;  // [T, 2F], gate first
+  void* h;              // [T, F]
+  int64_t T;
+  int64_t F;
+};
+
+struct SwigluBackwardParams {
+  const void* dh;       // [T, F]
+  const void* gate_up;  // [T, 2F]
+  void* d_gate_up;      // [T, 2F]; may be gate_up
+  void* h;              // [T, F] or null; may be dh
+  int64_t T;
+  int64_t F;
+};
+
+void SwigluForwardCpu(const SwigluForwardParams& p, Dtype dtype);
+void SwigluBackwardCpu(const SwigluBackwardParams& p, Dtype dtype);
+void SwigluForwardCuda(const SwigluForwardParams& p, Dtype dtype, CudaStream stream);
+void SwigluBackwardCuda(const SwigluBackwardParams& p, Dtype dtype, CudaStream stream);
+
+}  // namespace finetuned::kernels

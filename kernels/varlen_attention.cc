@@ -1,0 +1,217 @@
+// Checks and dispatch; the bfloat16 CUDA path is LibTorch's flash attention, the float32 CUDA path a
+// composed reference for tests.
+#include "kernels/varlen_attention.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Context.h>
+#include <ATen/record_function.h>
+
+#include <algorithm>
+#include <tuple>
+
+#include "kernels/dispatch.h"
+#include "kernels/varlen_attention_internal.h"
+
+namespace finetuned::kernels {
+namespace {
+
+// A [T, heads, E] tensor whose token stride is free.
+void CheckHeads(const char* op, const char* name, const at::Tensor& x, at::IntArrayRef shape,
+                const at::Tensor& q) {
+  TORCH_CHECK(x.defined() && x.sizes() == shape, op, ": ", name, " has shape ", x.sizes(),
+              ", expected ", shape);
+  TORCH_CHECK(x.scalar_type() == q.scalar_type() && x.device() == q.device(), op, ": ", name,
+              " is ", x.scalar_type(), " on ", x.device(), ", q is ", q.scalar_type(), " on ",
+              q.device());
+  const int64_t heads = shape[1], E = shape[2];
+  TORCH_CHECK(x.stride(2) == 1 && (heads == 1 || x.stride(1) == E) &&
+                  (shape[0] <= 1 || x.stride(0) >= heads * E),
+              op, ": ", name, " has strides ", x.strides(), ", expected [>= ", heads * E, ", ", E,
+              ", 1]");
+}
+
+void CheckInputs(const char* op, const VarlenAttentionInputs& in, const at::Tensor& cu_seqlens,
+                 int64_t max_seqlen) {
+  const at::Tensor& q = in.q_THE;
+  DtypeOf(op, q);
+  TORCH_CHECK(q.dim() == 3 && in.k_TKE.dim() == 3, op, ": q and k have shapes ", q.sizes(), ", ",
+              in.k_TKE.sizes(), ", expected [T, heads, head size]");
+  const int64_t T = q.size(0), H = q.size(1), K = in.k_TKE.size(1), E = q.size(2);
+  TORCH_CHECK(K > 0 && H % K == 0, op, ": ", H, " query heads are not a multiple of ", K,
+              " key/value heads");
+  CheckHeads(op, "q", q, {T, H, E}, q);
+  CheckHeads(op, "k", in.k_TKE, {T, K, E}, q);
+  CheckHeads(op, "v", in.v_TKE, {T, K, E}, q);
+  const std::vector<int32_t>& cu = in.cu_seqlens;
+  CheckTensor(op, "cu_seqlens", cu_seqlens, {static_cast<int64_t>(cu.size())}, at::kInt,
+              q.device());
+  TORCH_CHECK(!cu.empty() && cu.front() == 0 && cu.back() == T && std::is_sorted(cu.begin(), cu.end()),
+              op, ": cu_seqlens must rise from 0 to the ", T, " tokens of q");
+  for (size_t n = 0; n + 1 < cu.size(); ++n) {
+    TORCH_CHECK(cu[n + 1] - cu[n] <= max_seqlen, op, ": document ", n, " has ", cu[n + 1] - cu[n],
+                " tokens, max_seqlen is ", max_seqlen);
+  }
+}
+
+// Puts result into out: by copy when the caller gave memory.
+void Deliver(const at::Tensor& result, at::Tensor& out) {
+  if (out.defined()) {
+    out.copy_(result);
+  } else {
+    out = result;
+  }
+}
+
+// Turns LibTorch's deterministic mode to a value for a scope; flash attention reads it.
+class DeterministicScope {
+ public:
+  explicit DeterministicScope(bool on)
+      : was_on_(at::globalContext().deterministicAlgorithms()),
+        warn_only_(at::globalContext().deterministicAlgorithmsWarnOnly()),
+        fill_(at::globalContext().deterministicFillUninitializedMemory()) {
+    at::globalContext().setDeterministicAlgorithms(on, false);
+    at::globalContext().setDeterministicFillUninitializedMemory(false);
+  }
+  ~DeterministicScope() {
+    at::globalContext().setDeterministicAlgorithms(was_on_, warn_only_);
+    at::globalContext().setDeterministicFillUninitializedMemory(fill_);
+  }
+  DeterministicScope(const DeterministicScope&) = delete;
+  DeterministicScope& operator=(const DeterministicScope&) = delete;
+
+ private:
+  const bool was_on_;
+  const bool warn_only_;
+  const bool fill_;
+};
+
+// One document of the composed reference: everything as [heads, L, ...], keys repeated per query
+// head.
+struct Document {
+  at::Tensor q_HLE, k_HLE, v_HLE, scores_HLL;
+
+  Document(const VarlenAttentionInputs& in, int64_t start, int64_t L) {
+    const int64_t group = in.q_THE.size(1) / in.k_TKE.size(1);
+    q_HLE = Rows(in.q_THE, start, L);
+    k_HLE = Rows(in.k_TKE, start, L).repeat_interleave(group, 0);
+    v_HLE = Rows(in.v_TKE, start, L).repeat_interleave(group, 0);
+    const at::Tensor hidden = at::ones({L, L}, q_HLE.options().dtype(at::kBool)).triu(1);
+    scores_HLL = at::bmm(q_HLE, k_HLE.transpose(1, 2)).mul_(in.scale);
+    scores_HLL.masked_fill_(hidden, -std::numeric_limits<double>::infinity());
+  }
+
+  static at::Tensor Rows(const at::Tensor& x_THE, int64_t start, int64_t L) {
+    return x_THE.narrow(0, start, L).transpose(0, 1);
+  }
+};
+
+// Sum over the query heads of each key/value head.
+at::Tensor SumGroups(const at::Tensor& x_HLE, int64_t K) {
+  return x_HLE.view({K, -1, x_HLE.size(1), x_HLE.size(2)}).sum(1);
+}
+
+void ForwardComposed(const VarlenAttentionInputs& in, at::Tensor& out_THE, at::Tensor& lse_HT) {
+  for (size_t n = 0; n + 1 < in.cu_seqlens.size(); ++n) {
+    const int64_t start = in.cu_seqlens[n], L = in.cu_seqlens[n + 1] - start;
+    if (L == 0) continue;
+    const Document d(in, start, L);
+    lse_HT.narrow(1, start, L).copy_(d.scores_HLL.logsumexp(2));
+    Document::Rows(out_THE, start, L).copy_(at::bmm(d.scores_HLL.softmax(2), d.v_HLE));
+  }
+}
+
+void BackwardComposed(const VarlenAttentionInputs& in, const at::Tensor& dout_THE,
+                      const at::Tensor& out_THE, const at::Tensor& lse_HT, at::Tensor& dq_THE,
+                      at::Tensor& dk_TKE, at::Tensor& dv_TKE) {
+  const int64_t K = in.k_TKE.size(1);
+  for (size_t n = 0; n + 1 < in.cu_seqlens.size(); ++n) {
+    const int64_t start = in.cu_seqlens[n], L = in.cu_seqlens[n + 1] - start;
+    if (L == 0) continue;
+    const Document d(in, start, L);
+    const at::Tensor dout = Document::Rows(dout_THE, start, L);
+    const at::Tensor delta = (dout * Document::Rows(out_THE, start, L)).sum(2, true);
+    const at::Tensor p = (d.scores_HLL - lse_HT.narrow(1, start, L).unsqueeze(2)).exp();
+    const at::Tensor ds = p * (at::bmm(dout, d.v_HLE.transpose(1, 2)) - delta) * in.scale;
+    Document::Rows(dq_THE, start, L).copy_(at::bmm(ds, d.k_HLE));
+    Document::Rows(dk_TKE, start, L).copy_(SumGroups(at::bmm(ds.transpose(1, 2), d.q_HLE), K));
+    Document::Rows(dv_TKE, start, L).copy_(SumGroups(at::bmm(p.transpose(1, 2), dout), K));
+  }
+}
+
+at::Tensor EmptyLike(const at::Tensor& x) { return at::empty(x.sizes(), x.options()); }
+
+bool UsesFlash(const at::Tensor& q) { return q.is_cuda() && q.scalar_type() == at::kBFloat16; }
+
+}  // namespace
+
+void VarlenAttentionForward(const at::Tensor& q_THE, const at::Tensor& k_TKE,
+                            const at::Tensor& v_TKE, const at::Tensor& cu_seqlens,
+                            const std::vector<int32_t>& cu_seqlens_host, int64_t max_seqlen,
+                            double scale, at::Tensor& out_THE, at::Tensor& lse_HT) {
+  const char* op = "VarlenAttentionForward";
+  RECORD_FUNCTION(op, c10::ArrayRef<const c10::IValue>{});
+  const VarlenAttentionInputs in = {q_THE, k_TKE, v_TKE, cu_seqlens_host, scale};
+  CheckInputs(op, in, cu_seqlens, max_seqlen);
+  const at::ScalarType stat = q_THE.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+  const std::vector<int64_t> lse_shape = {q_THE.size(1), q_THE.size(0)};
+  if (out_THE.defined()) {
+    CheckTensor(op, "out", out_THE, q_THE.sizes(), q_THE.scalar_type(), q_THE.device());
+  }
+  if (lse_HT.defined()) CheckTensor(op, "lse", lse_HT, lse_shape, stat, q_THE.device());
+  if (UsesFlash(q_THE) && q_THE.numel() > 0) {
+    const auto result =
+        at::_flash_attention_forward(q_THE, k_TKE, v_TKE, cu_seqlens, cu_seqlens, max_seqlen,
+                                     max_seqlen, 0.0, /*is_causal=*/true, false, scale);
+    Deliver(std::get<0>(result), out_THE);
+    Deliver(std::get<1>(result), lse_HT);
+    return;
+  }
+  if (!out_THE.defined()) out_THE = EmptyLike(q_THE);
+  if (!lse_HT.defined()) lse_HT = at::empty(lse_shape, q_THE.options().dtype(stat));
+  if (q_THE.numel() == 0) return;
+  q_THE.is_cuda() ? ForwardComposed(in, out_THE, lse_HT)
+                  : VarlenAttentionForwardCpu(in, out_THE, lse_HT);
+}
+
+void VarlenAttentionBackward(const at::Tensor& dout_THE, const at::Tensor& q_THE,
+                             const at::Tensor& k_TKE, const at::Tensor& v_TKE,
+                             const at::Tensor& out_THE, const at::Tensor& lse_HT,
+                             const at::Tensor& cu_seqlens,
+                             const std::vector<int32_t>& cu_seqlens_host, int64_t max_seqlen,
+                             double scale, at::Tensor& dq_THE, at::Tensor& dk_TKE,
+                             at::Tensor& dv_TKE, bool deterministic) {
+  const char* op = "VarlenAttentionBackward";
+  RECORD_FUNCTION(op, c10::ArrayRef<const c10::IValue>{});
+  const VarlenAttentionInputs in = {q_THE, k_TKE, v_TKE, cu_seqlens_host, scale};
+  CheckInputs(op, in, cu_seqlens, max_seqlen);
+  const at::ScalarType stat = q_THE.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+  CheckTensor(op, "dout", dout_THE, q_THE.sizes(), q_THE.scalar_type(), q_THE.device());
+  CheckTensor(op, "out", out_THE, q_THE.sizes(), q_THE.scalar_type(), q_THE.device());
+  CheckTensor(op, "lse", lse_HT, {q_THE.size(1), q_THE.size(0)}, stat, q_THE.device());
+  if (dq_THE.defined()) CheckHeads(op, "dq", dq_THE, q_THE.sizes(), q_THE);
+  if (dk_TKE.defined()) CheckHeads(op, "dk", dk_TKE, k_TKE.sizes(), q_THE);
+  if (dv_TKE.defined()) CheckHeads(op, "dv", dv_TKE, v_TKE.sizes(), q_THE);
+  if (UsesFlash(q_THE) && q_THE.numel() > 0) {
+    const DeterministicScope scope(deterministic);
+    // The two random number tensors are unused without dropout.
+    const at::Tensor no_rng = at::empty({0}, q_THE.options().dtype(at::kLong));
+    const auto result = at::_flash_attention_backward(
+        dout_THE, q_THE, k_TKE, v_TKE, out_THE, lse_HT, cu_seqlens, cu_seqlens, max_seqlen,
+        max_seqlen, 0.0, /*is_causal=*/true, no_rng, no_rng, scale);
+    Deliver(std::get<0>(result), dq_THE);
+    Deliver(std::get<1>(result), dk_TKE);
+    Deliver(std::get<2>(result), dv_TKE);
+    return;
+  }
+  if (!dq_THE.defined()) dq_THE = EmptyLike(q_THE);
+  if (!dk_TKE.defined()) dk_TKE = EmptyLike(k_TKE);
+  if (!dv_TKE.defined()) dv_TKE = EmptyLike(v_TKE);
+  if (q_THE.numel() == 0) return;
+  if (q_THE.is_cuda()) {
+    BackwardComposed(in, dout_THE, out_THE, lse_HT, dq_THE, dk_TKE, dv_TKE);
+  } else {
+    VarlenAttentionBackwardCpu(in, dout_THE, out_THE, lse_HT, dq_THE, dk_TKE, dv_TKE);
+  }
+}
+
+}  // namespace finetuned::kernels
