@@ -1,0 +1,76 @@
+#include "proto/spec/resolve.h"
+
+#include <algorithm>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+
+namespace finetuned::spec {
+namespace {
+
+void ResolveOptimizer(v1::OptimizerSpec* o) {
+  if (o->kind().empty()) o->set_kind("adamw_8bit");
+  if (o->scheduler().empty()) o->set_scheduler("linear");
+  if (!o->has_learning_rate()) o->set_learning_rate(2e-4);
+  if (!o->has_max_grad_norm()) o->set_max_grad_norm(1.0);
+  if (!o->has_beta1()) o->set_beta1(0.9);
+  if (!o->has_beta2()) o->set_beta2(0.999);
+  if (!o->has_epsilon()) o->set_epsilon(1e-8);
+}
+
+void ResolveLora(v1::LoraSpec* lora) {
+  if (lora->rank() == 0) lora->set_rank(16);
+  if (!lora->has_alpha()) lora->set_alpha(2.0 * lora->rank());
+  if (lora->target_modules_size() == 0) lora->add_target_modules("all-linear");
+  if (lora->bias().empty()) lora->set_bias("none");
+}
+
+absl::Status ResolveSchedule(const ResolveContext& context, v1::ScheduleSpec* s) {
+  if (s->length_case() == v1::ScheduleSpec::LENGTH_NOT_SET) s->set_epochs(3);
+  if (s->micro_batch_size() == 0) s->set_micro_batch_size(context.has_gpu ? 4 : 2);
+  if (s->gradient_accumulation_steps() == 0) s->set_gradient_accumulation_steps(1);
+  const int64_t limit = context.model_max_length;
+  if (s->max_seq_length() == 0) {
+    s->set_max_seq_length(static_cast<int32_t>(limit > 0 ? std::min<int64_t>(1024, limit) : 1024));
+  } else if (limit > 0 && s->max_seq_length() > limit) {
+    return absl::InvalidArgumentError(absl::StrCat("job.spec.schedule.max_seq_length: ", s->max_seq_length(),
+                                                   " is above the model's limit of ", limit, " positions"));
+  }
+  if (!s->has_shuffle()) s->set_shuffle(true);
+  return absl::OkStatus();
+}
+
+void ResolveRest(const ResolveContext& context, v1::JobSpec* spec) {
+  v1::SftSpec* sft = spec->mutable_sft();
+  if (sft->loss_on().empty()) sft->set_loss_on("auto");
+  if (sft->truncation().empty()) sft->set_truncation("keep_start");
+  if (spec->checkpoints().keep_last() == 0) spec->mutable_checkpoints()->set_keep_last(2);
+  if (spec->quantization().base().empty()) spec->mutable_quantization()->set_base("nf4");
+  v1::ComputeSpec* compute = spec->mutable_compute();
+  if (compute->device().empty() || compute->device() == "auto") {
+    compute->set_device(context.has_gpu ? "cuda" : "cpu");
+  }
+  if (compute->dtype().empty() || compute->dtype() == "auto") {
+    compute->set_dtype(compute->device() == "cuda" ? "bf16" : "f32");
+  }
+  if (compute->activation_checkpointing().empty()) compute->set_activation_checkpointing("auto");
+  if (!spec->has_seed()) spec->set_seed(42);
+}
+
+}  // namespace
+
+absl::StatusOr<v1::JobSpec> ResolveSpec(const v1::JobSpec& spec, const ResolveContext& context) {
+  const std::vector<Violation> unavailable = UnavailableFeatures(spec);
+  if (!unavailable.empty()) {
+    return absl::UnimplementedError(absl::StrCat(unavailable[0].path, ": ", unavailable[0].message));
+  }
+  v1::JobSpec out = spec;
+  ResolveLora(out.mutable_lora());
+  ResolveOptimizer(out.mutable_optimizer());
+  const absl::Status schedule = ResolveSchedule(context, out.mutable_schedule());
+  if (!schedule.ok()) return schedule;
+  ResolveRest(context, &out);
+  return out;
+}
+
+}  // namespace finetuned::spec

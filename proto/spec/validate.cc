@@ -1,0 +1,190 @@
+#include <cmath>
+#include <set>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "proto/spec/nearest.h"
+#include "proto/spec/resolve.h"
+
+namespace finetuned::spec {
+namespace {
+
+using Names = std::vector<std::string>;
+
+const Names kLossOn = {"auto", "all", "completion", "assistant"};
+const Names kTruncation = {"keep_start", "keep_end"};
+const Names kOptimizers = {"adamw_8bit", "adamw"};
+const Names kSchedulers = {"linear",   "cosine",       "cosine_with_restarts", "cosine_with_min_lr",
+                           "polynomial", "constant", "constant_with_warmup", "inverse_sqrt",
+                           "warmup_stable_decay"};
+const Names kBase = {"nf4", "none", "int8"};
+const Names kDtypes = {"auto", "bf16", "f32"};
+const Names kDevices = {"auto", "cuda", "cpu"};
+const Names kOnOff = {"auto", "on", "off"};
+const Names kBias = {"none", "all", "lora_only"};
+
+// Collects violations; the path of a field is below job.spec.
+class Checker {
+ public:
+  explicit Checker(std::vector<Violation>* out) : out_(out) {}
+
+  void Add(const std::string& field, std::string message) {
+    out_->push_back({absl::StrCat("job.spec.", field), std::move(message)});
+  }
+  void Required(const std::string& field, const std::string& value, const std::string& example) {
+    if (value.empty()) Add(field, absl::StrCat("is required, e.g. ", example));
+  }
+  void OneOf(const std::string& field, const std::string& value, const Names& allowed) {
+    if (value.empty()) return;
+    for (const std::string& name : allowed) {
+      if (name == value) return;
+    }
+    const std::string near = Nearest(value, allowed);
+    Add(field, absl::StrCat("got \"", value, "\"; allowed: ", absl::StrJoin(allowed, ", "),
+                            near.empty() ? "" : absl::StrCat("; did you mean ", near, "?")));
+  }
+  // Zero means "not set" for plain integers.
+  void Integer(const std::string& field, int64_t value, int64_t low, int64_t high) {
+    if (value != 0 && (value < low || value > high)) {
+      Add(field, absl::StrCat("must be ", low, " to ", high, ", got ", value));
+    }
+  }
+  void Number(const std::string& field, double value, double low, double high, bool below_high = false) {
+    const bool good = std::isfinite(value) && value >= low && (below_high ? value < high : value <= high);
+    if (!good) {
+      Add(field, absl::StrCat("must be at least ", low, below_high ? " and below " : " and at most ",
+                              high, ", got ", value));
+    }
+  }
+
+ private:
+  std::vector<Violation>* out_;
+};
+
+void CheckSft(const v1::SftSpec& sft, Checker& c) {
+  c.OneOf("sft.loss_on", sft.loss_on(), kLossOn);
+  c.OneOf("sft.truncation", sft.truncation(), kTruncation);
+  c.Number("sft.label_smoothing", sft.label_smoothing(), 0, 1, /*below_high=*/true);
+  if (sft.chat_template().size() > (1 << 20)) c.Add("sft.chat_template", "is longer than 1 MiB");
+}
+
+void CheckLora(const v1::LoraSpec& lora, Checker& c) {
+  c.Integer("lora.rank", lora.rank(), 1, 1024);
+  if (lora.has_alpha()) c.Number("lora.alpha", lora.alpha(), 1e-6, 1e6);
+  c.Number("lora.dropout", lora.dropout(), 0, 1, /*below_high=*/true);
+  c.OneOf("lora.bias", lora.bias(), kBias);
+  Names allowed = TargetModules();
+  allowed.push_back("all-linear");
+  std::set<std::string> seen;
+  for (int i = 0; i < lora.target_modules_size(); ++i) {
+    const std::string field = absl::StrCat("lora.target_modules[", i, "]");
+    if (lora.target_modules(i).empty()) c.Add(field, "is empty");
+    c.OneOf(field, lora.target_modules(i), allowed);
+    if (!seen.insert(lora.target_modules(i)).second) {
+      c.Add(field, absl::StrCat(lora.target_modules(i), " comes twice"));
+    }
+  }
+}
+
+void CheckOptimizer(const v1::OptimizerSpec& o, Checker& c) {
+  c.OneOf("optimizer.kind", o.kind(), kOptimizers);
+  c.OneOf("optimizer.scheduler", o.scheduler(), kSchedulers);
+  if (o.has_learning_rate()) c.Number("optimizer.learning_rate", o.learning_rate(), 0, 1);
+  c.Number("optimizer.weight_decay", o.weight_decay(), 0, 1);
+  if (o.has_max_grad_norm()) c.Number("optimizer.max_grad_norm", o.max_grad_norm(), 0, 1e9);
+  c.Integer("optimizer.warmup_steps", o.warmup_steps(), 1, 1'000'000'000);
+  c.Number("optimizer.warmup_ratio", o.warmup_ratio(), 0, 1);
+  c.Number("optimizer.min_lr_ratio", o.min_lr_ratio(), 0, 1);
+  c.Number("optimizer.num_cycles", o.num_cycles(), 0, 1000);
+  c.Integer("optimizer.decay_steps", o.decay_steps(), 1, 1'000'000'000);
+  if (o.scheduler() == "warmup_stable_decay" && o.decay_steps() == 0) {
+    c.Add("optimizer.decay_steps", "is required by the scheduler warmup_stable_decay");
+  }
+  if (o.has_beta1()) c.Number("optimizer.beta1", o.beta1(), 0, 1, /*below_high=*/true);
+  if (o.has_beta2()) c.Number("optimizer.beta2", o.beta2(), 0, 1, /*below_high=*/true);
+  if (o.has_epsilon()) c.Number("optimizer.epsilon", o.epsilon(), 1e-16, 1);
+}
+
+void CheckSchedule(const v1::ScheduleSpec& s, Checker& c) {
+  if (s.length_case() == v1::ScheduleSpec::kEpochs) {
+    if (!(s.epochs() > 0) || s.epochs() > 10000) {
+      c.Add("schedule.epochs", absl::StrCat("must be above 0 and at most 10000, got ", s.epochs()));
+    }
+  } else if (s.length_case() == v1::ScheduleSpec::kMaxSteps) {
+    if (s.max_steps() < 1 || s.max_steps() > 1'000'000'000) {
+      c.Add("schedule.max_steps", absl::StrCat("must be 1 to 1000000000, got ", s.max_steps()));
+    }
+  }
+  c.Integer("schedule.micro_batch_size", s.micro_batch_size(), 1, 4096);
+  c.Integer("schedule.gradient_accumulation_steps", s.gradient_accumulation_steps(), 1, 65536);
+  c.Integer("schedule.max_seq_length", s.max_seq_length(), 8, 16'777'216);
+}
+
+}  // namespace
+
+const std::vector<std::string>& TargetModules() {
+  static const auto* const kModules = new Names{"q_proj",    "k_proj",  "v_proj",   "o_proj",
+                                                "gate_proj", "up_proj", "down_proj"};
+  return *kModules;
+}
+
+std::vector<Violation> ValidateSpec(const v1::JobSpec& spec) {
+  std::vector<Violation> out;
+  Checker c(&out);
+  c.Required("base_model", spec.base_model(), "models/smollm2");
+  c.Required("dataset", spec.dataset(), "datasets/my-rows");
+  if (spec.method_case() == v1::JobSpec::METHOD_NOT_SET) {
+    c.Add("method", "one of sft, dpo, kto, grpo is required, e.g. \"sft: {}\"");
+  }
+  CheckSft(spec.sft(), c);
+  CheckLora(spec.lora(), c);
+  CheckOptimizer(spec.optimizer(), c);
+  CheckSchedule(spec.schedule(), c);
+  c.Integer("checkpoints.every_steps", spec.checkpoints().every_steps(), 1, 1'000'000'000);
+  c.Integer("checkpoints.keep_last", spec.checkpoints().keep_last(), 1, 1000);
+  c.Integer("evaluation.every_steps", spec.evaluation().every_steps(), 1, 1'000'000'000);
+  c.OneOf("quantization.base", spec.quantization().base(), kBase);
+  c.OneOf("compute.dtype", spec.compute().dtype(), kDtypes);
+  c.OneOf("compute.device", spec.compute().device(), kDevices);
+  c.OneOf("compute.activation_checkpointing", spec.compute().activation_checkpointing(), kOnOff);
+  return out;
+}
+
+std::vector<Violation> UnavailableFeatures(const v1::JobSpec& spec) {
+  std::vector<Violation> out;
+  Checker c(&out);
+  const char* kLater = " is not available in this version";
+  if (spec.has_dpo()) c.Add("dpo", absl::StrCat("DPO", kLater, "; use sft"));
+  if (spec.has_kto()) c.Add("kto", absl::StrCat("KTO", kLater, "; use sft"));
+  if (spec.has_grpo()) c.Add("grpo", absl::StrCat("GRPO", kLater, "; use sft"));
+  if (!spec.init_adapter().empty()) {
+    c.Add("init_adapter", absl::StrCat("starting from an adapter", kLater, "; leave it empty"));
+  }
+  if (spec.quantization().base() == "int8") {
+    c.Add("quantization.base", absl::StrCat("int8", kLater, "; use nf4 or none"));
+  }
+  const v1::LoraSpec& lora = spec.lora();
+  if (lora.use_dora()) c.Add("lora.use_dora", absl::StrCat("DoRA", kLater));
+  if (!lora.bias().empty() && lora.bias() != "none") {
+    c.Add("lora.bias", absl::StrCat("training biases", kLater, "; use none"));
+  }
+  if (lora.modules_to_save_size() > 0) c.Add("lora.modules_to_save", absl::StrCat("this", kLater));
+  if (lora.rank_pattern_size() > 0) c.Add("lora.rank_pattern", absl::StrCat("this", kLater));
+  if (lora.alpha_pattern_size() > 0) c.Add("lora.alpha_pattern", absl::StrCat("this", kLater));
+  if (lora.layers_to_transform_size() > 0) {
+    c.Add("lora.layers_to_transform", absl::StrCat("this", kLater));
+  }
+  if (spec.checkpoints().has_every()) {
+    c.Add("checkpoints.every", absl::StrCat("checkpoints by time", kLater, "; use every_steps"));
+  }
+  if (spec.checkpoints().keep_best()) c.Add("checkpoints.keep_best", absl::StrCat("this", kLater));
+  if (spec.evaluation().early_stopping_patience() > 0) {
+    c.Add("evaluation.early_stopping_patience", absl::StrCat("early stopping", kLater));
+  }
+  if (spec.evaluation().sample_prompts() > 0) {
+    c.Add("evaluation.sample_prompts", absl::StrCat("sampling", kLater));
+  }
+  return out;
+}
+
+}  // namespace finetuned::spec
