@@ -1,0 +1,122 @@
+#include "proto/spec/resolve.h"
+
+#include <cmath>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+namespace finetuned::spec {
+namespace {
+
+using ::testing::HasSubstr;
+
+v1::JobSpec Minimal() {
+  v1::JobSpec spec;
+  spec.set_base_model("models/m");
+  spec.set_dataset("datasets/d");
+  spec.mutable_sft();
+  return spec;
+}
+
+// "path: message" of the only violation.
+std::string OnlyViolation(const v1::JobSpec& spec) {
+  const auto violations = ValidateSpec(spec);
+  if (violations.size() != 1) return "violations: " + std::to_string(violations.size());
+  return violations[0].path + ": " + violations[0].message;
+}
+
+TEST(ValidateSpec, MinimalSpecIsValid) { EXPECT_TRUE(ValidateSpec(Minimal()).empty()); }
+
+TEST(ValidateSpec, EmptySpecNamesEveryRequiredField) {
+  std::vector<std::string> paths;
+  for (const auto& v : ValidateSpec({})) paths.push_back(v.path);
+  EXPECT_THAT(paths, ::testing::ElementsAre("job.spec.base_model", "job.spec.dataset", "job.spec.method"));
+}
+
+TEST(ValidateSpec, RangesAreNamedWithTheValue) {
+  v1::JobSpec spec = Minimal();
+  spec.mutable_lora()->set_rank(-1);
+  EXPECT_EQ(OnlyViolation(spec), "job.spec.lora.rank: must be 1 to 1024, got -1");
+  spec = Minimal();
+  spec.mutable_lora()->set_dropout(1.0);
+  EXPECT_THAT(OnlyViolation(spec), HasSubstr("must be at least 0 and below 1, got 1"));
+  spec = Minimal();
+  spec.mutable_optimizer()->set_learning_rate(std::nan(""));
+  EXPECT_THAT(OnlyViolation(spec), HasSubstr("job.spec.optimizer.learning_rate"));
+  spec = Minimal();
+  spec.mutable_schedule()->set_epochs(0);
+  EXPECT_THAT(OnlyViolation(spec), HasSubstr("must be above 0"));
+}
+
+TEST(ValidateSpec, NamesAreSuggested) {
+  v1::JobSpec spec = Minimal();
+  spec.mutable_optimizer()->set_scheduler("lineer");
+  EXPECT_THAT(OnlyViolation(spec), HasSubstr("got \"lineer\"; allowed: linear, cosine"));
+  EXPECT_THAT(OnlyViolation(spec), HasSubstr("did you mean linear?"));
+  spec = Minimal();
+  spec.mutable_lora()->add_target_modules("q_prok");
+  EXPECT_THAT(OnlyViolation(spec), HasSubstr("lora.target_modules[0]"));
+}
+
+TEST(ValidateSpec, SchedulersNameWhatTheyNeed) {
+  v1::JobSpec spec = Minimal();
+  spec.mutable_optimizer()->set_scheduler("warmup_stable_decay");
+  EXPECT_THAT(OnlyViolation(spec), HasSubstr("decay_steps: is required"));
+}
+
+TEST(ResolveSpec, FillsEveryDefault) {
+  const auto spec = ResolveSpec(Minimal(), {.model_max_length = 512, .has_gpu = false});
+  ASSERT_TRUE(spec.ok()) << spec.status();
+  EXPECT_EQ(spec->lora().rank(), 16);
+  EXPECT_EQ(spec->lora().alpha(), 32);
+  EXPECT_EQ(spec->optimizer().kind(), "adamw_8bit");
+  EXPECT_EQ(spec->optimizer().learning_rate(), 2e-4);
+  EXPECT_EQ(spec->schedule().epochs(), 3);
+  EXPECT_EQ(spec->schedule().max_seq_length(), 512);
+  EXPECT_TRUE(spec->schedule().shuffle());
+  EXPECT_EQ(spec->quantization().base(), "nf4");
+  EXPECT_EQ(spec->compute().dtype(), "f32");
+  EXPECT_EQ(spec->compute().device(), "cpu");
+  EXPECT_EQ(spec->seed(), 42);
+  EXPECT_EQ(ResolveSpec(Minimal(), {.model_max_length = 0, .has_gpu = true})->compute().dtype(), "bf16");
+}
+
+TEST(ResolveSpec, KeepsWhatIsSet) {
+  v1::JobSpec in = Minimal();
+  in.set_seed(0);
+  in.mutable_optimizer()->set_learning_rate(0);
+  in.mutable_schedule()->set_shuffle(false);
+  in.mutable_optimizer()->set_max_grad_norm(0);
+  const auto spec = ResolveSpec(in, {});
+  ASSERT_TRUE(spec.ok());
+  EXPECT_EQ(spec->seed(), 0);
+  EXPECT_EQ(spec->optimizer().learning_rate(), 0);
+  EXPECT_FALSE(spec->schedule().shuffle());
+  EXPECT_EQ(spec->optimizer().max_grad_norm(), 0);
+}
+
+TEST(ResolveSpec, IsStable) {
+  const auto once = ResolveSpec(Minimal(), {.model_max_length = 512, .has_gpu = true});
+  const auto twice = ResolveSpec(*once, {.model_max_length = 512, .has_gpu = true});
+  EXPECT_EQ(once->SerializeAsString(), twice->SerializeAsString());
+}
+
+TEST(ResolveSpec, RefusesSequencesAboveTheModelsLimit) {
+  v1::JobSpec in = Minimal();
+  in.mutable_schedule()->set_max_seq_length(4096);
+  const auto spec = ResolveSpec(in, {.model_max_length = 2048, .has_gpu = false});
+  EXPECT_THAT(std::string(spec.status().message()), HasSubstr("4096 is above the model's limit of 2048"));
+}
+
+TEST(ResolveSpec, UnavailableFeaturesAreNamed) {
+  v1::JobSpec in = Minimal();
+  in.mutable_lora()->set_use_dora(true);
+  EXPECT_EQ(ResolveSpec(in, {}).status().code(), absl::StatusCode::kUnimplemented);
+  EXPECT_THAT(std::string(ResolveSpec(in, {}).status().message()), HasSubstr("job.spec.lora.use_dora"));
+  in = Minimal();
+  in.mutable_dpo();
+  EXPECT_THAT(std::string(ResolveSpec(in, {}).status().message()), HasSubstr("use sft"));
+}
+
+}  // namespace
+}  // namespace finetuned::spec
