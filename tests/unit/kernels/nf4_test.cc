@@ -1,0 +1,72 @@
+#include "kernels/nf4.h"
+
+#include <map>
+
+#include "kernels/blockwise8.h"
+#include "tests/unit/kernels/goldens.h"
+#include "tests/unit/kernels/kernel_testing.h"
+
+namespace finetuned::kernels {
+namespace {
+
+using at::Tensor;
+
+at::ScalarType TypeNamed(const std::string& name) {
+  return std::map<std::string, at::ScalarType>{
+      {"float32", at::kFloat}, {"bfloat16", at::kBFloat16}, {"float16", at::kHalf}}
+      .at(name);
+}
+
+TEST(Nf4, MapsEqualBitsandbytes) {
+  const auto tensor = [](const std::array<float, 256>& map) {
+    return at::from_blob(const_cast<float*>(map.data()), {256}, at::kFloat);
+  };
+  EXPECT_EQ(Crc(tensor(SignedDynamicMap())), Goldens()["signed_map"]);
+  EXPECT_EQ(Crc(tensor(UnsignedDynamicMap())), Goldens()["unsigned_map"]);
+}
+
+TEST(Nf4, BitsEqualBitsandbytes) {
+  for (const auto& golden : Goldens()["nf4"]) {
+    SCOPED_TRACE(golden["shape"].dump() + " " + golden["dtype"].get<std::string>());
+    const auto shape = golden["shape"].get<std::vector<int64_t>>();
+    const int64_t n = c10::multiply_integers(shape);
+    const Tensor w =
+        GoldenWeight(n, golden["seed"], TypeNamed(golden["dtype"])).view(shape);
+    const Nf4Tensor plain = Nf4Quantize(w, false), nested = Nf4Quantize(w, true);
+    EXPECT_EQ(Crc(plain.codes), golden["codes"]);
+    EXPECT_EQ(Crc(plain.absmax), golden["absmax"]);
+    EXPECT_EQ(Crc(nested.codes), golden["codes"]);
+    EXPECT_EQ(Crc(nested.absmax_q), golden["absmax_q"]);
+    EXPECT_EQ(Crc(nested.absmax2), golden["absmax2"]);
+    EXPECT_EQ(nested.offset, golden["offset"].get<float>());
+    EXPECT_EQ(nested.shape, shape);
+    for (const char* type : {"float32", "bfloat16"}) {
+      Tensor out = Poisoned(shape, TypeNamed(type));
+      Nf4Dequantize(plain, out);
+      EXPECT_EQ(Crc(out), golden[std::string("plain_") + type]);
+      out = Poisoned(shape, TypeNamed(type));
+      Nf4Dequantize(nested, out);
+      EXPECT_EQ(Crc(out), golden[std::string("nested_") + type]);
+    }
+  }
+}
+
+TEST(Nf4, ZerosStayZero) {
+  const Nf4Tensor q = Nf4Quantize(at::zeros({200}), true);
+  Tensor out = Poisoned({200}, at::kFloat);
+  Nf4Dequantize(q, out);
+  EXPECT_TRUE(out.abs().max().item<float>() < 1e-37) << out.abs().max();
+}
+
+TEST(Nf4, WrongPartsAreNamed) {
+  Nf4Tensor q = Nf4Quantize(at::ones({128}), true);
+  Tensor out = at::zeros({64});
+  EXPECT_THROW(Nf4Dequantize(q, out), c10::Error);  // sizes differ
+  out = at::zeros({128}, at::kHalf);
+  EXPECT_THROW(Nf4Dequantize(q, out), c10::Error);
+  EXPECT_THROW(Nf4Quantize(at::ones({4, 4}).t(), true), c10::Error);
+  EXPECT_THROW(Nf4Quantize(at::ones({4}, at::kInt), true), c10::Error);
+}
+
+}  // namespace
+}  // namespace finetuned::kernels
