@@ -1,24 +1,99 @@
 #pragma once
 
+#include <cstdint>
+#include <map>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
-#include "finetuned/internal/v1/config.pb.h"
+#include "absl/time/time.h"
 
+// Typed configuration of the daemon. Read once, then never changed. The environment is read here and
+// nowhere else. `finetuned --print-config` shows every key with its value.
 namespace finetuned::config {
 
-using Config = ::finetuned::internal::v1::Config;
+struct SocketConfig {
+  std::string path;                    // Unix socket, 0600; default: spec::DefaultSocketPath()
+};
 
-// Reads and checks a YAML file, then fills in every default. Errors name file, line, key and, for a
-// misspelt key, the nearest known one.
-absl::StatusOr<Config> LoadConfig(const std::string& path);
+struct TcpConfig {                     // off when address is empty
+  std::string address;                 // "127.0.0.1:9465"; port 0 allowed
+  std::string tls_certificate;         // PEM files
+  std::string tls_key;
+  std::string tls_client_ca;           // set: clients need a certificate (mTLS)
+  std::string token_file;              // bearer token, at least 32 characters
+};
 
-// The same from text; `name` stands in errors.
-absl::StatusOr<Config> ParseConfig(const std::string& text, const std::string& name);
+struct ModelsConfig {
+  std::map<std::string, std::string> models;  // name ("models/{name}" in the API) -> path
+  std::vector<std::string> roots;             // folders below which clients may name paths
+};
 
-// Defaults alone.
+struct WorkerConfig {
+  std::string binary;                  // default: finetune-worker beside finetuned
+  std::string device = "auto";         // auto, cuda, cpu
+  int cpu_threads = 0;                 // 0: all cores
+  bool prestart = true;                // start it with the daemon, to know the device
+  absl::Duration start_timeout = absl::Seconds(120);
+  absl::Duration heartbeat_timeout = absl::Seconds(60);
+  absl::Duration progress_timeout = absl::Minutes(60);
+  absl::Duration cancel_grace = absl::Seconds(30);
+  absl::Duration leave_grace = absl::Seconds(60);
+  absl::Duration idle_timeout = absl::Minutes(10);  // 0: stays for ever
+  int max_crashes = 3;                 // of one job, then it fails
+  int64_t vram_budget_bytes = 0;       // 0: all of the device's memory
+};
+
+struct MetricsConfig {
+  std::string address = "127.0.0.1:9464";         // empty: off; port 0: any free port
+  absl::Duration job_series_linger = absl::Minutes(5);  // after the job left the device
+};
+
+struct LimitsConfig {
+  int64_t max_queued_jobs = 1000;
+  int64_t max_message_bytes = 8 << 20;
+  int64_t max_chunk_bytes = 1 << 20;
+  int64_t max_dataset_bytes = int64_t{8} << 30;
+  int64_t max_streams_per_connection = 128;
+};
+
+struct Config {
+  std::string state_dir;               // default: /var/lib/finetuned, ~/.local/state/finetuned
+  SocketConfig socket;
+  TcpConfig tcp;
+  ModelsConfig models;                 // keys `models` and `model_roots`
+  WorkerConfig worker;
+  MetricsConfig metrics;
+  LimitsConfig limits;
+};
+
+// What the environment says, gathered by ReadEnvironment.
+struct Environment {
+  std::string notify_socket;           // NOTIFY_SOCKET of systemd
+  absl::Duration watchdog;             // half of WATCHDOG_USEC; 0: none wanted
+  bool journal = false;                // JOURNAL_STREAM: the log goes to the journal
+};
+Environment ReadEnvironment();
+
+// Every default filled in, for this user and this machine.
 Config DefaultConfig();
 
-// Paths of the daemon's own files below state_dir are in server/store/layout.h.
+// DefaultConfig() changed by a YAML document. INVALID_ARGUMENT names file, line and key; an unknown key
+// names the nearest known one.
+absl::StatusOr<Config> ParseConfig(const std::string& text, const std::string& file_name);
+absl::StatusOr<Config> LoadConfig(const std::string& file_name);
+
+// What cannot be seen from one key: a TCP listener needs a token or TLS, files exist, state_dir is
+// absolute. FAILED_PRECONDITION or INVALID_ARGUMENT.
+absl::Status CheckConfig(const Config& config);
+
+// YAML with every key.
+std::string PrintConfig(const Config& config);
+// "worker.max_crashes", in the order of PrintConfig.
+std::vector<std::string> ConfigKeys();
+
+// Path of a base model a client named: "models/{name}", or a path below a model root (resolved without
+// leaving it by .. or links). NOT_FOUND names the nearest model; PERMISSION_DENIED: outside the roots.
+absl::StatusOr<std::string> ResolveModel(const ModelsConfig& models, const std::string& base_model);
 
 }  // namespace finetuned::config

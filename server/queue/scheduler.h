@@ -1,45 +1,210 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <optional>
+#include <set>
 #include <string>
+#include <variant>
 #include <vector>
 
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "finetuned/v1/state.pb.h"
+#include "server/queue/state_machine.h"
 
-// Which job runs next, and why the others wait. Pure functions of what is passed in: no clock, no I/O.
+// The core of the queue: which job runs next, and what has to happen when something happens. No I/O, no
+// clock, no threads: inputs and the time go in, actions come out.
 namespace finetuned::queue {
 
-// What the scheduler sees of a job.
-struct JobView {
-  std::string name;
+// What the core knows of a job that has not ended.
+struct JobEntry {
+  std::string name;                    // jobs/{job}
   v1::JobState state = v1::QUEUED;
-  int32_t priority = 0;
-  bool was_started = false;        // given back by a crash or restart: before others of its priority
-  int64_t create_order = 0;        // grows with every submission
+  v1::StateReason reason = v1::STATE_REASON_UNSPECIFIED;
+  std::string message;                 // why it is in this state
+  int priority = 0;                    // larger first
+  bool front = false;                  // ahead of equal priorities
+  int64_t order = 0;                   // smaller first
   bool hold = false;
-  int64_t not_before = 0;          // Unix seconds; 0: now
-  std::vector<std::string> after;  // jobs that must have succeeded
+  absl::Time not_before = absl::InfinitePast();
+  std::vector<std::string> after;      // names of jobs that must have succeeded
+  int crashes = 0;
+  int max_crashes = 0;                 // 0: SchedulerOptions::max_crashes
+  absl::Duration max_run = absl::InfiniteDuration();
+  absl::Duration ran_before = absl::ZeroDuration();  // holding the device, earlier attempts
+  absl::Time started = absl::InfinitePast();         // this attempt; InfinitePast: none
 };
 
-struct Why {
-  v1::StateReason reason = v1::WAITING_FOR_GPU;
-  std::string message;   // one sentence
-  int32_t position = 0;  // 1: next; 0: cannot start now whatever happens to the device
+struct SchedulerOptions {
+  int max_crashes = 3;
+  absl::Duration start_timeout = absl::Seconds(60);      // from start to hello
+  absl::Duration heartbeat_timeout = absl::Seconds(30);  // between signs of life of a busy worker
+  absl::Duration progress_timeout = absl::Minutes(30);   // between steps or phases
+  absl::Duration cancel_grace = absl::Seconds(30);       // from CANCEL to kill
+  absl::Duration leave_grace = absl::Seconds(60);        // from LEAVE to kill
+  absl::Duration idle_timeout = absl::Minutes(10);       // idle worker stays warm; infinite: for ever
 };
 
-// The job to start, if any may.
-std::optional<std::string> PickNext(const std::vector<JobView>& jobs, int64_t now);
+// ---- inputs
 
-// A job whose dependency can never succeed any more; the message says which.
-struct Doomed {
-  std::string name;
+struct Submit { JobEntry job; };                 // state QUEUED
+struct UserRequest {                             // kStop, kPause, kResume, kCancel or kRetry
+  std::string job;
+  JobEvent event = JobEvent::kCancel;
+  std::string message;                           // who and why, shown to people
+  absl::Duration grace = absl::ZeroDuration();   // kPause: until the worker is killed; 0: default
+};
+struct RetryJob { JobEntry job; };               // the ended job, as it is to be queued
+struct CheckpointNow { std::string job; };       // FAILED_PRECONDITION unless RUNNING
+struct Reschedule {                              // new scheduling of a job that has not ended
+  std::string job;
+  int priority = 0;
+  bool hold = false;
+  absl::Time not_before = absl::InfinitePast();
+  std::vector<std::string> after;
+  absl::Duration max_run = absl::InfiniteDuration();
+  int max_crashes = 0;
+};
+struct WorkerReady {};                           // said hello
+struct WorkerAlive {                             // heartbeat or event
+  bool progress = false;                         // a step, a phase or another event
+};
+struct WorkerPhase { std::string job; std::string phase; };
+struct WorkerDone {                              // the job's run is over, the worker lives
+  std::string job;
+  int outcome = 0;                               // 0 65 70 75 78 79
+  v1::StateReason reason = v1::STATE_REASON_UNSPECIFIED;
   std::string message;
 };
-std::vector<Doomed> FindDoomed(const std::vector<JobView>& jobs);
+struct WorkerGone { std::string message; };      // the process has ended
+struct Prestart {};                              // start a worker without a job
+struct Tick {};                                  // time has passed
+struct Drain { absl::Duration grace; bool pause_running = false; };
 
-// Why a queued job waits. `running`: the job that has the device, empty when none.
-Why Explain(const std::string& name, const std::vector<JobView>& jobs, const std::string& running,
-            int64_t now);
+using Input = std::variant<Submit, UserRequest, RetryJob, CheckpointNow, Reschedule, WorkerReady,
+                           WorkerAlive, WorkerPhase, WorkerDone, WorkerGone, Prestart, Tick, Drain>;
+
+// ---- actions. All StateChange come first; they are made durable before the rest is done.
+
+struct StateChange {
+  std::string job;
+  JobEvent event;
+  v1::JobState from, to;
+  v1::StateReason reason;
+  std::string message;
+  Effect effect;
+  bool front = false;
+  int64_t order = 0;
+  int crashes = 0;
+};
+struct StartWorker {};
+struct StopWorker {};                            // ask it to leave
+struct KillWorker { std::string why; };
+struct RunJob { std::string job; };              // on the ready worker
+enum class SignalKind { kCheckpoint, kLeave, kFinish, kCancel };
+struct SignalJob { std::string job; SignalKind kind; };
+struct Drained {};                               // the device is free: the daemon may leave
+
+using Action = std::variant<StateChange, StartWorker, StopWorker, KillWorker, RunJob, SignalJob, Drained>;
+
+enum class WorkerState { kStopped, kStarting, kIdle, kBusy, kStopping };
+const char* WorkerStateName(WorkerState state);  // "idle"
+
+// Why a queued job does not run, and its place.
+struct Wait {
+  int position = 0;                    // 1: next; held jobs and such come after those that could run
+  v1::StateReason reason = v1::WAITING_FOR_GPU;
+  std::string why;                     // one sentence
+};
+
+class Scheduler {
+ public:
+  // `succeeded` tells the fate of a dependency that is not in the queue: true when it succeeded, false
+  // when it failed, was cancelled or does not exist.
+  using DependencyFate = std::function<bool(const std::string& job)>;
+  Scheduler(SchedulerOptions options, DependencyFate succeeded);
+
+  // Takes over what the store holds: jobs found on the device go back to the queue.
+  std::vector<Action> Boot(std::vector<JobEntry> jobs, absl::Time now);
+
+  // Takes one input. An error (NOT_FOUND, FAILED_PRECONDITION) changes nothing. After success the
+  // caller makes the state changes durable and calls Commit, or Rollback when that failed; then it
+  // does the other actions.
+  absl::StatusOr<std::vector<Action>> Step(const Input& input, absl::Time now);
+  void Commit();
+  void Rollback();
+
+  // When Step(Tick) has to be called next, at the latest.
+  absl::Time NextDeadline(absl::Time now) const;
+
+  const JobEntry* Find(const std::string& job) const;
+  // Every queued job, in the order in which they would run.
+  std::map<std::string, Wait> Waits(absl::Time now) const;
+  size_t queued() const;
+  WorkerState worker() const { return worker_.state; }
+  bool draining() const { return draining_; }
+  // The job that has the device; empty: none.
+  const std::string& holder() const { return worker_.job; }
+
+ private:
+  struct Worker {
+    WorkerState state = WorkerState::kStopped;
+    std::string job;                   // that has the device
+    bool running = false;              // RunJob was sent
+    bool killed = false;               // by us
+    bool stalled = false;              // killed for lack of signs of life
+    absl::Time kill_at = absl::InfiniteFuture();
+    std::string kill_why;
+    absl::Time last_sign = absl::InfinitePast();
+    absl::Time last_progress = absl::InfinitePast();
+    absl::Time idle_since = absl::InfinitePast();
+    absl::Time start_after = absl::InfinitePast();  // back-off after a crash
+  };
+  struct Undo {
+    std::map<std::string, std::optional<JobEntry>> jobs;
+    Worker worker;
+    bool draining, pause_running, drained;
+  };
+
+  absl::Status Take(const Submit& in, absl::Time now);
+  absl::Status Take(const UserRequest& in, absl::Time now);
+  absl::Status Take(const RetryJob& in, absl::Time now);
+  absl::Status Take(const CheckpointNow& in, absl::Time now);
+  absl::Status Take(const Reschedule& in, absl::Time now);
+  absl::Status Take(const WorkerReady& in, absl::Time now);
+  absl::Status Take(const WorkerAlive& in, absl::Time now);
+  absl::Status Take(const WorkerPhase& in, absl::Time now);
+  absl::Status Take(const WorkerDone& in, absl::Time now);
+  absl::Status Take(const WorkerGone& in, absl::Time now);
+  absl::Status Take(const Prestart& in, absl::Time now);
+  absl::Status Take(const Tick& in, absl::Time now);
+  absl::Status Take(const Drain& in, absl::Time now);
+
+  // Applies `event` to the job: looks it up in the table, changes the entry, appends the actions.
+  absl::Status Fire(const std::string& job, JobEvent event, v1::StateReason reason, std::string message,
+                    absl::Time now);
+  void EndOnDevice(const WorkerDone& done, absl::Time now);
+  void CrashOnDevice(const std::string& message, absl::Time now);
+  void ReleaseDevice(absl::Time now);
+  void CheckDeadlines(absl::Time now);
+  void FailOrphans(absl::Time now);
+  void StartNext(absl::Time now);
+  std::vector<const JobEntry*> Ordered(absl::Time now) const;
+  Wait Explain(const JobEntry& job, absl::Time now) const;
+  JobEntry& Touch(const std::string& job);
+  void Kill(std::string why, bool stalled);
+
+  const SchedulerOptions options_;
+  const DependencyFate succeeded_;
+  std::map<std::string, JobEntry> jobs_;
+  Worker worker_;
+  bool draining_ = false;
+  bool pause_running_ = false;
+  bool drained_ = false;
+  std::vector<Action> actions_;
+  Undo undo_;
+};
 
 }  // namespace finetuned::queue

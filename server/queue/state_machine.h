@@ -1,45 +1,65 @@
 #pragma once
 
-#include <span>
+#include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/types/span.h"
 #include "finetuned/v1/state.pb.h"
 
-// The life of a job as one table: an event, the states it is allowed in, the state it leads to.
+// The life of a job: one table of what may happen in which state.
 namespace finetuned::queue {
 
 enum class JobEvent {
-  kAdmitted,    // validated and persisted
-  kDispatched,  // handed to the worker
-  kStepping,    // the worker began to train
-  kExporting,   // the worker writes the result
-  kSucceeded,   // the worker is done
-  kFailed,      // a user error, or an infrastructure failure too many
-  kCancel,      // asked for by a client
-  kCancelled,   // the worker stopped, or is gone
-  kPause,       // asked for by a client
-  kLeft,        // the worker wrote a checkpoint and gave the job back
-  kLost,        // the worker or the daemon died while it had the job
-  kResume,      // asked for by a client
-  kRetry,       // asked for by a client
+  kAdmit,      // checked and durable
+  kStart,      // given the device
+  kTrain,      // the worker takes its first step
+  kExport,     // the worker has taken its last step
+  kStop,       // user: finish early with a result
+  kPause,      // user: give up the device, keep the work
+  kDrain,      // the daemon is about to leave
+  kLeft,       // the worker wrote a checkpoint and let go
+  kRequeue,    // back to the queue: crash, drain, lost worker
+  kResume,     // user: back into the queue
+  kCancel,     // user: throw away
+  kCancelled,  // the worker has let go after a cancel
+  kSucceed,    // the worker delivered the adapter
+  kFail,       // cannot succeed
+  kRetry,      // user: once more
+  kRestart,    // found in the store when the daemon started
 };
-inline constexpr int kJobEvents = 13;
+
+// What the scheduler does besides the change of state.
+enum class Effect {
+  kNone,
+  kBeginAttempt,   // attempt + 1, run it on the worker
+  kSignalFinish,
+  kSignalLeave,
+  kSignalCancel,
+  kEndAttempt,     // the attempt is over, the job is not
+  kEndJob,         // the attempt, if any, and the job are over
+};
 
 struct Transition {
   JobEvent event;
-  std::span<const v1::JobState> from;
+  std::vector<v1::JobState> from;
   v1::JobState to;
+  Effect effect;
 };
 
-// Every allowed move. What is not here is an error.
-std::span<const Transition> Transitions();
+// Every allowed transition; a pair of event and state occurs at most once.
+absl::Span<const Transition> Transitions();
 
-// FAILED_PRECONDITION names the state and the states in which the event is allowed.
-absl::StatusOr<v1::JobState> Next(v1::JobState state, JobEvent event);
+// The transition, or FAILED_PRECONDITION with a PreconditionFailure detail naming the state and the
+// states in which the event is possible.
+absl::StatusOr<const Transition*> FindTransition(JobEvent event, v1::JobState state);
 
-const char* EventName(JobEvent event);
 bool IsTerminal(v1::JobState state);
-// The worker has the job.
-bool IsActive(v1::JobState state);
+// PREPARING, RUNNING, PAUSING, CANCELLING, FINALIZING: the worker has it.
+bool HoldsDevice(v1::JobState state);
+
+const char* EventName(JobEvent event);             // "pause"
+std::string StateName(v1::JobState state);         // "running"
+std::string ReasonName(v1::StateReason reason);    // "worker_crashed"
 
 }  // namespace finetuned::queue

@@ -6,7 +6,7 @@
 namespace finetuned::store {
 
 absl::Status SqliteStatus(sqlite3* db, int code, std::string_view doing) {
-  const std::string text = absl::StrCat("job store: ", doing, ": ",
+  const std::string text = absl::StrCat("job store: ", std::string(doing), ": ",
                                         db != nullptr ? sqlite3_errmsg(db) : sqlite3_errstr(code));
   switch (code & 0xFF) {
     case SQLITE_OK:

@@ -2,90 +2,198 @@
 
 #include <cstdint>
 #include <functional>
-#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "finetuned/v1/adapters.pb.h"
 #include "finetuned/v1/datasets.pb.h"
 #include "finetuned/v1/events.pb.h"
 #include "finetuned/v1/jobs.pb.h"
-#include "server/store/sqlite.h"
+#include "server/store/layout.h"
 
 namespace finetuned::store {
 
-// Answer of an earlier mutation, kept 24 hours by request_id.
+class Database;
+
+// A job with what the queue needs to know after a restart and the API does not show.
+struct JobRecord {
+  v1::Job job;
+  int64_t queue_order = 0;    // position among equal priorities: Unix nanoseconds of queueing
+  bool front = false;         // ahead of every queue_order: re-queued after a crash or restart
+  int crashes = 0;            // worker crashes since submission or retry
+  int64_t last_sequence = 0;  // of its newest event; set by the store, ignored on write
+};
+
+// An event of one job. On Commit, sequence and name are assigned by the store.
+struct EventRecord {
+  std::string uid;
+  v1::Event event;
+};
+
+struct CheckpointRecord {
+  std::string uid;
+  v1::Checkpoint checkpoint;
+  std::string directory;  // relative to the job's directory
+};
+
+struct AdapterRecord {
+  v1::Adapter adapter;    // without local_path
+  std::string directory;  // absolute: Layout::AdapterDir
+};
+
+struct DatasetRecord {
+  v1::Dataset dataset;    // name, sha256, state, stats, findings
+  std::string owner;
+};
+
+// An upload in progress. The bytes are in Layout::UploadFile; `committed` of them are synced.
+struct UploadRecord {
+  std::string dataset_id;
+  std::string method;
+  std::string owner;
+  int64_t committed = 0;
+  absl::Time update_time;
+};
+
+// Answer of a mutation, kept so that a repeated request gets it again.
 struct RequestRecord {
-  std::string id;        // method and request_id
-  std::string digest;    // of the request: the same id with another content is an error
-  std::string response;  // serialized answer
+  std::string principal;
+  std::string request_id;
+  std::string method;       // "CreateJob"
+  std::string fingerprint;  // of the request: Fingerprint()
+  std::string response;     // serialized message
+  absl::Time time;
 };
 
-// Changes that become durable together or not at all.
-struct Transaction {
-  std::vector<const v1::Job*> put_jobs;
-  std::vector<std::string> delete_jobs;  // uid: also its events, metrics and checkpoints
-  struct JobEvent {
-    std::string uid;
-    const v1::Event* event;
-  };
-  std::vector<JobEvent> events;          // sequence and attempt already set
-  std::vector<std::pair<std::string, v1::Checkpoint>> put_checkpoints;  // by job uid
-  std::vector<const v1::Adapter*> put_adapters;
-  std::vector<std::string> delete_adapters;
-  std::vector<const v1::Dataset*> put_datasets;
-  std::vector<std::string> delete_datasets;
-  std::vector<RequestRecord> requests;
+// One transaction: all of it becomes durable, or nothing.
+struct WriteBatch {
+  std::vector<JobRecord> jobs;                // inserted, or replaced by uid
+  std::vector<EventRecord> events;            // appended, in this order
+  std::vector<CheckpointRecord> checkpoints;  // inserted, or replaced by step
+  std::vector<AdapterRecord> adapters;        // inserted, or replaced by name
+  std::vector<std::string> forget_checkpoints;  // uids: the rows of these jobs are dropped first
+  std::optional<RequestRecord> request;
+
+  bool empty() const {
+    return jobs.empty() && events.empty() && checkpoints.empty() && adapters.empty() &&
+           forget_checkpoints.empty() && !request;
+  }
 };
 
-struct MetricRow {
-  int64_t step;
-  double value;
-  double wall_time;
+enum class JobOrder { kCreateTimeDescending, kCreateTime, kPriorityDescending };
+
+// Position in a listing: the sort key of the last row seen.
+struct JobCursor {
+  int64_t key = 0;  // create time in nanoseconds, or the priority
+  int64_t id = 0;   // row id, breaks ties
+};
+struct JobPage {
+  std::vector<JobRecord> jobs;
+  std::vector<JobCursor> cursors;  // one per job: listing goes on after it
 };
 
-// The daemon's durable memory: SQLite, WAL, synchronous=FULL. Apply returns after the disk has it.
-// Thread safe: one connection behind a mutex writes, another behind its own reads.
+// Values reported at one step. `attempt` is the newest that reached the step.
+struct MetricSample {
+  int64_t step = 0;
+  int32_t attempt = 0;
+  absl::Time time;
+  double epoch = 0;
+  google::protobuf::Map<std::string, double> values;  // training and evaluation values together
+};
+
+// The daemon's durable state: SQLite, WAL, synchronous=FULL. Thread-safe: writes take turns on one
+// connection, reads use a second one and never wait for a disk sync.
+//
+// Errors of every method: NOT_FOUND, ALREADY_EXISTS, RESOURCE_EXHAUSTED (disk full), DATA_LOSS (damaged
+// file or unreadable row), UNAVAILABLE (I/O error, busy). After a failed write the last good state is
+// what the next read gives, and the write may be tried again.
 class Store {
  public:
-  // Creates or migrates the database. FAILED_PRECONDITION when its schema is newer than this program.
-  static absl::StatusOr<std::unique_ptr<Store>> Open(const std::string& database_path);
+  struct Options {
+    Layout layout;
+    // Told the duration in seconds of each commit (dominated by the sync). May be empty.
+    std::function<void(double)> on_sync;
+  };
+  // Creates the directories (0700) and the database when missing, migrates an older schema.
+  // FAILED_PRECONDITION: not our database, or of a newer version.
+  static absl::StatusOr<std::unique_ptr<Store>> Open(Options options);
+  ~Store();
+  Store(const Store&) = delete;
+  Store& operator=(const Store&) = delete;
 
-  absl::Status Apply(const Transaction& transaction);
-  // Called with the seconds of each commit; for metrics. Set once before use.
-  void OnCommit(std::function<void(double)> observer) { on_commit_ = std::move(observer); }
+  const Layout& layout() const { return options_.layout; }
 
-  absl::StatusOr<std::vector<v1::Job>> LoadJobs();        // oldest first
-  absl::StatusOr<std::vector<v1::Adapter>> LoadAdapters();
-  absl::StatusOr<std::vector<v1::Dataset>> LoadDatasets();
-  absl::StatusOr<std::map<std::string, int64_t>> LastSequences();  // by job uid
+  // Makes `batch` durable. On success its events carry their sequence (gap-free per job, from 1) and
+  // name. On failure nothing of it is stored.
+  absl::Status Commit(WriteBatch* batch);
 
-  // Events with sequence > after, at most `limit`, in order.
-  absl::StatusOr<std::vector<v1::Event>> ReadEvents(const std::string& uid, int64_t after, int limit);
-  // Series by key; of a step reported by several attempts the newest counts.
-  absl::StatusOr<std::map<std::string, std::vector<MetricRow>>> ReadMetrics(
-      const std::string& uid, const std::vector<std::string>& keys, int64_t min_step, int64_t max_step);
-  absl::StatusOr<std::vector<v1::Checkpoint>> ReadCheckpoints(const std::string& uid);
-  absl::StatusOr<std::optional<RequestRecord>> FindRequest(const std::string& id);
-  // Forgets idempotency records older than 24 hours.
-  absl::Status ExpireRequests(int64_t now_seconds);
+  // Jobs. `name` is "jobs/{job}".
+  absl::StatusOr<JobRecord> GetJob(const std::string& name) const;
+  absl::StatusOr<std::vector<JobRecord>> UnfinishedJobs() const;
+  absl::StatusOr<JobPage> ListJobs(JobOrder order, std::optional<JobCursor> after, int limit) const;
+  // Removes the job with its events and checkpoints (rows only).
+  absl::Status DeleteJob(const std::string& uid);
+  absl::StatusOr<int64_t> CountJobs(v1::JobState state, const std::string& method) const;
+
+  // Events with sequence > `after`, oldest first, at most `limit`. `kind`: field number of the payload
+  // (v1::Event::kMetrics), 0: all.
+  absl::StatusOr<std::vector<v1::Event>> ReadEvents(const std::string& uid, int64_t after, int limit,
+                                                    int kind = 0) const;
+  absl::StatusOr<int64_t> LastSequence(const std::string& uid) const;
+  // By step, ascending; max_step 0: no limit. A step reported by several attempts counts once, with
+  // the values of the newest.
+  absl::StatusOr<std::vector<MetricSample>> QueryMetrics(const std::string& uid, int64_t min_step,
+                                                         int64_t max_step) const;
+
+  // Newest first.
+  absl::StatusOr<std::vector<CheckpointRecord>> ListCheckpoints(const std::string& uid) const;
+
+  // Adapters and datasets are listed by name; `after` is the last name seen.
+  absl::StatusOr<AdapterRecord> GetAdapter(const std::string& name) const;
+  absl::StatusOr<std::vector<AdapterRecord>> ListAdapters(const std::string& after, int limit) const;
+  absl::Status DeleteAdapter(const std::string& name);
+
+  absl::Status PutDataset(const DatasetRecord& dataset);
+  absl::StatusOr<DatasetRecord> GetDataset(const std::string& name) const;
+  absl::StatusOr<std::vector<DatasetRecord>> ListDatasets(const std::string& after, int limit) const;
+  absl::Status DeleteDataset(const std::string& name);
+  // Number of datasets made of these bytes: the file may go when it is 0.
+  absl::StatusOr<int64_t> CountDatasets(const std::string& sha256) const;
+
+  absl::Status PutUpload(const UploadRecord& upload);
+  absl::StatusOr<UploadRecord> GetUpload(const std::string& dataset_id) const;
+  absl::Status DeleteUpload(const std::string& dataset_id);
+
+  // The remembered answer; NOT_FOUND when the id is new or older than 24 hours.
+  // INVALID_ARGUMENT: the id was used for another request.
+  absl::StatusOr<RequestRecord> FindRequest(const std::string& principal, const std::string& request_id,
+                                            const std::string& method,
+                                            const std::string& fingerprint) const;
+  absl::Status PutRequest(const RequestRecord& request);
+  absl::Status ForgetRequests(absl::Time before);
+
+  // Small values that survive a restart, such as what the last worker said about the device.
+  absl::Status PutValue(const std::string& key, const std::string& value);
+  absl::StatusOr<std::string> GetValue(const std::string& key) const;
 
  private:
-  Store(std::unique_ptr<Database> writer, std::unique_ptr<Database> reader)
-      : writer_(std::move(writer)), reader_(std::move(reader)) {}
-  absl::Status ApplyLocked(const Transaction& t);
-  absl::Status PutMetrics(const std::string& uid, const v1::Event& event);
-  Statement& Cached(Database& db, std::map<std::string, Statement>& cache, const std::string& sql);
-  absl::Status Write(const std::string& sql, const std::function<void(Statement&)>& bind);
+  explicit Store(Options options);
+  absl::Status WriteLocked(const std::function<absl::Status()>& body);
 
-  std::mutex write_mutex_, read_mutex_;
-  std::unique_ptr<Database> writer_, reader_;
-  std::map<std::string, Statement> write_cache_, read_cache_;
-  std::function<void(double)> on_commit_;
+  Options options_;
+  mutable std::mutex write_mutex_;
+  mutable std::mutex read_mutex_;
+  std::unique_ptr<Database> writer_;  // guarded by write_mutex_
+  std::unique_ptr<Database> reader_;  // guarded by read_mutex_
 };
+
+// sha256 (hex) of a deterministic serialization: equal messages have equal fingerprints.
+std::string Fingerprint(const google::protobuf::Message& message);
 
 }  // namespace finetuned::store
