@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 root=$PWD
 home=$root/.quickstart
 build=$root/build/release
-export PATH="$build/clients/cli:$PATH"
+export PATH="$build/bin:$PATH"
 
 step() { printf '\n== %s\n' "$*"; }
 
@@ -35,7 +35,7 @@ if finetune info >/dev/null 2>&1; then
   fi
   echo "It runs already."
 else
-  setsid "$build/server/finetuned" --config "$home/config.yaml" >>"$home/daemon.log" 2>&1 </dev/null &
+  setsid "$build/bin/finetuned" --config "$home/config.yaml" >>"$home/daemon.log" 2>&1 </dev/null &
   for _ in $(seq 100); do
     finetune info >/dev/null 2>&1 && break
     sleep 0.1
@@ -62,4 +62,4 @@ if len(held) > 1: print(f"held-out loss  {held[0]:.4f} -> {held[-1]:.4f}")
 '
 echo "adapter        $home/adapters/$job"
 echo
-echo "The daemon goes on. Its queue: build/release/clients/cli/finetune ls    Stop it: finetune drain"
+echo "The daemon goes on. Its queue: build/release/bin/finetune ls    Stop it: finetune drain"

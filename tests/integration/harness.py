@@ -16,8 +16,8 @@ SAMPLES = ROOT / "deploy/samples"
 class Daemon:
     """One daemon with its own state directory; restart() keeps the state."""
 
-    def __init__(self, bin_dir, config_extra=""):
-        self.bin = pathlib.Path(bin_dir)
+    def __init__(self, build_dir, config_extra=""):
+        self.bin = pathlib.Path(build_dir) / "bin"
         self.dir = pathlib.Path(tempfile.mkdtemp(prefix="ftd-"))
         self.socket = self.dir / "d.sock"
         self.config = self.dir / "config.yaml"
@@ -25,7 +25,7 @@ class Daemon:
             f"state_dir: {self.dir}/state\n"
             f"socket:\n  path: {self.socket}\n"
             f"models:\n  smollm2: {MODEL}\n"
-            f"worker:\n  binary: {self.bin}/engine/worker/finetune-worker\n  device: cpu\n"
+            f"worker:\n  device: cpu\n"
             f"metrics:\n  address: 127.0.0.1:0\n" + config_extra
         )
         self.process = None
@@ -33,7 +33,7 @@ class Daemon:
     def start(self):
         log = open(self.dir / "daemon.log", "a")
         self.process = subprocess.Popen(
-            [str(self.bin / "server/finetuned"), "--config", str(self.config)],
+            [str(self.bin / "finetuned"), "--config", str(self.config)],
             stdout=log, stderr=log, start_new_session=True)
         deadline = time.time() + 20
         while time.time() < deadline:
@@ -56,7 +56,7 @@ class Daemon:
         return self.process.wait(timeout)
 
     def cli_args(self, *args):
-        return [str(self.bin / "clients/cli/finetune"), "--server", f"unix://{self.socket}", *map(str, args)]
+        return [str(self.bin / "finetune"), "--server", f"unix://{self.socket}", *map(str, args)]
 
     def cli(self, *args, check=True, timeout=120):
         done = subprocess.run(self.cli_args(*args), capture_output=True, text=True, timeout=timeout)
