@@ -1,0 +1,252 @@
+#include "server/api/error.h"
+
+#include <google/protobuf/util/time_util.h>
+#include <google/rpc/error_details.pb.h>
+
+#include <algorithm>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/cord.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+
+namespace finetuned::api {
+namespace {
+
+constexpr char kTypeUrlPrefix[] = "type.googleapis.com/";
+constexpr char kDomain[] = "finetuned";
+constexpr std::chrono::milliseconds kDefaultRetry{1000};
+
+// Collects the details of one error.
+class Builder {
+ public:
+  Builder(absl::StatusCode code, std::string message) : status_(code, message) {}
+  Builder& Info(std::string reason, const Metadata& metadata = {}) {
+    google::rpc::ErrorInfo info;
+    info.set_domain(kDomain);
+    info.set_reason(std::move(reason));
+    for (const auto& [key, value] : metadata) (*info.mutable_metadata())[key] = value;
+    return Add(info);
+  }
+  Builder& Resource(std::string_view type, std::string_view name, std::string description = "") {
+    google::rpc::ResourceInfo info;
+    info.set_resource_type(absl::StrCat("finetuned.v1.", absl::string_view(type.data(), type.size())));
+    info.set_resource_name(std::string(name));
+    info.set_description(std::move(description));
+    return Add(info);
+  }
+  Builder& Quota(std::string_view subject, std::string description) {
+    google::rpc::QuotaFailure failure;
+    auto* violation = failure.add_violations();
+    violation->set_subject(std::string(subject));
+    violation->set_description(std::move(description));
+    return Add(failure);
+  }
+  Builder& Precondition(std::string type, std::string_view subject, std::string description) {
+    google::rpc::PreconditionFailure failure;
+    auto* violation = failure.add_violations();
+    violation->set_type(std::move(type));
+    violation->set_subject(std::string(subject));
+    violation->set_description(std::move(description));
+    return Add(failure);
+  }
+  Builder& Retry(std::chrono::milliseconds delay) {
+    google::rpc::RetryInfo info;
+    *info.mutable_retry_delay() =
+        google::protobuf::util::TimeUtil::MillisecondsToDuration(delay.count());
+    return Add(info);
+  }
+  Builder& Add(const google::protobuf::Message& detail) {
+    status_.SetPayload(absl::StrCat(kTypeUrlPrefix, detail.GetDescriptor()->full_name()),
+                       absl::Cord(detail.SerializeAsString()));
+    return *this;
+  }
+  absl::Status Build() const { return status_; }
+
+ private:
+  absl::Status status_;
+};
+
+bool HasDetails(const absl::Status& status) {
+  bool found = false;
+  status.ForEachPayload([&](absl::string_view url, const absl::Cord&) {
+    found |= absl::StartsWith(url, kTypeUrlPrefix);
+  });
+  return found;
+}
+
+// Details of a status that came without any.
+absl::Status WithGenericDetails(const absl::Status& status) {
+  const std::string text(status.message());
+  Builder builder(status.code(), text);
+  builder.Info(absl::StatusCodeToString(status.code()));
+  switch (status.code()) {
+    case absl::StatusCode::kFailedPrecondition:
+      builder.Precondition("STATE", "", text);
+      break;
+    case absl::StatusCode::kUnavailable:
+    case absl::StatusCode::kResourceExhausted:
+      builder.Retry(kDefaultRetry);
+      break;
+    case absl::StatusCode::kInvalidArgument: {
+      google::rpc::BadRequest bad;
+      bad.add_field_violations()->set_description(text);
+      builder.Add(bad);
+      break;
+    }
+    default:
+      break;
+  }
+  return builder.Build();
+}
+
+bool StartsPath(std::string_view text, size_t i) {
+  if (text[i] != '/' || i + 1 >= text.size() || !absl::ascii_isalnum(static_cast<unsigned char>(text[i + 1])))
+    return false;
+  return i == 0 || absl::ascii_isspace(static_cast<unsigned char>(text[i - 1])) ||
+         std::string_view("\"'(=:[<").find(text[i - 1]) != std::string_view::npos;
+}
+
+}  // namespace
+
+std::string WithoutPaths(std::string_view text) {
+  std::string out;
+  for (size_t i = 0; i < text.size();) {
+    if (!StartsPath(text, i)) {
+      out += text[i++];
+      continue;
+    }
+    const size_t end = std::min(text.find_first_of(" \t\n\"')(:;,]>", i), text.size());
+    const std::string_view path = text.substr(i, end - i);
+    out += path.substr(path.find_last_of('/') + 1);
+    i = end;
+  }
+  return out;
+}
+
+absl::Status InvalidFields(const std::vector<spec::Violation>& violations) {
+  google::rpc::BadRequest bad;
+  const size_t shown = std::min<size_t>(violations.size(), kMaxViolations);
+  for (size_t i = 0; i < shown; ++i) {
+    auto* out = bad.add_field_violations();
+    out->set_field(violations[i].path);
+    out->set_description(violations[i].message);
+  }
+  std::string text = violations.empty()
+                         ? "a field is wrong"
+                         : absl::StrCat(violations[0].path, ": ", violations[0].message);
+  if (violations.size() > 1) absl::StrAppend(&text, " (and ", violations.size() - 1, " more)");
+  return Builder(absl::StatusCode::kInvalidArgument, text).Info("INVALID_FIELD").Add(bad).Build();
+}
+
+absl::Status InvalidField(std::string path, std::string message) {
+  return InvalidFields({{std::move(path), std::move(message)}});
+}
+
+absl::Status NotAvailable(std::string path, std::string message) {
+  return Builder(absl::StatusCode::kUnimplemented, absl::StrCat(path, ": ", message))
+      .Info("NOT_AVAILABLE", {{"field", path}})
+      .Build();
+}
+
+absl::Status NotFound(std::string_view type, std::string_view name) {
+  const absl::string_view shown(name.data(), std::min<size_t>(name.size(), 200));
+  return Builder(absl::StatusCode::kNotFound, absl::StrCat("there is no ", shown))
+      .Info("NOT_FOUND")
+      .Resource(type, std::string_view(shown.data(), shown.size()))
+      .Build();
+}
+
+absl::Status AlreadyExists(std::string_view type, std::string_view name, std::string message) {
+  return Builder(absl::StatusCode::kAlreadyExists, message).Info("ALREADY_EXISTS").Resource(type, name).Build();
+}
+
+absl::Status WrongState(std::string_view subject, std::string reason, std::string message,
+                        Metadata metadata) {
+  return Builder(absl::StatusCode::kFailedPrecondition, message)
+      .Info(reason, metadata)
+      .Precondition(reason, subject, message)
+      .Build();
+}
+
+absl::Status EtagMismatch(std::string_view name, std::string_view current) {
+  return Builder(absl::StatusCode::kAborted,
+                 absl::StrCat(std::string(name), " has changed since it was read; read it again"))
+      .Info("ETAG_MISMATCH", {{"current", std::string(current)}})
+      .Build();
+}
+
+absl::Status Conflict(std::string reason, std::string message) {
+  return Builder(absl::StatusCode::kAborted, std::move(message)).Info(std::move(reason)).Retry(kDefaultRetry).Build();
+}
+
+absl::Status VramExceeded(int64_t predicted_bytes, int64_t budget_bytes, std::string suggestion,
+                          std::string message) {
+  return Builder(absl::StatusCode::kResourceExhausted, message)
+      .Info("VRAM_BUDGET_EXCEEDED", {{"predicted_bytes", absl::StrCat(predicted_bytes)},
+                                     {"budget_bytes", absl::StrCat(budget_bytes)},
+                                     {"suggestion", std::move(suggestion)}})
+      .Quota("vram", message)
+      .Build();
+}
+
+absl::Status QuotaExceeded(std::string_view subject, std::string reason, std::string message) {
+  return Builder(absl::StatusCode::kResourceExhausted, message)
+      .Info(std::move(reason))
+      .Quota(subject, message)
+      .Build();
+}
+
+absl::Status Busy(std::string reason, std::string message, std::chrono::milliseconds retry) {
+  return Builder(absl::StatusCode::kResourceExhausted, std::move(message))
+      .Info(std::move(reason))
+      .Retry(retry)
+      .Build();
+}
+
+absl::Status Unavailable(std::string reason, std::string message, std::chrono::milliseconds retry) {
+  return Builder(absl::StatusCode::kUnavailable, std::move(message))
+      .Info(std::move(reason))
+      .Retry(retry)
+      .Build();
+}
+
+absl::Status HistoryCompacted(std::string_view name, int64_t first_available) {
+  return Builder(absl::StatusCode::kOutOfRange,
+                 absl::StrCat("events of ", std::string(name), " before ", first_available, " are gone"))
+      .Info("HISTORY_COMPACTED", {{"first_available", absl::StrCat(first_available)}})
+      .Build();
+}
+
+absl::Status ChecksumMismatch(std::string_view type, std::string_view name, std::string message) {
+  return Builder(absl::StatusCode::kDataLoss, message)
+      .Info("CHECKSUM_MISMATCH")
+      .Resource(type, name, message)
+      .Build();
+}
+
+google::rpc::Status ToRpcStatus(const absl::Status& status) {
+  google::rpc::Status rpc;
+  rpc.set_code(static_cast<int>(status.code()));
+  rpc.set_message(WithoutPaths(std::string(status.message())));
+  if (status.ok()) return rpc;
+  std::map<std::string, std::string> details;  // by type: the same order every time
+  const absl::Status full = HasDetails(status) ? status : WithGenericDetails(absl::Status(status.code(), rpc.message()));
+  full.ForEachPayload([&](absl::string_view url, const absl::Cord& value) {
+    if (absl::StartsWith(url, kTypeUrlPrefix)) details[std::string(url)] = std::string(value);
+  });
+  for (auto& [url, value] : details) {
+    auto* detail = rpc.add_details();
+    detail->set_type_url(url);
+    detail->set_value(value);
+  }
+  return rpc;
+}
+
+grpc::Status ToGrpc(const absl::Status& status) {
+  if (status.ok()) return grpc::Status::OK;
+  const google::rpc::Status rpc = ToRpcStatus(status);
+  return grpc::Status(static_cast<grpc::StatusCode>(rpc.code()), rpc.message(), rpc.SerializeAsString());
+}
+
+}  // namespace finetuned::api
