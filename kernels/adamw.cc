@@ -136,8 +136,7 @@ void AdamW8bitStep(std::vector<at::Tensor>& params, const std::vector<at::Tensor
   }
   if (device.is_cuda()) {
     const float* maps = DeviceMaps(device).const_data_ptr<float>();
-    OnCuda(op, params[0],
-           [&](auto stream) { Adam8bitCuda(tensors, s, maps, maps + 256, stream); });
+    OnCuda(op, params[0], [&](auto stream) { Adam8bitCuda(tensors, s, maps, maps + 256, stream); });
   } else {
     Adam8bitCpu(tensors, s);
   }

@@ -18,8 +18,8 @@ struct AdamWOptions {
   int64_t step = 1;  // number of this update, counted from 1
 };
 
-inline constexpr int64_t kAdam8bitBlock = 256;      // elements per absmax of a state
-inline constexpr int64_t kAdam8bitMinimum = 4096;   // smaller tensors keep float32 states
+inline constexpr int64_t kAdam8bitBlock = 256;     // elements per absmax of a state
+inline constexpr int64_t kAdam8bitMinimum = 4096;  // smaller tensors keep float32 states
 
 // In all three functions: params, grads and states are lists of equal length of contiguous float32
 // tensors on one device. grad_scale, float32 [1], is multiplied into every gradient. skip_flag,

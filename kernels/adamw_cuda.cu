@@ -44,7 +44,8 @@ __global__ void __launch_bounds__(kThreads)
   const float scale = GradScale(s);
   const int index = EntryOfBlock(batch, blockIdx.x);
   const AdamWTensor t = batch.entry[index];
-  const int64_t begin = int64_t{static_cast<int>(blockIdx.x) - batch.first_block[index]} * kElements;
+  const int block = static_cast<int>(blockIdx.x) - batch.first_block[index];
+  const int64_t begin = int64_t{block} * kElements;
   const bool aligned =
       DeviceAligned16(t.p) && DeviceAligned16(t.g) && DeviceAligned16(t.m) && DeviceAligned16(t.v);
   if (aligned && begin + kElements <= t.n) {
@@ -146,8 +147,8 @@ __global__ void __launch_bounds__(kThreads)
       int64_t{static_cast<int>(blockIdx.x) - batch.first_block[index]} * (kThreads / kWarp) +
       threadIdx.x / kWarp;
   if (block * kStateBlock >= t.n) return;  // a whole warp
-  const bool aligned = DeviceAligned16(t.p) && DeviceAligned16(t.g) &&
-                       DeviceAligned16(t.m_codes) && DeviceAligned16(t.v_codes);
+  const bool aligned = DeviceAligned16(t.p) && DeviceAligned16(t.g) && DeviceAligned16(t.m_codes) &&
+                       DeviceAligned16(t.v_codes);
   if (aligned && (block + 1) * kStateBlock <= t.n) {
     Step8bit<true>(t, s, GradScale(s), signed_map, unsigned_map, block);
   } else {
@@ -172,8 +173,8 @@ void Adam8bitCuda(const std::vector<Adam8bitTensor>& tensors, const AdamWScalars
   for (size_t next = 0; next < tensors.size();) {
     next = FillBatch(tensors, next, kElements, batch);
     if (batch.count == 0) continue;
-    adamw_8bit_kernel<<<batch.first_block[batch.count], kThreads, 0, stream>>>(
-        batch, s, signed_map, unsigned_map);
+    adamw_8bit_kernel<<<batch.first_block[batch.count], kThreads, 0, stream>>>(batch, s, signed_map,
+                                                                               unsigned_map);
   }
 }
 

@@ -55,7 +55,7 @@ FT_HOST_DEVICE bool IsFinite(float x) { return x - x == 0.0f; }
 
 // torch.optim.AdamW on one element.
 FT_HOST_DEVICE void TorchAdamWElement(const AdamWScalars& s, float g, float* p, float* m,
-                                       float* v) {
+                                      float* v) {
   const float decayed = *p * s.decay;
   const float new_m = *m + s.one_minus_beta1 * (g - *m);
   const float new_v = *v * s.beta2 + s.one_minus_beta2 * g * g;

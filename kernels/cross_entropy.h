@@ -11,9 +11,10 @@ namespace finetuned::kernels {
 inline constexpr int32_t kIgnoredLabel = -100;
 
 // With p = softmax(logits) in float32 (float64 for float64 logits):
-//   logits_CV   float32 or bfloat16 (CPU: float32, float64), contiguous. With write_grad replaced by
-//               (p - target) * scale, target = (1 - label_smoothing) * onehot + label_smoothing / V;
-//               rows with an ignored label become 0. Without write_grad unchanged.
+//   logits_CV   float32 or bfloat16 (CPU: float32, float64), contiguous. Without write_grad
+//               unchanged. With it replaced by (p - target) * scale, where
+//               target = (1 - label_smoothing) * onehot + label_smoothing / V; rows with an ignored
+//               label become 0.
 //   labels_C    int32; negative = ignored. A label >= V is an error on the CPU; on CUDA, where no
 //               error can be raised without a sync, its loss is NaN and its gradient 0.
 //   scale       float32 [1], or [C] for a weight per row, on the device of the logits.

@@ -14,16 +14,6 @@ constexpr int kWarps = kThreads / kWarp;
 template <typename T>
 constexpr int kVec = 16 / sizeof(T);
 
-// float32 logits take the exact exponential, bfloat16 ones the fast one.
-template <typename T>
-__device__ __forceinline__ float Exp(float x) {
-  if constexpr (sizeof(T) == 4) {
-    return expf(x);
-  } else {
-    return __expf(x);
-  }
-}
-
 // A row cut into an unaligned head, 16-byte vectors, and a tail: rows of an odd vocabulary start
 // anywhere.
 template <typename T>

@@ -44,6 +44,16 @@ __device__ __forceinline__ __nv_bfloat16 FromFloat<__nv_bfloat16>(float x) {
   return __float2bfloat16_rn(x);
 }
 
+// e^x: exact for float32 activations, the fast one for bfloat16.
+template <typename T>
+__device__ __forceinline__ float Exp(float x) {
+  if constexpr (sizeof(T) == 4) {
+    return expf(x);
+  } else {
+    return __expf(x);
+  }
+}
+
 // Sum over the 32 lanes, in every lane. All lanes must call.
 __device__ __forceinline__ float WarpSum(float x) {
 #pragma unroll

@@ -13,8 +13,8 @@
 
 namespace finetuned::kernels {
 
-// Throws c10::Error naming op and name unless t is defined, contiguous, and of this shape, dtype and
-// device.
+// Throws c10::Error naming op and name unless t is defined, contiguous, and of this shape, dtype
+// and device.
 void CheckTensor(const char* op, const char* name, const at::Tensor& t, at::IntArrayRef shape,
                  at::ScalarType dtype, at::Device device);
 

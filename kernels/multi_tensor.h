@@ -29,8 +29,7 @@ size_t FillBatch(const std::vector<Entry>& list, size_t begin, int64_t elements_
     const int64_t blocks = (list[i].n + elements_per_block - 1) / elements_per_block;
     if (blocks == 0) continue;
     batch.entry[batch.count] = list[i];
-    batch.first_block[batch.count + 1] =
-        batch.first_block[batch.count] + static_cast<int>(blocks);
+    batch.first_block[batch.count + 1] = batch.first_block[batch.count] + static_cast<int>(blocks);
     ++batch.count;
   }
   return i;

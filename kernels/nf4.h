@@ -26,8 +26,11 @@ struct Nf4Tensor {
   bool nested = false;
 };
 
-// w: float32, float16 or bfloat16, contiguous, finite. The result is on w's device. On CUDA the call
-// waits for the device once when double_quant is set (the offset is a mean taken on the host).
+// w: float32, float16 or bfloat16, contiguous, finite. The result is on w's device. On CUDA the
+// call waits for the device once when double_quant is set (the offset is a mean taken on the host).
+// Second quantization as the oracle's CPU backend: absmax - offset is rounded to one of 65536
+// equidistant values before the nearest map entry is taken (bitsandbytes' CUDA backend skips that
+// rounding; a few codes next to a midpoint differ by one).
 Nf4Tensor Nf4Quantize(const at::Tensor& w, bool double_quant);
 
 // out: float32 or bfloat16, contiguous, n elements, written. No host sync.

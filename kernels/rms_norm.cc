@@ -11,8 +11,7 @@ namespace {
 // The weight has x's dtype, or is float32 beside bfloat16.
 bool CheckWeight(const char* op, const at::Tensor& w_D, const at::Tensor& x_TD) {
   const bool mixed = x_TD.scalar_type() == at::kBFloat16 && w_D.scalar_type() == at::kFloat;
-  CheckTensor(op, "w", w_D, {x_TD.size(1)}, mixed ? at::kFloat : x_TD.scalar_type(),
-              x_TD.device());
+  CheckTensor(op, "w", w_D, {x_TD.size(1)}, mixed ? at::kFloat : x_TD.scalar_type(), x_TD.device());
   return mixed;
 }
 

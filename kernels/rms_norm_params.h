@@ -33,13 +33,13 @@ struct RmsNormBackwardParams {
 
 // How the CUDA kernels cover a row.
 struct RmsNormTile {
-  int threads;      // per row: 32 or 256
-  int vectors;      // 16-byte vectors each thread keeps in registers: 1, 2 or 4; 0: scalar, reread
+  int threads;  // per row: 32 or 256
+  int vectors;  // 16-byte vectors each thread keeps in registers: 1, 2 or 4; 0: scalar, reread
 };
 
 // vectors * 16 bytes * threads >= a row. Above 256 threads * 4 vectors, or when rows are not
-// 16-byte aligned, the scalar kernel reads the row twice instead (registers are the limit: 4 vectors
-// of 8 bfloat16 for dy and x are 64 floats).
+// 16-byte aligned, the scalar kernel reads the row twice instead (registers are the limit: 4
+// vectors of 8 bfloat16 for dy and x are 64 floats).
 RmsNormTile ChooseRmsNormTile(int64_t D, int64_t element_bytes, bool aligned);
 
 void RmsNormForwardCpu(const RmsNormForwardParams& p, Dtype dtype);

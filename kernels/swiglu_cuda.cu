@@ -7,7 +7,10 @@ namespace {
 
 constexpr int kMaxThreads = 256;
 
-__device__ __forceinline__ float Sigmoid(float x) { return 1.0f / (1.0f + __expf(-x)); }
+template <typename T>
+__device__ __forceinline__ float Sigmoid(float x) {
+  return 1.0f / (1.0f + Exp<T>(-x));
+}
 
 // blockIdx.x = t * pieces + piece; a piece is blockDim.x vectors of the row.
 template <typename T, int kVec>
@@ -23,7 +26,7 @@ __global__ void __launch_bounds__(kMaxThreads)
 #pragma unroll
   for (int j = 0; j < kVec; ++j) {
     const float x = ToFloat(g.v[j]);
-    h.v[j] = FromFloat<T>(x * Sigmoid(x) * ToFloat(u.v[j]));
+    h.v[j] = FromFloat<T>(x * Sigmoid<T>(x) * ToFloat(u.v[j]));
   }
   StoreVec(static_cast<T*>(p.h) + t * p.F + f, h);
 }
@@ -42,7 +45,7 @@ __global__ void __launch_bounds__(kMaxThreads)
 #pragma unroll
   for (int j = 0; j < kVec; ++j) {
     const float x = ToFloat(g.v[j]), up = ToFloat(u.v[j]), dh = ToFloat(d.v[j]);
-    const float s = Sigmoid(x);
+    const float s = Sigmoid<T>(x);
     const float silu = x * s;
     dgate.v[j] = FromFloat<T>(dh * up * (s + silu * (1.0f - s)));
     dup.v[j] = FromFloat<T>(dh * silu);

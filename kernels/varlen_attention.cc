@@ -1,5 +1,5 @@
-// Checks and dispatch; the bfloat16 CUDA path is LibTorch's flash attention, the float32 CUDA path a
-// composed reference for tests.
+// Checks and dispatch; the bfloat16 CUDA path is LibTorch's flash attention, the float32 CUDA path
+// a composed reference for tests.
 #include "kernels/varlen_attention.h"
 
 #include <ATen/ATen.h>
@@ -45,8 +45,9 @@ void CheckInputs(const char* op, const VarlenAttentionInputs& in, const at::Tens
   const std::vector<int32_t>& cu = in.cu_seqlens;
   CheckTensor(op, "cu_seqlens", cu_seqlens, {static_cast<int64_t>(cu.size())}, at::kInt,
               q.device());
-  TORCH_CHECK(!cu.empty() && cu.front() == 0 && cu.back() == T && std::is_sorted(cu.begin(), cu.end()),
-              op, ": cu_seqlens must rise from 0 to the ", T, " tokens of q");
+  TORCH_CHECK(
+      !cu.empty() && cu.front() == 0 && cu.back() == T && std::is_sorted(cu.begin(), cu.end()), op,
+      ": cu_seqlens must rise from 0 to the ", T, " tokens of q");
   for (size_t n = 0; n + 1 < cu.size(); ++n) {
     TORCH_CHECK(cu[n + 1] - cu[n] <= max_seqlen, op, ": document ", n, " has ", cu[n + 1] - cu[n],
                 " tokens, max_seqlen is ", max_seqlen);

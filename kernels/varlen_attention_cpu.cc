@@ -21,9 +21,9 @@ constexpr int64_t kRows = 128;
 
 // Rows [begin, begin + count) of one head of a [T, heads, E] tensor as a matrix.
 at::Tensor HeadRows(const at::Tensor& x_THE, int64_t head, int64_t begin, int64_t count) {
-  return x_THE.as_strided({count, x_THE.size(2)}, {x_THE.stride(0), 1},
-                          x_THE.storage_offset() + begin * x_THE.stride(0) +
-                              head * x_THE.stride(1));
+  return x_THE.as_strided(
+      {count, x_THE.size(2)}, {x_THE.stride(0), 1},
+      x_THE.storage_offset() + begin * x_THE.stride(0) + head * x_THE.stride(1));
 }
 
 // Calls body(document, head) for all pairs: longest documents first, each item to the next free
@@ -33,9 +33,8 @@ void ForEachItem(const std::vector<int32_t>& cu, int64_t heads, const Body& body
   const int64_t documents = static_cast<int64_t>(cu.size()) - 1;
   std::vector<int64_t> order(documents);
   std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) {
-    return cu[a + 1] - cu[a] > cu[b + 1] - cu[b];
-  });
+  std::stable_sort(order.begin(), order.end(),
+                   [&](int64_t a, int64_t b) { return cu[a + 1] - cu[a] > cu[b + 1] - cu[b]; });
   std::atomic<int64_t> next = 0;
   at::parallel_for(0, at::get_num_threads(), 1, [&](int64_t, int64_t) {
     c10::InferenceMode no_autograd;
@@ -130,11 +129,11 @@ void Backward(const VarlenAttentionInputs& in, const at::Tensor& dout_THE,
         at::Tensor dp = at::mm(dout, HeadRows(in.v_TKE, kv, start, columns).t());
         for (int64_t r = 0; r < rows; ++r) {
           const int64_t t = start + first + r, row = (t * H + h) * E;
-          const S delta = Dot(dout_THE.const_data_ptr<S>() + row,
-                              out_THE.const_data_ptr<S>() + row, E);
-          BackwardRow(p.data_ptr<S>() + r * columns, dp.data_ptr<S>() + r * columns,
-                      first + r + 1, columns, static_cast<S>(in.scale),
-                      lse_HT.const_data_ptr<S>()[h * T + t], delta);
+          const S delta =
+              Dot(dout_THE.const_data_ptr<S>() + row, out_THE.const_data_ptr<S>() + row, E);
+          BackwardRow(p.data_ptr<S>() + r * columns, dp.data_ptr<S>() + r * columns, first + r + 1,
+                      columns, static_cast<S>(in.scale), lse_HT.const_data_ptr<S>()[h * T + t],
+                      delta);
         }
         HeadRows(dv_TKE, kv, start, columns).addmm_(p.t(), dout);
         HeadRows(dk_TKE, kv, start, columns).addmm_(dp.t(), q);

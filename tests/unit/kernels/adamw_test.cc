@@ -19,10 +19,10 @@ TEST(AdamW, EqualsTorchOptim) {
     m.push_back(at::zeros({n}));
     v.push_back(at::zeros({n}));
   }
-  torch::optim::AdamW oracle(
-      oracle_params,
-      torch::optim::AdamWOptions(o.lr).betas({o.beta1, o.beta2}).eps(o.eps).weight_decay(
-          o.weight_decay));
+  torch::optim::AdamW oracle(oracle_params, torch::optim::AdamWOptions(o.lr)
+                                                .betas({o.beta1, o.beta2})
+                                                .eps(o.eps)
+                                                .weight_decay(o.weight_decay));
   for (o.step = 1; o.step <= 10; ++o.step) {
     std::vector<Tensor> grads;
     for (size_t i = 0; i < params.size(); ++i) {
@@ -54,8 +54,11 @@ std::vector<Tensor> GoldenGradients(int64_t n, uint32_t seed, bool poison) {
 }
 
 AdamWOptions GoldenOptions(const nlohmann::json& golden) {
-  return {.lr = golden["lr"], .beta1 = golden["beta1"], .beta2 = golden["beta2"],
-          .eps = golden["eps"], .weight_decay = golden["weight_decay"]};
+  return {.lr = golden["lr"],
+          .beta1 = golden["beta1"],
+          .beta2 = golden["beta2"],
+          .eps = golden["eps"],
+          .weight_decay = golden["weight_decay"]};
 }
 
 // Relative to the distance that ten steps moved the parameters.

@@ -1,6 +1,6 @@
-// Shared by the kernel tests: inputs, error measures, and composed LibTorch versions of the ops that
-// serve as oracle (in float64, with autograd) and as the "plain bfloat16 computation" whose loss
-// sets the tolerance on the GPU.
+// Shared by the kernel tests: inputs, error measures, and composed LibTorch versions of the ops
+// that serve as oracle (in float64, with autograd) and as the "plain bfloat16 computation" whose
+// loss sets the tolerance on the GPU.
 #pragma once
 
 #include <ATen/ATen.h>

@@ -30,8 +30,7 @@ TEST(Nf4, BitsEqualBitsandbytes) {
     SCOPED_TRACE(golden["shape"].dump() + " " + golden["dtype"].get<std::string>());
     const auto shape = golden["shape"].get<std::vector<int64_t>>();
     const int64_t n = c10::multiply_integers(shape);
-    const Tensor w =
-        GoldenWeight(n, golden["seed"], TypeNamed(golden["dtype"])).view(shape);
+    const Tensor w = GoldenWeight(n, golden["seed"], TypeNamed(golden["dtype"])).view(shape);
     const Nf4Tensor plain = Nf4Quantize(w, false), nested = Nf4Quantize(w, true);
     EXPECT_EQ(Crc(plain.codes), golden["codes"]);
     EXPECT_EQ(Crc(plain.absmax), golden["absmax"]);

@@ -126,8 +126,8 @@ TEST(GradNorm, NoClippingBelowTheLimitOrWithoutOne) {
 }
 
 TEST(GradNorm, NonFiniteGradientsAreFlagged) {
-  for (float bad : {std::numeric_limits<float>::quiet_NaN(),
-                    std::numeric_limits<float>::infinity()}) {
+  for (float bad :
+       {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
     Tensor g = at::ones({10000});
     g[9000] = bad;
     EXPECT_EQ(Compute({at::ones({3}), g}, 1.0).skip.item<float>(), 1.0f);

@@ -22,12 +22,14 @@ struct Result {
 
 int64_t Longest(const std::vector<int32_t>& cu) {
   int64_t longest = 0;
-  for (size_t n = 0; n + 1 < cu.size(); ++n) longest = std::max<int64_t>(longest, cu[n + 1] - cu[n]);
+  for (size_t n = 0; n + 1 < cu.size(); ++n) {
+    longest = std::max<int64_t>(longest, cu[n + 1] - cu[n]);
+  }
   return longest;
 }
 
 Result Compute(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& dout,
-           const std::vector<int32_t>& cu, double scale) {
+               const std::vector<int32_t>& cu, double scale) {
   Result r;
   const Tensor cu_seqlens = at::tensor(cu, at::kInt);
   const int64_t longest = Longest(cu);
@@ -61,7 +63,7 @@ TEST(VarlenAttention, EqualsAutograd) {
     for (at::ScalarType type : {at::kFloat, at::kDouble}) {
       const double tolerance = type == at::kFloat ? 3e-6 : 1e-12;
       const Result r = Compute(q.detach().to(type), k.detach().to(type), v.detach().to(type),
-                           dout.to(type), c.cu, scale);
+                               dout.to(type), c.cu, scale);
       EXPECT_LT(RelativeError(r.out, out), tolerance) << T << " " << type;
       EXPECT_LT(RelativeError(r.dq, q.grad()), tolerance) << T << " " << type;
       EXPECT_LT(RelativeError(r.dk, k.grad()), tolerance) << T << " " << type;

@@ -1,0 +1,114 @@
+#include <cmath>
+
+#include "kernels/varlen_attention.h"
+#include "tests/unit/kernels/gpu_testing.h"
+
+namespace finetuned::kernels {
+namespace {
+
+using at::Tensor;
+
+class AttentionGpu : public GpuTest {};
+
+struct Case {
+  int64_t H, K, E;
+  std::vector<int32_t> cu;
+
+  int64_t T() const { return cu.back(); }
+  double Scale() const { return 1.0 / std::sqrt(static_cast<double>(E)); }
+  int64_t Longest() const {
+    int64_t longest = 0;
+    for (size_t n = 0; n + 1 < cu.size(); ++n) {
+      longest = std::max<int64_t>(longest, cu[n + 1] - cu[n]);
+    }
+    return longest;
+  }
+};
+
+struct Tensors {
+  Tensor q, k, v, dout, out, lse, dq, dk, dv;
+};
+
+// Forward and backward into the outputs that are defined; the others come back new.
+void Compute(const Case& c, Tensors& t, bool deterministic = false) {
+  const Tensor cu = at::tensor(c.cu, at::kInt).to(t.q.device());
+  VarlenAttentionForward(t.q, t.k, t.v, cu, c.cu, c.Longest(), c.Scale(), t.out, t.lse);
+  VarlenAttentionBackward(t.dout, t.q, t.k, t.v, t.out, t.lse, cu, c.cu, c.Longest(), c.Scale(),
+                          t.dq, t.dk, t.dv, deterministic);
+}
+
+void Check(const Case& c, at::ScalarType type) {
+  const std::string what = "attention T=" + std::to_string(c.T()) + " H=" + std::to_string(c.H) +
+                           " E=" + std::to_string(c.E);
+  const Input q = FreshInput({c.T(), c.H, c.E}, type), k = FreshInput({c.T(), c.K, c.E}, type);
+  const Input v = FreshInput({c.T(), c.K, c.E}, type), dout = FreshInput({c.T(), c.H, c.E}, type);
+  Tensors truth = {q.truth, k.truth, v.truth, dout.truth};
+  Compute(c, truth);
+  Tensor pq = q.gpu.clone().requires_grad_(), pk = k.gpu.clone().requires_grad_();
+  Tensor pv = v.gpu.clone().requires_grad_();
+  const Tensor plain = AttentionOracle(pq, pk, pv, c.cu, c.Scale());
+  plain.backward(dout.gpu);
+  Tensors ours = {q.gpu, k.gpu, v.gpu, dout.gpu};
+  Compute(c, ours);
+  Tensors copied = {q.gpu,
+                    k.gpu,
+                    v.gpu,
+                    dout.gpu,
+                    Poisoned(q.gpu.sizes(), OnGpu(type)),
+                    Poisoned({c.H, c.T()}, OnGpu(at::kFloat)),
+                    Poisoned(q.gpu.sizes(), OnGpu(type)),
+                    Poisoned(k.gpu.sizes(), OnGpu(type)),
+                    Poisoned(k.gpu.sizes(), OnGpu(type))};
+  Compute(c, copied, true);
+  for (const Tensors* t : {&ours, &copied}) {
+    ExpectWithin(what + " out", t->out, plain, truth.out, Floor(type));
+    ExpectWithin(what + " dq", t->dq, pq.grad(), truth.dq, Floor(type));
+    ExpectWithin(what + " dk", t->dk, pk.grad(), truth.dk, Floor(type));
+    ExpectWithin(what + " dv", t->dv, pv.grad(), truth.dv, Floor(type));
+    EXPECT_LT(RelativeError(t->lse, truth.lse), 1e-4) << what;
+  }
+}
+
+TEST_F(AttentionGpu, EqualsTheTruth) {
+  for (at::ScalarType type : kGpuTypes) {
+    Check({1, 1, 64, {0, 2}}, type);
+    Check({9, 3, 64, {0, 1, 129, 386, 1157}}, type);
+    Check({8, 2, 128, {0, 257, 600}}, type);
+    Check({4, 4, 32, {0, 5, 5, 20}}, type);  // an empty document
+    Check({4, 1, 256, {0, 200}}, type);
+  }
+}
+
+TEST_F(AttentionGpu, ReadsSlicesOfFusedQkvAndWritesSlices) {
+  const Case c = {9, 3, 64, {0, 100, 257}};
+  const Tensor qkv = FreshInput({257, 15, 64}, at::kBFloat16).gpu;
+  Tensor d_qkv = Poisoned({257, 15, 64}, OnGpu(at::kBFloat16));
+  const auto part = [](const Tensor& x, int64_t i) {
+    return i == 0 ? x.narrow(1, 0, 9) : x.narrow(1, 6 + 3 * i, 3);
+  };
+  Tensors whole = {part(qkv, 0).contiguous(), part(qkv, 1).contiguous(), part(qkv, 2).contiguous(),
+                   FreshInput({257, 9, 64}, at::kBFloat16).gpu};
+  Tensors slices = {part(qkv, 0), part(qkv, 1),   part(qkv, 2),   whole.dout,    {},
+                    {},           part(d_qkv, 0), part(d_qkv, 1), part(d_qkv, 2)};
+  Compute(c, whole, true);
+  Compute(c, slices, true);
+  EXPECT_TRUE(SameBits(whole.out, slices.out));
+  EXPECT_TRUE(SameBits(at::cat({whole.dq, whole.dk, whole.dv}, 1), d_qkv));
+}
+
+TEST_F(AttentionGpu, DeterministicBackwardRepeatsBitForBit) {
+  const Case c = {9, 3, 64, {0, 700, 1500, 2048}};
+  Tensors a = {
+      FreshInput({2048, 9, 64}, at::kBFloat16).gpu, FreshInput({2048, 3, 64}, at::kBFloat16).gpu,
+      FreshInput({2048, 3, 64}, at::kBFloat16).gpu, FreshInput({2048, 9, 64}, at::kBFloat16).gpu};
+  Compute(c, a, true);
+  for (int i = 0; i < 5; ++i) {
+    Tensors b = {a.q, a.k, a.v, a.dout};
+    Compute(c, b, true);
+    EXPECT_TRUE(SameBits(a.out, b.out) && SameBits(a.dq, b.dq)) << i;
+    EXPECT_TRUE(SameBits(a.dk, b.dk) && SameBits(a.dv, b.dv)) << i;
+  }
+}
+
+}  // namespace
+}  // namespace finetuned::kernels
