@@ -33,28 +33,54 @@ void BnbRange(const AdamWTensor& t, const AdamWScalars& s, float scale, int64_t 
   }
 }
 
+// One block of a parameter, widened to float32.
+struct Block {
+  float m[kBlock];
+  float v[kBlock];
+};
+
+// Moments after the gradient and the parameter after the step. A gradient that is not finite
+// clears its moments and leaves its parameter.
+void UpdateBlock(const Adam8bitTensor& t, const AdamWScalars& s, float scale, int64_t block,
+                 int64_t count, Block* x) {
+  const float* signed_map = SignedDynamicMap().data();
+  const float* unsigned_map = UnsignedDynamicMap().data();
+  const float absmax_m = t.m_absmax[block], absmax_v = t.v_absmax[block];
+  const uint8_t* m_codes = t.m_codes + block * kBlock;
+  const uint8_t* v_codes = t.v_codes + block * kBlock;
+  const float* g = t.g + block * kBlock;
+  float* p = t.p + block * kBlock;
+#pragma omp simd
+  for (int64_t i = 0; i < count; ++i) {
+    const float m = signed_map[m_codes[i]] * absmax_m;
+    const float v = unsigned_map[v_codes[i]] * absmax_v;
+    const Moments moments = BnbMoments(s, g[i] * scale, m, v);
+    const float stepped = BnbParameter(s, p[i], moments);
+    const bool finite = IsFinite(g[i]);
+    x->m[i] = finite ? moments.m : 0.0f;
+    x->v[i] = finite ? moments.v : 0.0f;
+    p[i] = finite ? stepped : p[i];
+  }
+}
+
 void Step8bitBlock(const Adam8bitTensor& t, const AdamWScalars& s, float scale, int64_t block) {
   const float* signed_map = SignedDynamicMap().data();
   const float* unsigned_map = UnsignedDynamicMap().data();
-  const int64_t begin = block * kBlock, count = std::min(kBlock, t.n - begin);
-  Moments x[kBlock];
+  const int64_t count = std::min(kBlock, t.n - block * kBlock);
+  Block x;
+  UpdateBlock(t, s, scale, block, count, &x);
   float top_m = 0, top_v = 0;
+#pragma omp simd reduction(max : top_m, top_v)
   for (int64_t i = 0; i < count; ++i) {
-    const float g = t.g[begin + i];
-    if (IsFinite(g)) {
-      const float m = signed_map[t.m_codes[begin + i]] * t.m_absmax[block];
-      const float v = unsigned_map[t.v_codes[begin + i]] * t.v_absmax[block];
-      x[i] = BnbMoments(s, g * scale, m, v);
-      t.p[begin + i] = BnbParameter(s, t.p[begin + i], x[i]);
-    } else {
-      x[i] = {0.0f, 0.0f};
-    }
-    top_m = std::max(top_m, std::fabs(x[i].m));
-    top_v = std::max(top_v, std::fabs(x[i].v));
+    top_m = std::max(top_m, std::fabs(x.m[i]));
+    top_v = std::max(top_v, std::fabs(x.v[i]));
   }
+  uint8_t* m_codes = t.m_codes + block * kBlock;
+  uint8_t* v_codes = t.v_codes + block * kBlock;
+#pragma omp simd
   for (int64_t i = 0; i < count; ++i) {
-    t.m_codes[begin + i] = static_cast<uint8_t>(SignedCode(signed_map, x[i].m, top_m));
-    t.v_codes[begin + i] = static_cast<uint8_t>(UnsignedCode(unsigned_map, x[i].v, top_v));
+    m_codes[i] = static_cast<uint8_t>(SignedCode(signed_map, x.m[i], top_m));
+    v_codes[i] = static_cast<uint8_t>(UnsignedCode(unsigned_map, x.v[i], top_v));
   }
   t.m_absmax[block] = top_m;
   t.v_absmax[block] = top_v;

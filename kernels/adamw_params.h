@@ -76,15 +76,15 @@ FT_HOST_DEVICE float BnbParameter(const AdamWScalars& s, float p, const Moments&
 
 // Code of m / absmax in the signed map, moved so that m keeps its sign.
 FT_HOST_DEVICE int SignedCode(const float* map, float m, float absmax) {
-  if (absmax == 0.0f) return 127;
   const int code = NearestCode(map, m / absmax);
-  if (m < 0.0f && map[code] >= 0.0f) return code - 1;
-  if (m > 0.0f && map[code] < 0.0f) return code + 1;
-  return code;
+  const int down = m < 0.0f && map[code] >= 0.0f ? 1 : 0;
+  const int up = m > 0.0f && map[code] < 0.0f ? 1 : 0;
+  return absmax == 0.0f ? 127 : code - down + up;
 }
 
 FT_HOST_DEVICE int UnsignedCode(const float* map, float v, float absmax) {
-  return absmax == 0.0f ? 0 : NearestCode(map, v / absmax);
+  const int code = NearestCode(map, v / absmax);
+  return absmax == 0.0f ? 0 : code;
 }
 
 void AdamWCpu(const std::vector<AdamWTensor>& tensors, const AdamWScalars& s);
