@@ -13,7 +13,10 @@
 namespace finetuned::config {
 
 struct SocketConfig {
-  std::string path;                    // Unix socket, 0600; default: spec::DefaultSocketPath()
+  std::string path;                    // Unix socket; default: spec::DefaultSocketPath()
+  // Users beside the daemon's own and root that may connect. Empty: the socket's mode is 0600; else
+  // 0666, and the kernel's peer credentials decide.
+  std::vector<int64_t> allowed_uids;
 };
 
 struct TcpConfig {                     // off when address is empty
@@ -55,6 +58,9 @@ struct LimitsConfig {
   int64_t max_chunk_bytes = 1 << 20;
   int64_t max_dataset_bytes = int64_t{8} << 30;
   int64_t max_streams_per_connection = 128;
+  int64_t max_watchers = 1000;
+  // Less free space in the state directory: new jobs and uploads are refused.
+  int64_t min_free_disk_bytes = int64_t{1} << 30;
 };
 
 struct Config {
