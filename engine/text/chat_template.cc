@@ -14,35 +14,37 @@ constexpr size_t kMaxTemplateBytes = 1u << 20;
 
 // Transformers offers the reasoning of a message under two names, whichever of the three it came
 // with: `thinking` first if absent, `reasoning_content` always.
-Json AliasReasoning(const Json& message) {
-  const Json* reasoning = nullptr;
+jinja::Value AliasReasoning(jinja::Evaluator& evaluator, const jinja::Value& message) {
+  const jinja::Dict& fields = message.dict();
+  const jinja::Value* reasoning = nullptr;
   for (const char* name : {"reasoning_content", "thinking", "reasoning"}) {
-    const auto found = message.find(name);
-    if (found == message.end() || found->is_null()) continue;
-    reasoning = &*found;
-    break;
+    reasoning = fields.Find(std::string_view(name));
+    if (reasoning != nullptr && !reasoning->none()) break;
+    reasoning = nullptr;
   }
   if (reasoning == nullptr) return message;
-  Json out = Json::object();
-  out["thinking"] = *reasoning;
-  for (const auto& [key, value] : message.items()) out[key] = value;
-  out["reasoning_content"] = *reasoning;
-  return out;
+  auto out = std::make_shared<jinja::Dict>();
+  out->Set(jinja::Value(jinja::Plain("thinking")), *reasoning);
+  for (const auto& [key, value] : fields.entries) out->Set(key, value);
+  out->Set(jinja::Value(jinja::Plain("reasoning_content")), *reasoning);
+  return evaluator.FinishDict(std::move(out));
 }
 
-absl::StatusOr<Json> CheckedMessages(const Json& messages) {
+absl::StatusOr<jinja::Value> ConvertMessages(jinja::Evaluator& evaluator, const Json& messages) {
   if (!messages.is_array()) {
     return absl::InvalidArgumentError("chat template input: messages must be a list");
   }
-  Json out = Json::array();
+  std::vector<jinja::Value> out;
   for (size_t i = 0; i < messages.size(); ++i) {
     if (!messages[i].is_object()) {
       return absl::InvalidArgumentError(
           jinja::Cat("chat template input: messages[", i, "] must be an object"));
     }
-    out.push_back(AliasReasoning(messages[i]));
+    const jinja::Value message = jinja::FromJsonValue(evaluator, messages[i], true);
+    if (!evaluator.ok()) return evaluator.status();
+    out.push_back(AliasReasoning(evaluator, message));
   }
-  return out;
+  return evaluator.List(std::move(out));
 }
 
 class JinjaChatTemplate : public ChatTemplate {
@@ -52,9 +54,9 @@ class JinjaChatTemplate : public ChatTemplate {
 
   absl::StatusOr<Rendered> Render(const RenderInput& input,
                                   const RenderLimits& limits) const override {
-    const absl::StatusOr<Json> messages = CheckedMessages(input.messages);
-    if (!messages.ok()) return messages.status();
     jinja::Evaluator evaluator(*parsed_, limits, input.now_unix_seconds);
+    absl::StatusOr<jinja::Value> messages = ConvertMessages(evaluator, input.messages);
+    if (!messages.ok()) return messages.status();
     jinja::Inputs variables;
     const auto add_token = [&](const char* name, const std::string& token) {
       if (!token.empty()) variables[name] = jinja::FromJsonValue(evaluator, Json(token), false);
@@ -68,10 +70,10 @@ class JinjaChatTemplate : public ChatTemplate {
     }
     for (const char* name : {"messages", "tools", "documents", "add_generation_prompt"}) {
       if (!input.extra.contains(name)) continue;
-      return absl::InvalidArgumentError(jinja::Cat("chat template input: the extra variable '",
-                                                     name, "' is reserved"));
+      return absl::InvalidArgumentError(
+          jinja::Cat("chat template input: the extra variable '", name, "' is reserved"));
     }
-    variables["messages"] = jinja::FromJsonValue(evaluator, *messages, true);
+    variables["messages"] = *std::move(messages);
     variables["tools"] = jinja::FromJsonValue(evaluator, input.tools, true);
     variables["documents"] = jinja::FromJsonValue(evaluator, input.documents, true);
     variables["add_generation_prompt"] = jinja::Value(input.add_generation_prompt);
@@ -89,9 +91,8 @@ class JinjaChatTemplate : public ChatTemplate {
 
 absl::StatusOr<std::shared_ptr<const ChatTemplate>> ParseChatTemplate(std::string_view source) {
   if (source.size() > kMaxTemplateBytes) {
-    return absl::InvalidArgumentError(
-        jinja::Cat("chat template: ", source.size(), " bytes, at most ", kMaxTemplateBytes,
-                     " are accepted"));
+    return absl::InvalidArgumentError(jinja::Cat(
+        "chat template: ", source.size(), " bytes, at most ", kMaxTemplateBytes, " are accepted"));
   }
   if (!jinja::ValidUtf8(source)) {
     return absl::InvalidArgumentError("chat template: not valid UTF-8");

@@ -34,10 +34,33 @@ struct Load {
 using Loads = std::vector<Load>;
 
 enum class ExprKind : uint8_t {
-  kConst, kName, kNamespaceRef, kList, kTuple, kDict,
-  kNeg, kPos, kNot, kAdd, kSub, kMul, kDiv, kFloorDiv, kMod, kPow,
-  kAnd, kOr, kConcat, kCompare, kConditional,
-  kGetAttr, kGetItem, kSlice, kCall, kFilter, kTest,
+  kConst,
+  kName,
+  kNamespaceRef,
+  kList,
+  kTuple,
+  kDict,
+  kNeg,
+  kPos,
+  kNot,
+  kAdd,
+  kSub,
+  kMul,
+  kDiv,
+  kFloorDiv,
+  kMod,
+  kPow,
+  kAnd,
+  kOr,
+  kConcat,
+  kCompare,
+  kConditional,
+  kGetAttr,
+  kGetItem,
+  kSlice,
+  kCall,
+  kFilter,
+  kTest,
 };
 
 enum class CompareOp : uint8_t { kEq, kNe, kLt, kLe, kGt, kGe, kIn, kNotIn };
@@ -51,23 +74,33 @@ struct CallExprs {
 struct Expr {
   ExprKind kind = ExprKind::kConst;
   int line = 0;
-  int depth = 1;      // height of the tree below; bounded by the parser
-  Value constant;     // kConst
-  std::string name;   // kName, kNamespaceRef (variable), kGetAttr, kFilter, kTest
+  int depth = 1;          // height of the tree below; bounded by the parser
+  Value constant;         // kConst
+  std::string name;       // kName, kNamespaceRef (variable), kGetAttr, kFilter, kTest
   std::string attribute;  // kNamespaceRef
-  VarRef ref;         // kName, kNamespaceRef
+  VarRef ref;             // kName, kNamespaceRef
   // Operands; for kDict key and value in turn, for kConditional test, then, else (null when
   // absent), for kSlice object, start, stop, step (null when absent).
   std::vector<ExprPtr> args;
-  std::vector<CompareOp> ops;  // kCompare: ops[i] stands between args[i] and args[i + 1]
-  CallExprs call;              // kCall, kFilter, kTest
+  std::vector<CompareOp> ops;         // kCompare: ops[i] stands between args[i] and args[i + 1]
+  CallExprs call;                     // kCall, kFilter, kTest
   const FilterDef* filter = nullptr;  // null: unknown, fails when used
   const TestDef* test = nullptr;
 };
 
 enum class StmtKind : uint8_t {
-  kText, kPrint, kFor, kIf, kSet, kSetBlock, kMacro, kGeneration, kFilterBlock, kWith,
-  kBreak, kContinue,
+  kText,
+  kPrint,
+  kFor,
+  kIf,
+  kSet,
+  kSetBlock,
+  kMacro,
+  kGeneration,
+  kFilterBlock,
+  kWith,
+  kBreak,
+  kContinue,
 };
 
 struct MacroNode {
@@ -85,11 +118,11 @@ struct MacroNode {
 struct Stmt {
   StmtKind kind = StmtKind::kText;
   int line = 0;
-  std::string text;             // kText
-  ExprPtr expr;                 // kPrint, kSet, kFor (iterable), kIf (test), filter of blocks
-  ExprPtr target;               // kSet, kSetBlock, kFor
-  ExprPtr filter_test;          // kFor: the inline if
-  ExprPtr filter_target;        // kFor: the target as filter_test sees it
+  std::string text;       // kText
+  ExprPtr expr;           // kPrint, kSet, kFor (iterable), kIf (test), filter of blocks
+  ExprPtr target;         // kSet, kSetBlock, kFor
+  ExprPtr filter_test;    // kFor: the inline if
+  ExprPtr filter_target;  // kFor: the target as filter_test sees it
   std::vector<std::pair<ExprPtr, ExprPtr>> with;  // kWith: targets and values
   Body body, else_body;
   std::vector<std::unique_ptr<Stmt>> elifs;  // kIf: kIf statements without elifs and else

@@ -17,38 +17,53 @@ Value Evaluator::Eval(const Expr& expr) {
 
 Value Evaluator::EvalNode(const Expr& expr) {
   switch (expr.kind) {
-    case ExprKind::kConst: return expr.constant;
-    case ExprKind::kName: return EvalName(expr);
-    case ExprKind::kNamespaceRef: return Value();  // only a target
-    case ExprKind::kList: return List(EvalAll(expr.args));
-    case ExprKind::kTuple: return Tuple(EvalAll(expr.args));
-    case ExprKind::kDict: return EvalDict(expr);
+    case ExprKind::kConst:
+      return expr.constant;
+    case ExprKind::kName:
+      return EvalName(expr);
+    case ExprKind::kNamespaceRef:
+      return Value();  // only a target
+    case ExprKind::kList:
+      return List(EvalAll(expr.args));
+    case ExprKind::kTuple:
+      return Tuple(EvalAll(expr.args));
+    case ExprKind::kDict:
+      return EvalDict(expr);
     case ExprKind::kNeg:
-    case ExprKind::kPos: return Unary(expr.kind, Eval(*expr.args[0]));
-    case ExprKind::kNot: return Value(!Truthy(Eval(*expr.args[0])));
+    case ExprKind::kPos:
+      return Unary(expr.kind, Eval(*expr.args[0]));
+    case ExprKind::kNot:
+      return Value(!Truthy(Eval(*expr.args[0])));
     case ExprKind::kAnd:
     case ExprKind::kOr: {
       Value left = Eval(*expr.args[0]);
       return ok() && Truthy(left) == (expr.kind == ExprKind::kAnd) ? Eval(*expr.args[1]) : left;
     }
-    case ExprKind::kConcat: return EvalConcat(expr);
-    case ExprKind::kCompare: return EvalCompare(expr);
-    case ExprKind::kConditional: return EvalConditional(expr);
+    case ExprKind::kConcat:
+      return EvalConcat(expr);
+    case ExprKind::kCompare:
+      return EvalCompare(expr);
+    case ExprKind::kConditional:
+      return EvalConditional(expr);
     case ExprKind::kGetAttr: {
       const Value object = Eval(*expr.args[0]);
       line_ = expr.line;
       return GetAttr(object, expr.name);
     }
-    case ExprKind::kSlice: return EvalSlice(expr);
-    case ExprKind::kFilter: return EvalFilter(expr);
-    case ExprKind::kTest: return EvalTest(expr);
+    case ExprKind::kSlice:
+      return EvalSlice(expr);
+    case ExprKind::kFilter:
+      return EvalFilter(expr);
+    case ExprKind::kTest:
+      return EvalTest(expr);
     case ExprKind::kCall: {
       const Value callee = Eval(*expr.args[0]);
       CallArgs args = EvalArgs(expr.call);
       line_ = expr.line;
       return Call(callee, args);
     }
-    default: break;
+    default:
+      break;
   }
   const Value left = Eval(*expr.args[0]);
   const Value right = Eval(*expr.args[1]);
@@ -108,7 +123,7 @@ Value Evaluator::EvalConditional(const Expr& expr) {
   const ExprPtr& chosen = expr.args[holds ? 1 : 2];
   if (chosen) return Eval(*chosen);
   return MakeUndefined(Cat("the inline if-expression on line ", expr.line,
-                                    " evaluated to false and no else section was defined"));
+                           " evaluated to false and no else section was defined"));
 }
 
 Value Evaluator::EvalSlice(const Expr& expr) {

@@ -68,13 +68,25 @@ Evaluator::Flow Evaluator::Exec(const Stmt& stmt) {
         if (ok()) AppendStr(value, out_);
         break;
       }
-      case StmtKind::kIf: flow = ExecIf(stmt); break;
-      case StmtKind::kFor: flow = ExecFor(stmt); break;
-      case StmtKind::kSet: ExecSet(stmt); break;
-      case StmtKind::kMacro: ExecMacro(stmt); break;
-      case StmtKind::kWith: flow = ExecWith(stmt); break;
+      case StmtKind::kIf:
+        flow = ExecIf(stmt);
+        break;
+      case StmtKind::kFor:
+        flow = ExecFor(stmt);
+        break;
+      case StmtKind::kSet:
+        ExecSet(stmt);
+        break;
+      case StmtKind::kMacro:
+        ExecMacro(stmt);
+        break;
+      case StmtKind::kWith:
+        flow = ExecWith(stmt);
+        break;
       case StmtKind::kSetBlock:
-      case StmtKind::kFilterBlock: flow = ExecBuffered(stmt); break;
+      case StmtKind::kFilterBlock:
+        flow = ExecBuffered(stmt);
+        break;
       case StmtKind::kGeneration: {
         const size_t begin = out_->size();
         EnterScope(stmt.loads);
@@ -82,8 +94,12 @@ Evaluator::Flow Evaluator::Exec(const Stmt& stmt) {
         generation_.push_back({begin, out_->size()});
         break;
       }
-      case StmtKind::kBreak: flow = Flow::kBreak; break;
-      case StmtKind::kContinue: flow = Flow::kContinue; break;
+      case StmtKind::kBreak:
+        flow = Flow::kBreak;
+        break;
+      case StmtKind::kContinue:
+        flow = Flow::kContinue;
+        break;
     }
   }
   Leave();
@@ -118,8 +134,7 @@ Evaluator::Flow Evaluator::ExecFor(const Stmt& stmt) {
   const Value iterable = Eval(*stmt.expr);
   if (!ok()) return Flow::kNext;
   // Iterators are consumed in place, so that a second loop sees what this one left.
-  const bool iterator =
-      iterable.is(Kind::kSequence) && iterable.seq()->kind == SeqKind::kIterator;
+  const bool iterator = iterable.is(Kind::kSequence) && iterable.seq()->kind == SeqKind::kIterator;
   std::vector<Value> copy;
   size_t copy_next = 0;
   if (!iterator) copy = Items(iterable);
@@ -198,8 +213,8 @@ void Evaluator::ExecSet(const Stmt& stmt) {
 
 bool Evaluator::CheckNamespaces(const Expr& target) {
   if (target.kind == ExprKind::kNamespaceRef && !Slot(target.ref).is(Kind::kNamespace)) {
-    Fail(Cat("cannot assign to '", target.name, ".", target.attribute, "': '",
-                      target.name, "' is not a namespace"));
+    Fail(Cat("cannot assign to '", target.name, ".", target.attribute, "': '", target.name,
+             "' is not a namespace"));
   }
   for (const ExprPtr& part : target.args) CheckNamespaces(*part);
   return ok();
@@ -211,7 +226,7 @@ void Evaluator::Assign(const Expr& target, const Value& value) {
   } else if (target.kind == ExprKind::kNamespaceRef) {
     if (target.attribute[0] == '_') {
       Fail(Cat("a namespace cannot hold '", target.attribute,
-                        "': its name starts with an underscore"));
+               "': its name starts with an underscore"));
       return;
     }
     const Value ns = Slot(target.ref);
@@ -223,8 +238,8 @@ void Evaluator::Assign(const Expr& target, const Value& value) {
       if (value.undefined()) {
         FailUndefined(value);
       } else {
-        Fail(Cat("cannot unpack ", items.size(), " values into ", target.args.size(),
-                          " variables"));
+        Fail(
+            Cat("cannot unpack ", items.size(), " values into ", target.args.size(), " variables"));
       }
     }
     for (size_t i = 0; i < target.args.size() && ok(); ++i) Assign(*target.args[i], items[i]);
@@ -288,10 +303,10 @@ void Evaluator::BindParameters(const MacroNode& node, CallArgs& args) {
       slot = std::move(args.positional[i]);
     } else if (slot.missing()) {
       const size_t first_default = count - node.defaults.size();
-      Value value = i >= first_default
-                        ? Eval(*node.defaults[i - first_default])
-                        : MakeUndefined(Cat("parameter '", node.parameters[i],
-                                                     "' was not provided"));
+      Value value =
+          i >= first_default
+              ? Eval(*node.defaults[i - first_default])
+              : MakeUndefined(Cat("parameter '", node.parameters[i], "' was not provided"));
       Slot(node.parameter_refs[i]) = std::move(value);
     }
   }

@@ -19,8 +19,8 @@ class Nesting {
 };
 
 bool IsConstantName(std::string_view name) {
-  return name == "true" || name == "True" || name == "false" || name == "False" ||
-         name == "none" || name == "None";
+  return name == "true" || name == "True" || name == "false" || name == "False" || name == "none" ||
+         name == "None";
 }
 
 }  // namespace
@@ -69,14 +69,22 @@ ExprPtr ExprParser::FailAt(const Token& token, std::string_view message) {
 
 std::string ExprParser::DescribeCurrent() const {
   switch (current().kind) {
-    case TokenKind::kText: return "template text";
-    case TokenKind::kBlockBegin: return "'{%'";
-    case TokenKind::kBlockEnd: return "'%}'";
-    case TokenKind::kVariableBegin: return "'{{'";
-    case TokenKind::kVariableEnd: return "'}}'";
-    case TokenKind::kString: return "a string";
-    case TokenKind::kEnd: return "the end of the template";
-    default: return Cat("'", current().text, "'");
+    case TokenKind::kText:
+      return "template text";
+    case TokenKind::kBlockBegin:
+      return "'{%'";
+    case TokenKind::kBlockEnd:
+      return "'%}'";
+    case TokenKind::kVariableBegin:
+      return "'{{'";
+    case TokenKind::kVariableEnd:
+      return "'}}'";
+    case TokenKind::kString:
+      return "a string";
+    case TokenKind::kEnd:
+      return "the end of the template";
+    default:
+      return Cat("'", current().text, "'");
   }
 }
 
@@ -202,9 +210,10 @@ ExprPtr ExprParser::ParseConcat() {
 }
 
 ExprPtr ExprParser::ParseProduct() {
-  static constexpr std::pair<std::string_view, ExprKind> kOps[] = {
-      {"*", ExprKind::kMul}, {"/", ExprKind::kDiv}, {"//", ExprKind::kFloorDiv},
-      {"%", ExprKind::kMod}};
+  static constexpr std::pair<std::string_view, ExprKind> kOps[] = {{"*", ExprKind::kMul},
+                                                                   {"/", ExprKind::kDiv},
+                                                                   {"//", ExprKind::kFloorDiv},
+                                                                   {"%", ExprKind::kMod}};
   ExprPtr left = ParsePower();
   while (ok()) {
     const auto* op = std::find_if(std::begin(kOps), std::end(kOps),
@@ -242,7 +251,8 @@ ExprPtr ExprParser::ParsePrimary(bool with_namespace) {
   const Token& token = current();
   ExprPtr node = New(ExprKind::kConst, token.line);
   switch (token.kind) {
-    case TokenKind::kName: return ParseNameOrConstant(with_namespace);
+    case TokenKind::kName:
+      return ParseNameOrConstant(with_namespace);
     case TokenKind::kString: {
       std::string text;
       for (; current().kind == TokenKind::kString; Next()) text += current().text;
@@ -257,7 +267,8 @@ ExprPtr ExprParser::ParsePrimary(bool with_namespace) {
       node->constant = Value(token.number);
       Next();
       return node;
-    default: break;
+    default:
+      break;
   }
   if (SkipOp("(")) {
     ExprPtr inner = ParseTuple(TupleStyle::kParenthesized);
@@ -422,8 +433,8 @@ void ExprParser::ParseCallArgs(CallExprs* call) {
     if (AtOp(")")) break;
     first = false;
     const Token& token = current();
-    const bool keyword = token.kind == TokenKind::kName &&
-                         ahead().kind == TokenKind::kOperator && ahead().text == "=";
+    const bool keyword = token.kind == TokenKind::kName && ahead().kind == TokenKind::kOperator &&
+                         ahead().text == "=";
     const bool late = call->star_star || (call->star && !keyword && !AtOp("**")) ||
                       (!keyword && !AtOp("*") && !AtOp("**") && !call->named.empty());
     if (late) {

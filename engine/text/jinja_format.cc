@@ -13,8 +13,8 @@ constexpr int kScientificFrom = 16;   // digits before the point from which repr
 constexpr int kScientificBelow = -4;  // smallest exponent repr writes without one
 
 void AppendQuoted(const Str& text, StrBuilder* out) {
-  const bool single = text.bytes.find('\'') == std::string::npos ||
-                      text.bytes.find('"') != std::string::npos;
+  const bool single =
+      text.bytes.find('\'') == std::string::npos || text.bytes.find('"') != std::string::npos;
   const char quote = single ? '\'' : '"';
   std::string quoted(1, quote);
   for (size_t at = 0; at < text.bytes.size();) {
@@ -50,12 +50,24 @@ class JsonWriter {
   void Write(const Value& value, int depth) {
     if (!runtime_.Charge(1) || !runtime_.FitsOutput(out_.size())) return;
     switch (value.kind()) {
-      case Kind::kNone: out_.Append("null"); break;
-      case Kind::kBool: out_.Append(value.as_bool() ? "true" : "false"); break;
-      case Kind::kInt: out_.Append(Cat(value.as_int())); break;
-      case Kind::kFloat: out_.Append(Number(value.as_double())); break;
-      case Kind::kString: WriteString(value.str()); break;
-      case Kind::kDict: WriteDict(value.dict(), depth); break;
+      case Kind::kNone:
+        out_.Append("null");
+        break;
+      case Kind::kBool:
+        out_.Append(value.as_bool() ? "true" : "false");
+        break;
+      case Kind::kInt:
+        out_.Append(Cat(value.as_int()));
+        break;
+      case Kind::kFloat:
+        out_.Append(Number(value.as_double()));
+        break;
+      case Kind::kString:
+        WriteString(value.str());
+        break;
+      case Kind::kDict:
+        WriteDict(value.dict(), depth);
+        break;
       case Kind::kSequence:
         if (value.seq()->kind <= SeqKind::kTuple) {
           WriteList(value.seq()->items, depth);
@@ -63,8 +75,7 @@ class JsonWriter {
         }
         [[fallthrough]];
       default:
-        runtime_.Fail(Cat("Object of type ", TypeName(value),
-                                   " is not JSON serializable"));
+        runtime_.Fail(Cat("Object of type ", TypeName(value), " is not JSON serializable"));
     }
   }
 
@@ -118,14 +129,23 @@ class JsonWriter {
 
   void WriteKey(const Value& key) {
     switch (key.kind()) {
-      case Kind::kString: WriteString(key.str()); break;
-      case Kind::kNone: out_.Append("\"null\""); break;
-      case Kind::kBool: out_.Append(key.as_bool() ? "\"true\"" : "\"false\""); break;
-      case Kind::kInt: out_.Append(Cat("\"", key.as_int(), "\"")); break;
-      case Kind::kFloat: out_.Append(Cat("\"", Number(key.as_double()), "\"")); break;
+      case Kind::kString:
+        WriteString(key.str());
+        break;
+      case Kind::kNone:
+        out_.Append("\"null\"");
+        break;
+      case Kind::kBool:
+        out_.Append(key.as_bool() ? "\"true\"" : "\"false\"");
+        break;
+      case Kind::kInt:
+        out_.Append(Cat("\"", key.as_int(), "\""));
+        break;
+      case Kind::kFloat:
+        out_.Append(Cat("\"", Number(key.as_double()), "\""));
+        break;
       default:
-        runtime_.Fail(Cat("keys must be str, int, float, bool or None, not ",
-                                   TypeName(key)));
+        runtime_.Fail(Cat("keys must be str, int, float, bool or None, not ", TypeName(key)));
     }
   }
 
@@ -144,14 +164,29 @@ class JsonWriter {
 
   void AppendEscaped(char32_t code, std::string_view bytes, std::string* quoted) const {
     switch (code) {
-      case '"': *quoted += "\\\""; return;
-      case '\\': *quoted += "\\\\"; return;
-      case '\n': *quoted += "\\n"; return;
-      case '\r': *quoted += "\\r"; return;
-      case '\t': *quoted += "\\t"; return;
-      case '\b': *quoted += "\\b"; return;
-      case '\f': *quoted += "\\f"; return;
-      default: break;
+      case '"':
+        *quoted += "\\\"";
+        return;
+      case '\\':
+        *quoted += "\\\\";
+        return;
+      case '\n':
+        *quoted += "\\n";
+        return;
+      case '\r':
+        *quoted += "\\r";
+        return;
+      case '\t':
+        *quoted += "\\t";
+        return;
+      case '\b':
+        *quoted += "\\b";
+        return;
+      case '\f':
+        *quoted += "\\f";
+        return;
+      default:
+        break;
     }
     const auto escape = [quoted](unsigned unit) { absl::StrAppendFormat(quoted, "\\u%04x", unit); };
     if (code >= 0x20 && (!style_.ensure_ascii || code < 0x7F)) {
@@ -253,18 +288,30 @@ void Runtime::AppendRepr(const Value& value, StrBuilder* out, int depth) {
     out->Append("}");
   };
   switch (value.kind()) {
-    case Kind::kUndefined: out->Append("Undefined"); break;
-    case Kind::kNone: out->Append("None"); break;
-    case Kind::kBool: out->Append(value.as_bool() ? "True" : "False"); break;
-    case Kind::kInt: out->Append(Cat(value.as_int())); break;
-    case Kind::kFloat: out->Append(FloatRepr(value.as_double())); break;
+    case Kind::kUndefined:
+      out->Append("Undefined");
+      break;
+    case Kind::kNone:
+      out->Append("None");
+      break;
+    case Kind::kBool:
+      out->Append(value.as_bool() ? "True" : "False");
+      break;
+    case Kind::kInt:
+      out->Append(Cat(value.as_int()));
+      break;
+    case Kind::kFloat:
+      out->Append(FloatRepr(value.as_double()));
+      break;
     case Kind::kString:
       if (!Charge(static_cast<int64_t>(value.bytes().size() / 16))) return;
       if (value.str().markup) out->Append("Markup(");
       AppendQuoted(value.str(), out);
       if (value.str().markup) out->Append(")");
       break;
-    case Kind::kDict: dict(value.dict()); break;
+    case Kind::kDict:
+      dict(value.dict());
+      break;
     case Kind::kNamespace:
       out->Append("<Namespace ");
       dict(value.ns().attributes);
@@ -273,7 +320,11 @@ void Runtime::AppendRepr(const Value& value, StrBuilder* out, int depth) {
     case Kind::kSequence: {
       const Sequence& seq = *value.seq();
       switch (seq.kind) {
-        case SeqKind::kList: out->Append("["); items(seq.items); out->Append("]"); break;
+        case SeqKind::kList:
+          out->Append("[");
+          items(seq.items);
+          out->Append("]");
+          break;
         case SeqKind::kTuple:
           out->Append("(");
           items(seq.items);
@@ -281,9 +332,11 @@ void Runtime::AppendRepr(const Value& value, StrBuilder* out, int depth) {
           break;
         case SeqKind::kRange:
           out->Append(Cat("range(", seq.start, ", ", seq.stop,
-                                   seq.step == 1 ? "" : Cat(", ", seq.step), ")"));
+                          seq.step == 1 ? "" : Cat(", ", seq.step), ")"));
           break;
-        case SeqKind::kIterator: out->Append("<generator object>"); break;
+        case SeqKind::kIterator:
+          out->Append("<generator object>");
+          break;
         default:
           out->Append(Cat(TypeName(value), "(["));
           items(seq.items);

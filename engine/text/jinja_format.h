@@ -19,7 +19,7 @@ struct JsonStyle {
 // user, the whole result counts as user data.
 Value ToJson(Runtime& runtime, const Value& value, const JsonStyle& style);
 
-Value PercentFormat(Runtime& runtime, const Value& format, const Value& args);   // "%s" % args
-Value BraceFormat(Runtime& runtime, const Value& format, CallArgs& args);        // "{}".format()
+Value PercentFormat(Runtime& runtime, const Value& format, const Value& args);  // "%s" % args
+Value BraceFormat(Runtime& runtime, const Value& format, CallArgs& args);       // "{}".format()
 
 }  // namespace finetuned::text::jinja

@@ -1,6 +1,5 @@
-#include <ctime>
-
 #include <algorithm>
+#include <ctime>
 
 #include "engine/text/jinja_builtins.h"
 
@@ -49,8 +48,8 @@ Value MakeNamespace(Runtime& runtime, CallArgs& args) {
   if (!runtime.ok() || !Fill(runtime, args, &ns.ns().attributes)) return Value();
   for (const auto& [name, value] : ns.ns().attributes.entries) {
     if (name.string() && !name.bytes().empty() && name.bytes()[0] == '_') {
-      return runtime.Fail(Cat("a namespace cannot hold '", name.bytes(),
-                                       "': its name starts with an underscore"));
+      return runtime.Fail(
+          Cat("a namespace cannot hold '", name.bytes(), "': its name starts with an underscore"));
     }
   }
   return ns;
@@ -118,8 +117,11 @@ Value StrftimeNow(Runtime& runtime, CallArgs& args) {
 }
 
 constexpr Function kGlobals[] = {
-    {"raise_exception", RaiseException}, {"namespace", MakeNamespace}, {"dict", MakeDict},
-    {"range", Range},                    {"strftime_now", StrftimeNow},
+    {"raise_exception", RaiseException},
+    {"namespace", MakeNamespace},
+    {"dict", MakeDict},
+    {"range", Range},
+    {"strftime_now", StrftimeNow},
 };
 
 }  // namespace

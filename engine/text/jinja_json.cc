@@ -2,7 +2,6 @@
 
 #include <limits>
 
-
 namespace finetuned::text::jinja {
 namespace {
 
@@ -16,14 +15,17 @@ Value Text(Runtime& runtime, const std::string& bytes, bool user) {
 Value Convert(Runtime& runtime, const Json& json, bool user, int depth) {
   if (!runtime.ok()) return Value();
   if (depth > runtime.max_depth()) {
-    return runtime.Exhaust(Cat("the input is nested more than ", runtime.max_depth(),
-                                        " deep"));
+    return runtime.Exhaust(Cat("the input is nested more than ", runtime.max_depth(), " deep"));
   }
   switch (json.type()) {
-    case Json::value_t::boolean: return Value(json.get<bool>());
-    case Json::value_t::number_integer: return Value(json.get<int64_t>());
-    case Json::value_t::number_float: return Value(json.get<double>());
-    case Json::value_t::string: return Text(runtime, json.get_ref<const std::string&>(), user);
+    case Json::value_t::boolean:
+      return Value(json.get<bool>());
+    case Json::value_t::number_integer:
+      return Value(json.get<int64_t>());
+    case Json::value_t::number_float:
+      return Value(json.get<double>());
+    case Json::value_t::string:
+      return Text(runtime, json.get_ref<const std::string&>(), user);
     case Json::value_t::number_unsigned:
       if (json.get<uint64_t>() > static_cast<uint64_t>(std::numeric_limits<int64_t>::max())) {
         return runtime.Fail("an integer of the input does not fit 64 bits with sign");
@@ -44,7 +46,8 @@ Value Convert(Runtime& runtime, const Json& json, bool user, int depth) {
       }
       return runtime.FinishDict(std::move(dict));
     }
-    default: return Value(None{});
+    default:
+      return Value(None{});
   }
 }
 

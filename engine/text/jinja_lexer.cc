@@ -300,20 +300,48 @@ class Lexer {
   void LexEscape(std::string* out) {
     const char c = source_[at_++];
     switch (c) {
-      case '\n': return;
-      case '\\': case '\'': case '"': out->push_back(c); return;
-      case 'n': out->push_back('\n'); return;
-      case 't': out->push_back('\t'); return;
-      case 'r': out->push_back('\r'); return;
-      case 'a': out->push_back('\a'); return;
-      case 'b': out->push_back('\b'); return;
-      case 'f': out->push_back('\f'); return;
-      case 'v': out->push_back('\v'); return;
-      case 'x': AppendCode(16, 2, 2, out); return;
-      case 'u': AppendCode(16, 4, 4, out); return;
-      case 'U': AppendCode(16, 8, 8, out); return;
-      case 'N': Fail(at_ - 2, "named characters (\\N{...}) are not supported; use \\u"); return;
-      default: break;
+      case '\n':
+        return;
+      case '\\':
+      case '\'':
+      case '"':
+        out->push_back(c);
+        return;
+      case 'n':
+        out->push_back('\n');
+        return;
+      case 't':
+        out->push_back('\t');
+        return;
+      case 'r':
+        out->push_back('\r');
+        return;
+      case 'a':
+        out->push_back('\a');
+        return;
+      case 'b':
+        out->push_back('\b');
+        return;
+      case 'f':
+        out->push_back('\f');
+        return;
+      case 'v':
+        out->push_back('\v');
+        return;
+      case 'x':
+        AppendCode(16, 2, 2, out);
+        return;
+      case 'u':
+        AppendCode(16, 4, 4, out);
+        return;
+      case 'U':
+        AppendCode(16, 8, 8, out);
+        return;
+      case 'N':
+        Fail(at_ - 2, "named characters (\\N{...}) are not supported; use \\u");
+        return;
+      default:
+        break;
     }
     if (c >= '0' && c <= '7') {
       --at_;
@@ -340,8 +368,8 @@ class Lexer {
 
   void LexOperator() {
     static constexpr std::string_view kOperators[] = {
-        "//", "**", "==", "!=", ">=", "<=", "+", "-", "/", "*", "%", "~", "[", "]", "(",
-        ")",  "{",  "}",  ">",  "<",  "=",  ".", ":", "|", ",", ";"};
+        "//", "**", "==", "!=", ">=", "<=", "+", "-", "/", "*", "%", "~", "[",
+        "]",  "(",  ")",  "{",  "}",  ">",  "<", "=", ".", ":", "|", ",", ";"};
     for (const std::string_view op : kOperators) {
       if (source_.compare(at_, op.size(), op) != 0) continue;
       if (!Balance(op[0])) return;
@@ -349,8 +377,8 @@ class Lexer {
       at_ += op.size();
       return;
     }
-    Fail(at_, Cat("unexpected character '",
-                           source_.substr(at_, CodePointBytes(source_, at_)), "'"));
+    Fail(at_,
+         Cat("unexpected character '", source_.substr(at_, CodePointBytes(source_, at_)), "'"));
   }
 
   bool Balance(char c) {

@@ -9,16 +9,24 @@
 namespace finetuned::text::jinja {
 
 enum class TokenKind : uint8_t {
-  kText,           // template text outside of tags
-  kBlockBegin, kBlockEnd, kVariableBegin, kVariableEnd,
-  kName, kString, kInteger, kFloat, kOperator, kEnd,
+  kText,  // template text outside of tags
+  kBlockBegin,
+  kBlockEnd,
+  kVariableBegin,
+  kVariableEnd,
+  kName,
+  kString,
+  kInteger,
+  kFloat,
+  kOperator,
+  kEnd,
 };
 
 struct Token {
   TokenKind kind = TokenKind::kEnd;
   int line = 0;
-  int column = 0;        // both from 1
-  std::string text;      // names, operators and decoded strings; empty for tags
+  int column = 0;    // both from 1
+  std::string text;  // names, operators and decoded strings; empty for tags
   int64_t integer = 0;
   double number = 0;
 };

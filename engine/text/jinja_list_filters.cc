@@ -38,6 +38,8 @@ Value First(Runtime& runtime, const Value& subject, CallArgs& args) {
   if (subject.is(Kind::kSequence) && subject.seq()->kind == SeqKind::kIterator) {
     Sequence& seq = *subject.seq();
     if (seq.next < seq.items.size()) return seq.items[seq.next++];
+  } else if (subject.string() && !subject.bytes().empty()) {
+    return runtime.GetItem(subject, Value(0));
   } else {
     const std::vector<Value> items = runtime.Items(subject);
     if (!items.empty()) return items.front();
@@ -50,6 +52,7 @@ Value Last(Runtime& runtime, const Value& subject, CallArgs& args) {
   if (subject.is(Kind::kSequence) && subject.seq()->kind == SeqKind::kIterator) {
     return runtime.Fail("'generator' object is not reversible");
   }
+  if (subject.string() && !subject.bytes().empty()) return runtime.GetItem(subject, Value(-1));
   const std::vector<Value> items = runtime.Items(subject);
   if (!items.empty()) return items.back();
   return Runtime::MakeUndefined("No last item, sequence was empty.");
@@ -84,8 +87,8 @@ Value DictSort(Runtime& runtime, const Value& subject, CallArgs& args) {
   for (const auto& [key, value] : subject.dict().entries) {
     keys.push_back(Folded(runtime, by == "key" ? key : value, runtime.BoolArg(bound[0], false)));
   }
-  return runtime.List(runtime.Sorted(Entries(runtime, subject), std::move(keys),
-                                     runtime.BoolArg(bound[2], false)));
+  return runtime.List(
+      runtime.Sorted(Entries(runtime, subject), std::move(keys), runtime.BoolArg(bound[2], false)));
 }
 
 Value Sort(Runtime& runtime, const Value& subject, CallArgs& args) {
@@ -158,8 +161,8 @@ Value Sum(Runtime& runtime, const Value& subject, CallArgs& args) {
   Value total = bound[1].missing() ? Value(0) : bound[1];
   if (total.string()) return runtime.Fail("sum cannot add strings; use join");
   for (const Value& item : runtime.Items(subject)) {
-    total = runtime.Binary(ExprKind::kAdd, total,
-                           whole ? item : AttributeOf(runtime, item, bound[0]));
+    total =
+        runtime.Binary(ExprKind::kAdd, total, whole ? item : AttributeOf(runtime, item, bound[0]));
     if (!runtime.ok()) return Value();
   }
   return total;
@@ -223,7 +226,7 @@ Value Map(Runtime& runtime, const Value& subject, CallArgs& args) {
   if (!Truthy(subject)) return runtime.Iterator({});
   runtime.Enter();
   for (const Value& item : runtime.Items(subject)) {
-    if (!runtime.ok()) break;
+    if (!runtime.Charge(1 + static_cast<int64_t>(args.positional.size()))) break;
     if (filter) {
       CallArgs copy = args;
       out.push_back(filter->call(runtime, item, copy));
@@ -256,7 +259,7 @@ Value Select(Runtime& runtime, const Value& subject, CallArgs& args) {
   if (!Truthy(subject)) return runtime.Iterator({});
   for (const Value& item : runtime.Items(subject)) {
     const Value tested = kAttribute ? AttributeOf(runtime, item, attribute) : item;
-    if (!runtime.ok()) return Value();
+    if (!runtime.Charge(1 + static_cast<int64_t>(args.positional.size()))) return Value();
     CallArgs copy = args;
     const bool passes = test ? test->call(runtime, tested, copy) : Truthy(tested);
     if (passes == kKeep) out.push_back(item);

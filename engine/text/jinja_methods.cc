@@ -12,12 +12,13 @@ bool OneOf(std::string_view name, std::initializer_list<std::string_view> names)
 }
 
 MethodState FindStringMethod(std::string_view name) {
-  if (OneOf(name, {"upper", "lower", "capitalize", "title", "swapcase", "casefold", "strip",
-                   "lstrip", "rstrip", "split", "rsplit", "splitlines", "startswith", "endswith",
-                   "replace", "find", "rfind", "index", "rindex", "count", "join", "format",
-                   "isdigit", "isdecimal", "isnumeric", "isalpha", "isalnum", "isspace",
-                   "isupper", "islower", "isascii", "center", "ljust", "rjust", "zfill",
-                   "removeprefix", "removesuffix", "partition", "rpartition"})) {
+  if (OneOf(name, {"upper",        "lower",     "capitalize", "title",   "swapcase", "casefold",
+                   "strip",        "lstrip",    "rstrip",     "split",   "rsplit",   "splitlines",
+                   "startswith",   "endswith",  "replace",    "find",    "rfind",    "index",
+                   "rindex",       "count",     "join",       "format",  "isdigit",  "isdecimal",
+                   "isnumeric",    "isalpha",   "isalnum",    "isspace", "isupper",  "islower",
+                   "isascii",      "center",    "ljust",      "rjust",   "zfill",    "removeprefix",
+                   "removesuffix", "partition", "rpartition"})) {
     return MethodState::kCallable;
   }
   return OneOf(name, {"encode", "expandtabs", "format_map", "isidentifier", "isprintable",
@@ -40,12 +41,11 @@ MethodState FindSequenceMethod(SeqKind kind, std::string_view name) {
     return OneOf(name, {"isdisjoint", "mapping"}) ? MethodState::kUnsupported : MethodState::kNone;
   }
   if (kind == SeqKind::kIterator) {
-    return OneOf(name, {"send", "throw", "close"}) ? MethodState::kUnsupported
-                                                   : MethodState::kNone;
+    return OneOf(name, {"send", "throw", "close"}) ? MethodState::kUnsupported : MethodState::kNone;
   }
   if (OneOf(name, {"count", "index"}) || (list && name == "copy")) return MethodState::kCallable;
-  if (list && OneOf(name, {"append", "clear", "extend", "insert", "pop", "remove", "reverse",
-                           "sort"})) {
+  if (list &&
+      OneOf(name, {"append", "clear", "extend", "insert", "pop", "remove", "reverse", "sort"})) {
     return MethodState::kUnsafe;
   }
   return kind == SeqKind::kRange && OneOf(name, {"start", "stop", "step"})
@@ -108,9 +108,12 @@ MethodState FindMethod(const Value& object, std::string_view name) {
     return MethodState::kUnsafe;
   }
   switch (object.kind()) {
-    case Kind::kString: return FindStringMethod(name);
-    case Kind::kDict: return FindDictMethod(name);
-    case Kind::kSequence: return FindSequenceMethod(object.seq()->kind, name);
+    case Kind::kString:
+      return FindStringMethod(name);
+    case Kind::kDict:
+      return FindDictMethod(name);
+    case Kind::kSequence:
+      return FindSequenceMethod(object.seq()->kind, name);
     case Kind::kBool:
     case Kind::kInt:
     case Kind::kFloat:
@@ -123,7 +126,8 @@ MethodState FindMethod(const Value& object, std::string_view name) {
       return OneOf(name, {"name", "arguments", "caller", "catch_kwargs", "catch_varargs"})
                  ? MethodState::kUnsupported
                  : MethodState::kNone;
-    default: return MethodState::kNone;
+    default:
+      return MethodState::kNone;
   }
 }
 

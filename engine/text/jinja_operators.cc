@@ -1,7 +1,6 @@
+#include <algorithm>
 #include <cmath>
 #include <cstring>
-
-#include <algorithm>
 #include <limits>
 #include <numeric>
 
@@ -14,13 +13,20 @@ namespace {
 
 const char* Symbol(ExprKind op) {
   switch (op) {
-    case ExprKind::kAdd: return "+";
-    case ExprKind::kSub: return "-";
-    case ExprKind::kMul: return "*";
-    case ExprKind::kDiv: return "/";
-    case ExprKind::kFloorDiv: return "//";
-    case ExprKind::kMod: return "%";
-    default: return "**";
+    case ExprKind::kAdd:
+      return "+";
+    case ExprKind::kSub:
+      return "-";
+    case ExprKind::kMul:
+      return "*";
+    case ExprKind::kDiv:
+      return "/";
+    case ExprKind::kFloorDiv:
+      return "//";
+    case ExprKind::kMod:
+      return "%";
+    default:
+      return "**";
   }
 }
 
@@ -49,11 +55,16 @@ bool IntPower(int64_t base, int64_t exponent, int64_t* out) {
 // False on overflow. REQUIRES: no division by zero, op is not kDiv, a power is not negative.
 bool IntOperation(ExprKind op, int64_t a, int64_t b, int64_t* out) {
   switch (op) {
-    case ExprKind::kAdd: return !__builtin_add_overflow(a, b, out);
-    case ExprKind::kSub: return !__builtin_sub_overflow(a, b, out);
-    case ExprKind::kMul: return !__builtin_mul_overflow(a, b, out);
-    case ExprKind::kPow: return IntPower(a, b, out);
-    default: break;
+    case ExprKind::kAdd:
+      return !__builtin_add_overflow(a, b, out);
+    case ExprKind::kSub:
+      return !__builtin_sub_overflow(a, b, out);
+    case ExprKind::kMul:
+      return !__builtin_mul_overflow(a, b, out);
+    case ExprKind::kPow:
+      return IntPower(a, b, out);
+    default:
+      break;
   }
   if (b == -1) {  // INT64_MIN / -1 overflows
     *out = 0;
@@ -65,12 +76,18 @@ bool IntOperation(ExprKind op, int64_t a, int64_t b, int64_t* out) {
 
 double FloatOperation(ExprKind op, double a, double b) {
   switch (op) {
-    case ExprKind::kAdd: return a + b;
-    case ExprKind::kSub: return a - b;
-    case ExprKind::kMul: return a * b;
-    case ExprKind::kDiv: return a / b;
-    case ExprKind::kPow: return std::pow(a, b);
-    case ExprKind::kFloorDiv: return std::floor(a / b);
+    case ExprKind::kAdd:
+      return a + b;
+    case ExprKind::kSub:
+      return a - b;
+    case ExprKind::kMul:
+      return a * b;
+    case ExprKind::kDiv:
+      return a / b;
+    case ExprKind::kPow:
+      return std::pow(a, b);
+    case ExprKind::kFloorDiv:
+      return std::floor(a / b);
     default: {
       const double rest = std::fmod(a, b);
       return rest != 0 && (rest < 0) != (b < 0) ? rest + b : rest;
@@ -79,8 +96,7 @@ double FloatOperation(ExprKind op, double a, double b) {
 }
 
 Value Numbers(Runtime& runtime, ExprKind op, const Value& a, const Value& b) {
-  const bool divides =
-      op == ExprKind::kDiv || op == ExprKind::kFloorDiv || op == ExprKind::kMod;
+  const bool divides = op == ExprKind::kDiv || op == ExprKind::kFloorDiv || op == ExprKind::kMod;
   if (divides && b.as_double() == 0) return runtime.Fail("division by zero");
   const bool negative_power = op == ExprKind::kPow && b.as_double() < 0;
   if (negative_power && a.as_double() == 0) return runtime.Fail("division by zero");
@@ -98,8 +114,8 @@ Value Numbers(Runtime& runtime, ExprKind op, const Value& a, const Value& b) {
 
 Value Repeat(Runtime& runtime, const Value& value, int64_t count) {
   count = std::max<int64_t>(count, 0);
-  const auto size = static_cast<int64_t>(value.string() ? value.bytes().size()
-                                                        : value.seq()->items.size());
+  const auto size =
+      static_cast<int64_t>(value.string() ? value.bytes().size() : value.seq()->items.size());
   int64_t total = 0;
   if (__builtin_mul_overflow(size, count, &total)) total = std::numeric_limits<int64_t>::max();
   if (value.string()) {
@@ -157,8 +173,8 @@ Value Runtime::Binary(ExprKind op, const Value& a, const Value& b) {
   if (op == ExprKind::kAdd && a.string()) {
     return Fail(Cat("can only concatenate str (not \"", TypeName(b), "\") to str"));
   }
-  return Fail(Cat("unsupported operand types for ", Symbol(op), ": '", TypeName(a),
-                           "' and '", TypeName(b), "'"));
+  return Fail(Cat("unsupported operand types for ", Symbol(op), ": '", TypeName(a), "' and '",
+                  TypeName(b), "'"));
 }
 
 Value Runtime::Unary(ExprKind op, const Value& a) {
@@ -187,14 +203,22 @@ bool Runtime::LessThan(const Value& a, const Value& b) {
 
 bool Runtime::Compare(CompareOp op, const Value& a, const Value& b) {
   switch (op) {
-    case CompareOp::kEq: return Equals(a, b);
-    case CompareOp::kNe: return ok() && !Equals(a, b);
-    case CompareOp::kLt: return LessThan(a, b);
-    case CompareOp::kGt: return LessThan(b, a);
-    case CompareOp::kLe: return LessThan(a, b) || (ok() && Equals(a, b));
-    case CompareOp::kGe: return LessThan(b, a) || (ok() && Equals(a, b));
-    case CompareOp::kIn: return Contains(b, a);
-    case CompareOp::kNotIn: return !Contains(b, a);
+    case CompareOp::kEq:
+      return Equals(a, b);
+    case CompareOp::kNe:
+      return ok() && !Equals(a, b);
+    case CompareOp::kLt:
+      return LessThan(a, b);
+    case CompareOp::kGt:
+      return LessThan(b, a);
+    case CompareOp::kLe:
+      return LessThan(a, b) || (ok() && Equals(a, b));
+    case CompareOp::kGe:
+      return LessThan(b, a) || (ok() && Equals(a, b));
+    case CompareOp::kIn:
+      return Contains(b, a);
+    case CompareOp::kNotIn:
+      return !Contains(b, a);
   }
   return false;
 }

@@ -108,8 +108,8 @@ class Parser : public ExprParser {
   void FailStatement(const Token& tag, const std::string& name) {
     static constexpr std::string_view kUnsupported[] = {
         "block", "extends", "include", "import", "from", "call", "autoescape", "do", "trans"};
-    const bool known = std::find(std::begin(kUnsupported), std::end(kUnsupported), name) !=
-                       std::end(kUnsupported);
+    const bool known =
+        std::find(std::begin(kUnsupported), std::end(kUnsupported), name) != std::end(kUnsupported);
     FailAt(tag, known ? Cat("the statement '", name, "' is not supported")
                       : Cat("unknown or misplaced statement '", name, "'"));
   }
@@ -189,8 +189,9 @@ class Parser : public ExprParser {
   void ParseGeneration(const Token& tag, Stmt* stmt) {
     stmt->kind = StmtKind::kGeneration;
     if (buffers_ > 0) {
-      FailAt(tag, "a generation block inside of a macro, set, filter or generation block is not "
-                  "supported, because its place in the output is not known");
+      FailAt(tag,
+             "a generation block inside of a macro, set, filter or generation block is not "
+             "supported, because its place in the output is not known");
     }
     has_generation_ = true;
     const int loops = std::exchange(loops_, 0);

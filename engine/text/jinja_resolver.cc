@@ -115,19 +115,30 @@ class Analyzer {
   void Visit(const Stmt& stmt) {
     switch (stmt.kind) {
       case StmtKind::kPrint:
-      case StmtKind::kFor: Visit(stmt.expr); break;
-      case StmtKind::kIf: VisitIf(stmt); break;
+      case StmtKind::kFor:
+        Visit(stmt.expr);
+        break;
+      case StmtKind::kIf:
+        VisitIf(stmt);
+        break;
       case StmtKind::kSet:
         Visit(stmt.expr);
         VisitTarget(*stmt.target, false);
         break;
-      case StmtKind::kSetBlock: VisitTarget(*stmt.target, false); break;
-      case StmtKind::kMacro: scope_.Store(stmt.macro->name); break;
-      case StmtKind::kFilterBlock: Visit(stmt.expr); break;
+      case StmtKind::kSetBlock:
+        VisitTarget(*stmt.target, false);
+        break;
+      case StmtKind::kMacro:
+        scope_.Store(stmt.macro->name);
+        break;
+      case StmtKind::kFilterBlock:
+        Visit(stmt.expr);
+        break;
       case StmtKind::kWith:
         for (const auto& [target, value] : stmt.with) Visit(value);
         break;
-      default: break;
+      default:
+        break;
     }
   }
 
@@ -243,19 +254,32 @@ class Resolver {
 
   void Resolve(Stmt* stmt, Scope* scope) {
     switch (stmt->kind) {
-      case StmtKind::kPrint: Resolve(stmt->expr, *scope); break;
+      case StmtKind::kPrint:
+        Resolve(stmt->expr, *scope);
+        break;
       case StmtKind::kSet:
         Resolve(stmt->expr, *scope);
         Resolve(stmt->target, *scope);
         break;
-      case StmtKind::kIf: ResolveIf(stmt, scope); break;
-      case StmtKind::kFor: ResolveFor(stmt, scope); break;
-      case StmtKind::kMacro: ResolveMacro(stmt, scope); break;
-      case StmtKind::kWith: ResolveWith(stmt, scope); break;
+      case StmtKind::kIf:
+        ResolveIf(stmt, scope);
+        break;
+      case StmtKind::kFor:
+        ResolveFor(stmt, scope);
+        break;
+      case StmtKind::kMacro:
+        ResolveMacro(stmt, scope);
+        break;
+      case StmtKind::kWith:
+        ResolveWith(stmt, scope);
+        break;
       case StmtKind::kSetBlock:
       case StmtKind::kGeneration:
-      case StmtKind::kFilterBlock: ResolveBuffered(stmt, scope); break;
-      default: break;
+      case StmtKind::kFilterBlock:
+        ResolveBuffered(stmt, scope);
+        break;
+      default:
+        break;
     }
   }
 
@@ -365,9 +389,8 @@ class Resolver {
 
   void Unknown(std::string_view what, const Expr& expr) {
     if (!status_.ok()) return;
-    status_ = absl::InvalidArgumentError(Cat("chat template, line ", expr.line,
-                                                      ": there is no ", what, " named '",
-                                                      expr.name, "'"));
+    status_ = absl::InvalidArgumentError(
+        Cat("chat template, line ", expr.line, ": there is no ", what, " named '", expr.name, "'"));
   }
 
   absl::Status status_;

@@ -8,6 +8,7 @@ namespace finetuned::text::jinja {
 namespace {
 
 constexpr size_t kBytesPerStep = 64;
+constexpr int64_t kStepsPerCharacter = 4;  // of a string taken apart: each becomes a string
 
 // Bounds of object[start:stop:step] for a length, as slice.indices.
 struct SliceBounds {
@@ -66,16 +67,14 @@ Runtime::~Runtime() {
 
 Value Runtime::Fail(std::string_view message) {
   if (ok()) {
-    status_ = absl::InvalidArgumentError(
-        Cat("chat template, line ", line_, ": ", message));
+    status_ = absl::InvalidArgumentError(Cat("chat template, line ", line_, ": ", message));
   }
   return Value();
 }
 
 Value Runtime::Exhaust(std::string_view message) {
   if (ok()) {
-    status_ = absl::ResourceExhaustedError(
-        Cat("chat template, line ", line_, ": ", message));
+    status_ = absl::ResourceExhaustedError(Cat("chat template, line ", line_, ": ", message));
   }
   return Value();
 }
@@ -168,12 +167,13 @@ Value Runtime::GetAttr(const Value& object, const std::string& name) {
       case MethodState::kCallable:
         return Value(std::make_shared<const Method>(Method{object, name}));
       case MethodState::kUnsafe:
-        return MakeUndefined(Cat("access to attribute '", name, "' of '",
-                                          TypeName(object), "' object is unsafe."));
+        return MakeUndefined(
+            Cat("access to attribute '", name, "' of '", TypeName(object), "' object is unsafe."));
       case MethodState::kUnsupported:
-        return Fail(Cat("the attribute '", name, "' of a '", TypeName(object),
-                                 "' is not supported"));
-      case MethodState::kNone: break;
+        return Fail(
+            Cat("the attribute '", name, "' of a '", TypeName(object), "' is not supported"));
+      case MethodState::kNone:
+        break;
     }
     if (object.is(Kind::kDict)) {
       if (const Value* found = object.dict().Find(name)) return *found;
@@ -196,8 +196,7 @@ Value Runtime::GetItem(const Value& object, const Value& key) {
   if (key.string()) return GetAttr(object, key.bytes());
   StrBuilder shown;
   AppendRepr(key, &shown);
-  return MakeUndefined(Cat("'", TypeName(object), " object' has no element ",
-                                    shown.str().bytes));
+  return MakeUndefined(Cat("'", TypeName(object), " object' has no element ", shown.str().bytes));
 }
 
 Value Runtime::IndexSequence(const Value& object, int64_t index) {
@@ -232,8 +231,8 @@ Value Runtime::GetSlice(const Value& object, const Value* start, const Value* st
   if (stride == 0) return Fail("slice step cannot be zero");
   if (object.string()) {
     if (!Charge(1 + object.bytes().size() / (stride == 1 ? kBytesPerStep : 1))) return Value();
-    return String(SliceString(
-        object.str(), Normalize(start, stop, stride, CountCodePoints(object.bytes()))));
+    return String(
+        SliceString(object.str(), Normalize(start, stop, stride, CountCodePoints(object.bytes()))));
   }
   if (!object.is(Kind::kSequence) || !object.seq()->indexable()) {
     return FailType("only strings and lists can be sliced", object);
@@ -261,7 +260,7 @@ std::vector<Value> Runtime::Items(const Value& value) {
     for (const auto& [key, item] : value.dict().entries) out.push_back(key);
   } else if (value.string()) {
     const Str& text = value.str();
-    if (!Charge(static_cast<int64_t>(text.bytes.size()))) return out;
+    if (!Charge(kStepsPerCharacter * static_cast<int64_t>(text.bytes.size()))) return out;
     for (size_t at = 0; at < text.bytes.size();) {
       const size_t bytes = CodePointBytes(text.bytes, at);
       out.push_back(Value(Slice(text, at, at + bytes)));
@@ -334,21 +333,25 @@ Value Runtime::LoopAttr(Loop* loop, const std::string& name) {
 Value Runtime::Call(const Value& callee, CallArgs& args) {
   if (!ok() || !Charge(1)) return Value();
   switch (callee.kind()) {
-    case Kind::kUndefined: return FailUndefined(callee);
-    case Kind::kMacro: return CallMacro(callee.macro(), args);
-    case Kind::kMethod: return CallMethod(*this, callee.method(), args);
-    case Kind::kFunction: return callee.function().call(*this, args);
-    default: return Fail(Cat("'", TypeName(callee), "' object is not callable"));
+    case Kind::kUndefined:
+      return FailUndefined(callee);
+    case Kind::kMacro:
+      return CallMacro(callee.macro(), args);
+    case Kind::kMethod:
+      return CallMethod(*this, callee.method(), args);
+    case Kind::kFunction:
+      return callee.function().call(*this, args);
+    default:
+      return Fail(Cat("'", TypeName(callee), "' object is not callable"));
   }
 }
 
 std::vector<Value> Runtime::Bind(std::string_view function, CallArgs& args,
-                                 std::initializer_list<std::string_view> names,
-                                 size_t required) {
+                                 std::initializer_list<std::string_view> names, size_t required) {
   std::vector<Value> bound(names.size());
   if (args.positional.size() > names.size()) {
-    Fail(Cat(function, " takes at most ", names.size(), " arguments, ",
-                      args.positional.size(), " were given"));
+    Fail(Cat(function, " takes at most ", names.size(), " arguments, ", args.positional.size(),
+             " were given"));
     return bound;
   }
   std::move(args.positional.begin(), args.positional.end(), bound.begin());

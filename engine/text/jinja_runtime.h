@@ -35,11 +35,11 @@ class Runtime {
   // Errors and limits.
   bool ok() const { return status_.ok(); }
   const absl::Status& status() const { return status_; }
-  Value Fail(std::string_view message);      // INVALID_ARGUMENT with the current line
-  Value Exhaust(std::string_view message);   // RESOURCE_EXHAUSTED
+  Value Fail(std::string_view message);     // INVALID_ARGUMENT with the current line
+  Value Exhaust(std::string_view message);  // RESOURCE_EXHAUSTED
   Value FailUndefined(const Value& undefined);
   Value FailType(std::string_view what, const Value& value);  // "WHAT: 'list' ..."
-  bool Charge(int64_t steps);  // false once max_steps are used up
+  bool Charge(int64_t steps);                                 // false once max_steps are used up
   bool FitsOutput(size_t bytes);
   // Guards the machine stack: true while fewer than kMaxStack evaluations are nested.
   bool Enter();

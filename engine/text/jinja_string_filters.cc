@@ -1,6 +1,5 @@
-#include <cmath>
-
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <optional>
 
@@ -31,8 +30,8 @@ Value Title(Runtime& runtime, const Value& subject, CallArgs& args) {
     const size_t bytes = CodePointBytes(text.bytes, at);
     out.Append(MapCase(Slice(text, at, at + bytes), start ? CaseMap::kUpper : CaseMap::kLower));
     const char32_t code = DecodeAt(text.bytes, at);
-    start = IsSpace(code) || code == '-' || code == '(' || code == '{' || code == '[' ||
-            code == '<';
+    start =
+        IsSpace(code) || code == '-' || code == '(' || code == '{' || code == '[' || code == '<';
     at += bytes;
   }
   return runtime.String(out.Take());
@@ -99,8 +98,7 @@ Value Indent(Runtime& runtime, const Value& subject, CallArgs& args) {
   bool first = true;
   for (const Line& line : Lines(source.bytes)) {
     if (!first) out.Append("\n");
-    const bool indented = first ? runtime.BoolArg(bound[1], false)
-                                : blank || line.begin < line.end;
+    const bool indented = first ? runtime.BoolArg(bound[1], false) : blank || line.begin < line.end;
     if (indented) out.Append(indention);
     out.AppendSlice(source, line.begin, line.end);
     first = false;

@@ -48,23 +48,31 @@ std::string Digits(double number, const Spec& spec, char type) {
 std::string IntDigits(uint64_t number, const Spec& spec) {
   std::string out;
   switch (spec.type) {
-    case 'x': out = absl::StrFormat("%x", number); break;
-    case 'X': out = absl::StrFormat("%X", number); break;
-    case 'o': out = absl::StrFormat("%o", number); break;
+    case 'x':
+      out = absl::StrFormat("%x", number);
+      break;
+    case 'X':
+      out = absl::StrFormat("%X", number);
+      break;
+    case 'o':
+      out = absl::StrFormat("%o", number);
+      break;
     case 'b':
       do {
         out.insert(out.begin(), static_cast<char>('0' + number % 2));
         number /= 2;
       } while (number > 0);
       break;
-    default: out = Cat(number);
+    default:
+      out = Cat(number);
   }
   if (spec.comma) {
     for (int i = static_cast<int>(out.size()) - 3; i > 0; i -= 3) {
       out.insert(static_cast<size_t>(i), ",");
     }
   }
-  const bool prefixed = spec.alternate && std::string_view("xXob").find(spec.type) != std::string::npos;
+  const bool prefixed =
+      spec.alternate && std::string_view("xXob").find(spec.type) != std::string::npos;
   return prefixed ? Cat("0", std::string(1, spec.type), out) : out;
 }
 
@@ -87,8 +95,8 @@ Str Pad(const Str& body, const Spec& spec, char default_align, std::string_view 
 }
 
 Str FormatNumber(Runtime& runtime, const Value& value, Spec spec) {
-  const bool is_float = std::string_view("eEfFgG%").find(spec.type) != std::string::npos &&
-                        spec.type != 0;
+  const bool is_float =
+      std::string_view("eEfFgG%").find(spec.type) != std::string::npos && spec.type != 0;
   std::string digits;
   bool negative = false;
   if (is_float || value.is(Kind::kFloat)) {
@@ -169,10 +177,17 @@ class PercentFormatter {
     for (; *at < text.size() && std::string_view("-+ #0").find(text[*at]) != std::string::npos;
          ++*at) {
       switch (text[*at]) {
-        case '-': spec.align = '<'; break;
-        case '#': spec.alternate = true; break;
-        case '0': spec.zero = true; break;
-        default: if (spec.sign != '+') spec.sign = text[*at];
+        case '-':
+          spec.align = '<';
+          break;
+        case '#':
+          spec.alternate = true;
+          break;
+        case '0':
+          spec.zero = true;
+          break;
+        default:
+          if (spec.sign != '+') spec.sign = text[*at];
       }
     }
     bool fits = ParseInt(text, at, &spec.width);
@@ -307,7 +322,8 @@ class BraceFormatter {
     while (runtime_.ok() && end < field.size()) {
       const bool item = field[end] == '[';
       const size_t begin = end + 1;
-      end = std::min(item ? field.find(']', begin) : field.find_first_of(".[", begin), field.size());
+      end =
+          std::min(item ? field.find(']', begin) : field.find_first_of(".[", begin), field.size());
       const std::string key(field.substr(begin, end - begin));
       if (item && end < field.size()) ++end;
       const auto index = ParseInteger(key);

@@ -1,6 +1,5 @@
-#include <cstring>
-
 #include <algorithm>
+#include <cstring>
 #include <optional>
 
 #include "engine/text/jinja_builtins.h"
@@ -15,8 +14,7 @@ using Args = std::vector<Value>;
 
 size_t Find(const std::string& text, const std::string& wanted, size_t from) {
   if (from > text.size()) return std::string::npos;
-  const void* found =
-      memmem(text.data() + from, text.size() - from, wanted.data(), wanted.size());
+  const void* found = memmem(text.data() + from, text.size() - from, wanted.data(), wanted.size());
   if (found == nullptr) return std::string::npos;
   return static_cast<size_t>(static_cast<const char*>(found) - text.data());
 }
@@ -26,7 +24,7 @@ std::vector<ByteRange> SplitAtSpace(const std::string& text, int64_t most) {
   size_t at = TrimSpace(text, true, false).begin;
   while (at < text.size()) {
     if (most >= 0 && static_cast<int64_t>(out.size()) == most) {
-      out.push_back({at, TrimSpace(text, false, true).end});
+      out.push_back({at, text.size()});
       break;
     }
     const size_t begin = at;
@@ -115,8 +113,8 @@ Value Affix(Runtime& runtime, const Str& text, bool start, const Value& affix) {
 
 Value FindIndex(Runtime& runtime, const Str& text, std::string_view name, const Value& wanted) {
   if (!wanted.string()) return runtime.FailType("expected a string to look for", wanted);
-  const size_t at = name[0] == 'r' ? text.bytes.rfind(wanted.bytes())
-                                   : Find(text.bytes, wanted.bytes(), 0);
+  const size_t at =
+      name[0] == 'r' ? text.bytes.rfind(wanted.bytes()) : Find(text.bytes, wanted.bytes(), 0);
   if (at != std::string::npos) return Value(CountCodePoints(text.bytes.substr(0, at)));
   const bool must = name == "index" || name == "rindex";
   return must ? runtime.Fail("substring not found") : Value(-1);
@@ -146,8 +144,8 @@ Value Partition(Runtime& runtime, const Str& text, bool from_right, const Value&
     return runtime.FailType("partition needs a separator", separator);
   }
   const size_t size = text.bytes.size();
-  const size_t at = from_right ? text.bytes.rfind(separator.bytes())
-                               : Find(text.bytes, separator.bytes(), 0);
+  const size_t at =
+      from_right ? text.bytes.rfind(separator.bytes()) : Find(text.bytes, separator.bytes(), 0);
   const bool found = at != std::string::npos;
   const size_t first = found ? at : from_right ? 0 : size;
   const size_t second = found ? at + separator.bytes().size() : first;
@@ -269,8 +267,7 @@ Str Strip(const Str& text, const std::string* chars, bool left, bool right) {
   return Slice(text, begin, end);
 }
 
-Value ReplaceAll(Runtime& runtime, const Str& text, const Str& old, const Str& with,
-                 int64_t most) {
+Value ReplaceAll(Runtime& runtime, const Str& text, const Str& old, const Str& with, int64_t most) {
   StrBuilder out;
   size_t done = 0;
   int64_t count = 0;
@@ -306,8 +303,7 @@ Value JoinStrings(Runtime& runtime, const Str& separator, const std::vector<Valu
   return runtime.String(out.Take());
 }
 
-Value CallStringMethod(Runtime& runtime, const Value& self, std::string_view name,
-                       CallArgs& args) {
+Value CallStringMethod(Runtime& runtime, const Value& self, std::string_view name, CallArgs& args) {
   const Str& text = self.str();
   if (!runtime.Charge(1 + static_cast<int64_t>(text.bytes.size() / 16))) return Value();
   if (name == "format") return BraceFormat(runtime, self, args);
@@ -327,8 +323,8 @@ Value CallStringMethod(Runtime& runtime, const Value& self, std::string_view nam
     const Args bound = bind({"chars"}, 0);
     const bool given = !bound[0].missing() && !bound[0].none();
     if (given && !bound[0].string()) return runtime.FailType("strip needs a string", bound[0]);
-    return runtime.String(Strip(text, given ? &bound[0].bytes() : nullptr, name != "rstrip",
-                                name != "lstrip"));
+    return runtime.String(
+        Strip(text, given ? &bound[0].bytes() : nullptr, name != "rstrip", name != "lstrip"));
   }
   if (name == "split" || name == "rsplit") {
     return Split(runtime, text, name == "rsplit", bind({"sep", "maxsplit"}, 0));
@@ -345,8 +341,7 @@ Value CallStringMethod(Runtime& runtime, const Value& self, std::string_view nam
     if (!bound[0].string() || !bound[1].string()) {
       return runtime.FailType("replace needs strings", bound[bound[0].string() ? 1 : 0]);
     }
-    return ReplaceAll(runtime, text, bound[0].str(), bound[1].str(),
-                      runtime.IntArg(bound[2], -1));
+    return ReplaceAll(runtime, text, bound[0].str(), bound[1].str(), runtime.IntArg(bound[2], -1));
   }
   if (name == "join") return JoinMethod(runtime, text, bind({"iterable"}, 1)[0]);
   if (name == "count") return Count(runtime, text, bind({"sub"}, 1)[0]);

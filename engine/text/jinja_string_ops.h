@@ -19,8 +19,7 @@ bool IsCase(const Str& text, CaseMap map);
 // Null chars: white space.
 Str Strip(const Str& text, const std::string* chars, bool left, bool right);
 // At most `most` replacements; all when negative.
-Value ReplaceAll(Runtime& runtime, const Str& text, const Str& old, const Str& with,
-                 int64_t most);
+Value ReplaceAll(Runtime& runtime, const Str& text, const Str& old, const Str& with, int64_t most);
 // str(item) of every item with the separator between them.
 Value JoinStrings(Runtime& runtime, const Str& separator, const std::vector<Value>& items);
 

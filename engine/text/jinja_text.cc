@@ -114,9 +114,8 @@ bool ValidUtf8(std::string_view text) {
       continue;
     }
     utf8proc_int32_t code = 0;
-    const auto used =
-        utf8proc_iterate(reinterpret_cast<const utf8proc_uint8_t*>(text.data()) + at,
-                         static_cast<utf8proc_ssize_t>(text.size() - at), &code);
+    const auto used = utf8proc_iterate(reinterpret_cast<const utf8proc_uint8_t*>(text.data()) + at,
+                                       static_cast<utf8proc_ssize_t>(text.size() - at), &code);
     if (used <= 0) return false;
     at += static_cast<size_t>(used);
   }
@@ -245,12 +244,23 @@ Str EscapeHtml(const Str& text) {
   };
   for (size_t at = 0; at < text.bytes.size(); ++at) {
     switch (text.bytes[at]) {
-      case '&': flush(at, "&amp;"); break;
-      case '<': flush(at, "&lt;"); break;
-      case '>': flush(at, "&gt;"); break;
-      case '\'': flush(at, "&#39;"); break;
-      case '"': flush(at, "&#34;"); break;
-      default: break;
+      case '&':
+        flush(at, "&amp;");
+        break;
+      case '<':
+        flush(at, "&lt;");
+        break;
+      case '>':
+        flush(at, "&gt;");
+        break;
+      case '\'':
+        flush(at, "&#39;");
+        break;
+      case '"':
+        flush(at, "&#34;");
+        break;
+      default:
+        break;
     }
   }
   out.AppendSlice(text, done, text.bytes.size());

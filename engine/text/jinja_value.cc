@@ -4,7 +4,6 @@
 #include <cmath>
 #include <limits>
 
-
 namespace finetuned::text::jinja {
 namespace {
 
@@ -43,29 +42,48 @@ bool SequencesEqual(const std::shared_ptr<Sequence>& a, const std::shared_ptr<Se
 
 const char* TypeName(const Value& value) {
   switch (value.kind()) {
-    case Kind::kUndefined: return "Undefined";
-    case Kind::kNone: return "NoneType";
-    case Kind::kBool: return "bool";
-    case Kind::kInt: return "int";
-    case Kind::kFloat: return "float";
-    case Kind::kString: return "str";
+    case Kind::kUndefined:
+      return "Undefined";
+    case Kind::kNone:
+      return "NoneType";
+    case Kind::kBool:
+      return "bool";
+    case Kind::kInt:
+      return "int";
+    case Kind::kFloat:
+      return "float";
+    case Kind::kString:
+      return "str";
     case Kind::kSequence:
       switch (value.seq()->kind) {
-        case SeqKind::kList: return "list";
-        case SeqKind::kTuple: return "tuple";
-        case SeqKind::kRange: return "range";
-        case SeqKind::kKeys: return "dict_keys";
-        case SeqKind::kValues: return "dict_values";
-        case SeqKind::kItems: return "dict_items";
-        case SeqKind::kIterator: return "generator";
+        case SeqKind::kList:
+          return "list";
+        case SeqKind::kTuple:
+          return "tuple";
+        case SeqKind::kRange:
+          return "range";
+        case SeqKind::kKeys:
+          return "dict_keys";
+        case SeqKind::kValues:
+          return "dict_values";
+        case SeqKind::kItems:
+          return "dict_items";
+        case SeqKind::kIterator:
+          return "generator";
       }
       return "sequence";
-    case Kind::kDict: return "dict";
-    case Kind::kNamespace: return "Namespace";
-    case Kind::kMacro: return "Macro";
-    case Kind::kMethod: return "builtin_function_or_method";
-    case Kind::kFunction: return "function";
-    case Kind::kLoop: return "LoopContext";
+    case Kind::kDict:
+      return "dict";
+    case Kind::kNamespace:
+      return "Namespace";
+    case Kind::kMacro:
+      return "Macro";
+    case Kind::kMethod:
+      return "builtin_function_or_method";
+    case Kind::kFunction:
+      return "function";
+    case Kind::kLoop:
+      return "LoopContext";
   }
   return "object";
 }
@@ -73,15 +91,21 @@ const char* TypeName(const Value& value) {
 bool Truthy(const Value& value) {
   switch (value.kind()) {
     case Kind::kUndefined:
-    case Kind::kNone: return false;
+    case Kind::kNone:
+      return false;
     case Kind::kBool:
-    case Kind::kInt: return value.as_int() != 0;
-    case Kind::kFloat: return value.as_double() != 0;
-    case Kind::kString: return !value.bytes().empty();
+    case Kind::kInt:
+      return value.as_int() != 0;
+    case Kind::kFloat:
+      return value.as_double() != 0;
+    case Kind::kString:
+      return !value.bytes().empty();
     case Kind::kSequence:
       return value.seq()->kind == SeqKind::kIterator || !value.seq()->items.empty();
-    case Kind::kDict: return !value.dict().entries.empty();
-    default: return true;
+    case Kind::kDict:
+      return !value.dict().entries.empty();
+    default:
+      return true;
   }
 }
 
@@ -96,7 +120,8 @@ bool Hashable(const Value& value) {
 size_t Hash(const Value& value) {
   switch (value.kind()) {
     case Kind::kBool:
-    case Kind::kInt: return std::hash<int64_t>{}(value.as_int());
+    case Kind::kInt:
+      return std::hash<int64_t>{}(value.as_int());
     case Kind::kFloat: {
       const double number = value.as_double();
       if (std::floor(number) == number && std::abs(number) < kTwoTo63) {
@@ -104,7 +129,8 @@ size_t Hash(const Value& value) {
       }
       return std::hash<double>{}(number);
     }
-    case Kind::kString: return std::hash<std::string_view>{}(value.bytes());
+    case Kind::kString:
+      return std::hash<std::string_view>{}(value.bytes());
     case Kind::kSequence: {
       size_t hash = value.seq()->items.size();
       for (const Value& item : value.seq()->items) {
@@ -112,7 +138,8 @@ size_t Hash(const Value& value) {
       }
       return hash;
     }
-    default: return static_cast<size_t>(value.kind());
+    default:
+      return static_cast<size_t>(value.kind());
   }
 }
 
@@ -121,17 +148,26 @@ bool Equal(const Value& a, const Value& b) {
   if (a.kind() != b.kind()) return false;
   switch (a.kind()) {
     case Kind::kUndefined:
-    case Kind::kNone: return true;
-    case Kind::kString: return a.bytes() == b.bytes();
-    case Kind::kSequence: return SequencesEqual(a.seq(), b.seq());
-    case Kind::kDict: return &a.dict() == &b.dict() || DictsEqual(a.dict(), b.dict());
-    case Kind::kNamespace: return &a.ns() == &b.ns();
-    case Kind::kMacro: return &a.macro() == &b.macro();
-    case Kind::kFunction: return &a.function() == &b.function();
-    case Kind::kLoop: return &a.loop() == &b.loop();
+    case Kind::kNone:
+      return true;
+    case Kind::kString:
+      return a.bytes() == b.bytes();
+    case Kind::kSequence:
+      return SequencesEqual(a.seq(), b.seq());
+    case Kind::kDict:
+      return &a.dict() == &b.dict() || DictsEqual(a.dict(), b.dict());
+    case Kind::kNamespace:
+      return &a.ns() == &b.ns();
+    case Kind::kMacro:
+      return &a.macro() == &b.macro();
+    case Kind::kFunction:
+      return &a.function() == &b.function();
+    case Kind::kLoop:
+      return &a.loop() == &b.loop();
     case Kind::kMethod:
       return a.method().name == b.method().name && Equal(a.method().self, b.method().self);
-    default: return false;
+    default:
+      return false;
   }
 }
 
@@ -154,8 +190,8 @@ bool Less(const Value& a, const Value& b, std::string* error) {
     const auto& hint = (a.undefined() ? a : b).as_undefined().hint;
     *error = hint ? *hint : "an undefined value cannot be compared";
   } else {
-    *error = Cat("'<' not supported between instances of '", TypeName(a), "' and '",
-                          TypeName(b), "'");
+    *error =
+        Cat("'<' not supported between instances of '", TypeName(a), "' and '", TypeName(b), "'");
   }
   return false;
 }

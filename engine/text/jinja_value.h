@@ -41,8 +41,19 @@ struct Undefined {
 };
 
 enum class Kind : uint8_t {
-  kUndefined, kNone, kBool, kInt, kFloat, kString, kSequence, kDict,
-  kNamespace, kMacro, kMethod, kFunction, kLoop,
+  kUndefined,
+  kNone,
+  kBool,
+  kInt,
+  kFloat,
+  kString,
+  kSequence,
+  kDict,
+  kNamespace,
+  kMacro,
+  kMethod,
+  kFunction,
+  kLoop,
 };
 
 // A value of the template language: what the Python value would be. Cheap to copy; everything but
@@ -110,7 +121,7 @@ enum class SeqKind : uint8_t { kList, kTuple, kRange, kKeys, kValues, kItems, kI
 struct Sequence {
   SeqKind kind = SeqKind::kList;
   std::vector<Value> items;
-  size_t next = 0;  // kIterator: the items before it were consumed
+  size_t next = 0;                        // kIterator: the items before it were consumed
   int64_t start = 0, stop = 0, step = 1;  // kRange: for its printed form
   int depth = 1;
   int64_t weight = 1;

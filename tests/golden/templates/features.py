@@ -25,11 +25,11 @@ n in lst | 3 in lst | 'x' in d | 'q' in d | 'lo' in word | 1 in 'a' | 'a' in mis
 missing in 'abc' | [1, 2] in nested | n and e | n or e | e or z | not n | not e | t and not z | n if t | n if z
 n if z else 'no' | (n if z) is defined | 'a' if z else 'b' if t else 'c' | (n if z).foo
 word[0] | word[-1] | word[99] | word[1:3] | word[::-1] | word[:-1] | word[::2] | word[-3:] | u[5] | u[-2:] | u[::-1]
-lst[0] | lst[-1] | lst[9] | lst[1:] | lst[::-1] | lst[5:1:-2] | lst['x'] | lst[none] | lst[1.0] | lst[true] | none[1:]
+lst[0] | lst[-1] | lst[9] | lst[1:] | lst[::-1] | lst[5:1:-2] | lst['x'] | lst[none] | lst[1.0] | lst[true] | no[1:]
 d['x'] | d.x | d['zz'] | d.zz | d.zz.yy | d['zz']['yy'] | none.foo | none.foo.bar | n.foo | word.foo | d.items() | d.keys()
 d.values() | d.get('x') | d.get('q') | d.get('q', 5) | d.get() | d['items'] is defined | d.items is callable | lst.append is defined
 lst.append(1) | lst.pop() | d.update({}) | d.pop('x') | d.copy() | lst.count(3) | lst.index(2) | lst.index(99) | (1, 2).count(1)
-d.items()|list | d|items|list | missing|items|list | lst|items | d.items()[0] | d.items()|length | d|length | missing|length
+d.items()|list | d|items|list | missing|items|list | lst|items|list | d.items()[0] | d.items()|length | d|length | missing|length
 n|length | none|length | u|length | word|count | (1,) | () | (1, 2) | [1, 'a', none, true, 1.5] | {'a': 1, 2: 'b', none: [1]}
 {} | [] | {'a': {'b': (1, 'x')}} | floats | tiny | big | f | 1e3 | 1_000 | 0x1F | 0b11 | 0o17 | 1.5e-3 | 1.0 | 100.0 | 1e100 | 12345678.9
 'it\\'s' | ["it's", 'say "hi"', "both ' and \\""] | ['tab\\t', 'nl\\n', '\\x01', '\\u00e9', 'é', '\\u200b', '😀'] | 'a\\tb' | '\\q' | "\\x41\\u0042"
@@ -73,7 +73,7 @@ dict(a=1) | dict({'a': 1}, b=2) | dict([['a', 1]]) | namespace(a=1).a | namespac
 strftime_now('%Y-%m-%d') | strftime_now('%d %b %Y') | strftime_now('%H:%M:%S %A %B %j %p %-d') | strftime_now('%f') | strftime_now(1) | raise_exception('no') | missing() | n() | word() | missing.foo | missing['foo']
 bos_token | eos_token ~ pad_token | tools | tools is none | documents is defined | add_generation_prompt | messages|length | messages[0]['role'] | messages[-1].content | messages[1].content | messages[-1]['tool_calls'][0].b
 missing + 'a' | 'a' + missing | missing ~ 'a' | missing|upper | missing|trim | missing[0] | missing[1:] | -missing | missing * 2 | missing|list | missing|join(',') | missing|first | missing|sum | missing|tojson|length
-n.real is defined | 1.foo | 'a'.b.c | (lst|map('string')) is iterable | [1, 2,] | {'a': 1,} | (1, 2,) | lst[0:2][1] | 'a b'.split()[1] | {'a': 1}.a | {'a': 1}['a'] | [[1, 2], [3]][0][1] | 'x'.join('abc') | not not n | n == 7 and f == 2.5 or z
+1.foo | 'a'.b.c | (lst|map('string')) is iterable | [1, 2,] | {'a': 1,} | (1, 2,) | lst[0:2][1] | 'a b'.split()[1] | {'a': 1}.a | {'a': 1}['a'] | [[1, 2], [3]][0][1] | 'x'.join('abc') | not not n | n == 7 and f == 2.5 or z
 1 + 2 * 3 - 4 / 2 | (1 + 2) * 3 | 1 ~ 2 + 3 | 'a' ~ 'b' * 2 | 10 - 2 - 3 | 2 * 3 % 4 | 1 if n > 3 else 2 | n|string + 'x' | -1|abs | (-1)|abs | 5|string|length | 'a' in 'abc' and 'b' | n > 3 == true | lst == [3, 1, 2] | d == {'a': 3, 'B': 2, 'x': 1}
 objs[0].k + objs[1]['k'] | objs|length > 2 | (objs|first).k | objs[-1].extra.y | word|upper|lower|title | word[:5]|upper ~ '!' | (1, 2) == (1, 2) | (1, 2) == [1, 2] | [] == false | '' == none | 1.0 == true | 0 == false | 'é' == '\\u00e9'
 tools or 'none' | tools is not none and tools | 'tool_calls' in messages[2] | 'tool_calls' not in messages[1] | messages[2].get('x', {}).get('y') | messages[1:]|length | messages[::-1][0].role | (messages|selectattr('role', 'equalto', 'user')|list)[0].role

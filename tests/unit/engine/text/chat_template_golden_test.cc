@@ -1,10 +1,10 @@
 // Our templates against jinja2 in the environment of transformers: the golden files are written by
 // tests/golden/templates/make_goldens.py.
+#include <gtest/gtest.h>
+
 #include <fstream>
 #include <random>
 #include <sstream>
-
-#include <gtest/gtest.h>
 
 #include "engine/text/chat_template.h"
 
@@ -119,10 +119,11 @@ TEST(ChatTemplateGolden, LanguageFeaturesEqualTheReference) {
 TEST(ChatTemplateGolden, MutatedTemplatesNeitherCrashNorHang) {
   const Json file = Json::parse(ReadFile(kGolden + "conversations.json"));
   const Json golden = Json::parse(ReadFile(kGolden + "rendered.json"));
-  const std::string_view pieces[] = {"{%",  "%}", "{{",     "}}", "{#",   "#}",        "-",
-                                     "(",   ")",  "[",      "]",  "|",    ".",         "'",
-                                     "for", "if", "endfor", "**", "loop", "* 99999999", "\xff",
-                                     "not", "is", "{% generation %}", "messages", ":", "namespace"};
+  const std::string_view pieces[] = {
+      "{%",       "%}", "{{",       "}}",         "{#",   "#}",  "-",   "(",
+      ")",        "[",  "]",        "|",          ".",    "'",   "for", "if",
+      "endfor",   "**", "loop",     "* 99999999", "\xff", "not", "is",  "{% generation %}",
+      "messages", ":",  "namespace"};
   std::vector<std::string> sources;
   for (const auto& [name, results] : golden.items()) sources.push_back(ReadTemplate(name));
   std::mt19937 random(20261005);
@@ -135,10 +136,17 @@ TEST(ChatTemplateGolden, MutatedTemplatesNeitherCrashNorHang) {
     for (size_t edits = 1 + below(4); edits > 0; --edits) {
       const size_t at = below(source.size());
       switch (below(4)) {
-        case 0: source.erase(at, 1 + below(20)); break;
-        case 1: source.insert(at, pieces[below(std::size(pieces))]); break;
-        case 2: source[at] = static_cast<char>(below(128)); break;
-        default: source.insert(at, source.substr(below(source.size()), 1 + below(60)));
+        case 0:
+          source.erase(at, 1 + below(20));
+          break;
+        case 1:
+          source.insert(at, pieces[below(std::size(pieces))]);
+          break;
+        case 2:
+          source[at] = static_cast<char>(below(128));
+          break;
+        default:
+          source.insert(at, source.substr(below(source.size()), 1 + below(60)));
       }
       if (source.empty()) source = "x";
     }

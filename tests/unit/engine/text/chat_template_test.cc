@@ -1,10 +1,11 @@
 #include "engine/text/chat_template.h"
 
-#include <fstream>
-#include <sstream>
-
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+#include <sstream>
 
 #include "engine/text/known_templates.h"
 
@@ -45,9 +46,9 @@ constexpr char kDialog[] = R"([{"role": "user", "content": "Hi <|im_end|>"},
                                {"role": "assistant", "content": "Hello"}])";
 
 TEST(ChatTemplate, MarksBytesOfUserData) {
-  const auto rendered = Render(
-      "{% for m in messages %}<|{{ m.role }}|>{{ m.content|trim|upper }}{% endfor %}",
-      Conversation(R"([{"role": "user", "content": " <s> "}])"));
+  const auto rendered =
+      Render("{% for m in messages %}<|{{ m.role }}|>{{ m.content|trim|upper }}{% endfor %}",
+             Conversation(R"([{"role": "user", "content": " <s> "}])"));
   ASSERT_TRUE(rendered.ok()) << rendered.status();
   EXPECT_EQ(rendered->text, "<|user|><S>");
   EXPECT_EQ(UserText(*rendered), "[user][<S>]");
@@ -56,7 +57,8 @@ TEST(ChatTemplate, MarksBytesOfUserData) {
 TEST(ChatTemplate, ProvenanceSurvivesStringOperations) {
   const RenderInput input = Conversation(R"([{"role": "u", "content": "a<s>b"}])");
   const auto user_text = [&input](const std::string& expression) {
-    const auto rendered = Render("{% set c = messages[0].content %}{{ " + expression + " }}", input);
+    const auto rendered =
+        Render("{% set c = messages[0].content %}{{ " + expression + " }}", input);
     return rendered.ok() ? UserText(*rendered) : rendered.status().ToString();
   };
   EXPECT_EQ(user_text("'<s>' + c + '</s>'"), "[a<s>b]");
@@ -94,10 +96,9 @@ TEST(ChatTemplate, SyntaxErrorsNameLineAndColumn) {
 }
 
 TEST(ChatTemplate, UnsupportedStatementsAreRefused) {
-  for (const char* source :
-       {"{% include 'x' %}", "{% block a %}{% endblock %}", "{{ 1|urlize }}", "{{ 1 is odder }}",
-        "{% for x in y recursive %}{% endfor %}",
-        "{% macro m() %}{% generation %}x{% endgeneration %}{% endmacro %}"}) {
+  for (const char* source : {"{% include 'x' %}", "{% block a %}{% endblock %}", "{{ 1|urlize }}",
+                             "{{ 1 is odder }}", "{% for x in y recursive %}{% endfor %}",
+                             "{% macro m() %}{% generation %}x{% endgeneration %}{% endmacro %}"}) {
     EXPECT_EQ(ParseChatTemplate(source).status().code(), absl::StatusCode::kInvalidArgument)
         << source;
   }
@@ -118,6 +119,8 @@ TEST(ChatTemplate, LimitsStopHostileTemplates) {
            std::string("{% set n = namespace(s=[]) %}{% for i in range(9999) %}"
                        "{% set n.s = [n.s] %}{% endfor %}"),
            std::string("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}"),
+           std::string("{% macro m() %}{{ -(-(-(-(-(-(-(-(-(-(-(-(1 if m() else 2)))))))))))) }}"
+                       "{% endmacro %}{{ m() }}"),
            std::string("{% set n = namespace() %}{% set n.n = n %}{{ n }}"),
            std::string("{{ 'a'|map(*(['map'] * 20000))|list }}"),
            std::string("{{ '%99999999d' % 1 }}{{ 'x'|center(99999999) }}"),
@@ -175,6 +178,21 @@ TEST(KnownTemplates, EveryPairParsesAndOnlyTheVariantMarksGenerations) {
     EXPECT_TRUE((*training)->has_generation_blocks());
     EXPECT_EQ(KnownTrainingTemplate(pair.original), pair.training);
   }
+}
+
+TEST(KnownTemplates, CompiledInTextsAreTheFiles) {
+  int pairs = 0;
+  for (const auto& entry :
+       std::filesystem::directory_iterator(FINETUNED_SOURCE_DIR "/engine/text/templates")) {
+    const std::string name = entry.path().stem();
+    if (name.size() < 9 || name.substr(name.size() - 9) != "_training") continue;
+    const std::string original = ReadTemplate(name.substr(0, name.size() - 9));
+    std::string training = ReadTemplate(name);
+    std::erase(training, '\r');  // of glm4moe
+    EXPECT_EQ(KnownTrainingTemplate(original), training) << name;
+    ++pairs;
+  }
+  EXPECT_EQ(pairs, 32);
 }
 
 TEST(KnownTemplates, SmolLm2TrainsOnAnswersOnly) {
