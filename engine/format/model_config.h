@@ -9,11 +9,13 @@ namespace finetuned::format {
 
 // Frequency scaling of rotary embeddings (config.json "rope_scaling" / "rope_parameters").
 struct RopeScaling {
-  enum class Type { kNone, kLinear, kLlama3 } type = Type::kNone;
+  enum class Type { kNone, kLinear, kLlama3, kDivisors } type = Type::kNone;
   double factor = 1.0;
   double low_freq_factor = 1.0;   // llama3
   double high_freq_factor = 4.0;  // llama3
   int64_t original_max_position_embeddings = 8192;  // llama3
+  // kDivisors (GGUF's rope_freqs.weight): frequency i is divided by divisors[i]; head_dim / 2 values.
+  std::vector<float> divisors;
 };
 
 // Shape of a decoder. Names follow Hugging Face's LlamaConfig.

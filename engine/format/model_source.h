@@ -3,30 +3,21 @@
 #include <cstdint>
 #include <memory>
 #include <span>
-#include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "engine/format/model_config.h"
+#include "engine/format/tensor_info.h"
 #include "engine/text/tokenizer.h"
 
 namespace finetuned::format {
 
-// How the numbers of a stored tensor are encoded.
-enum class DType { kF64, kF32, kF16, kBF16, kI64, kI32, kI16, kI8, kU8, kBool,
-                   kQ4_0, kQ4_1, kQ5_0, kQ5_1, kQ8_0, kQ4_K, kQ5_K, kQ6_K };
-
-struct TensorInfo {
-  std::string name;            // Hugging Face name, e.g. "model.layers.0.self_attn.q_proj.weight"
-  DType dtype = DType::kF32;
-  std::vector<int64_t> shape;  // row-major, Hugging Face order: [out_features, in_features]
-  int64_t bytes = 0;
-};
-
 // A base model on disk: a GGUF file or a Hugging Face folder. Headers are read and checked when it is
 // opened (bounds, shapes against the configuration, missing and duplicate names); weights are read
 // on demand. Immutable, thread safe. Torch-free: the daemon uses it for planning and validation.
+// Tensors are those of the architecture (see model_layout.h): an lm_head stored beside tied
+// embeddings and rotary tables are left out.
 class ModelSource {
  public:
   virtual ~ModelSource() = default;
@@ -34,7 +25,8 @@ class ModelSource {
   virtual const std::vector<TensorInfo>& tensors() const = 0;
   // nullptr when there is no such tensor.
   virtual const TensorInfo* Find(const std::string& name) const = 0;
-  // Raw bytes as stored, valid as long as the source (memory mapped).
+  // Raw bytes as stored, valid as long as the source (memory mapped). In Llama GGUF files the rows
+  // of q_proj and k_proj are in GGUF order here, unlike in ReadF32.
   virtual absl::StatusOr<std::span<const uint8_t>> Raw(const TensorInfo& tensor) const = 0;
   // Decodes the whole tensor into `out` (number of elements floats). Bit-equal to the `gguf`
   // package's dequantize for GGUF types. For Llama GGUF files the rows of q_proj and k_proj are
