@@ -32,12 +32,12 @@ struct Caller {
   std::string fingerprint;  // store::Fingerprint(request)
 };
 
-// What ListJobs asks for, as sent by the client.
+// What ListJobs asks for.
 struct ListQuery {
   int page_size = 0;        // 0: 50, at most 1000
-  std::string page_token;
-  std::string filter;
-  std::string order_by;
+  std::string page_token;   // of an earlier answer with the same order
+  std::string order_by;     // as sent: "create_time desc" (default), "create_time", "priority desc"
+  std::function<bool(const v1::Job&)> matches;  // the filter; empty: all
 };
 struct ListAnswer {
   std::vector<v1::Job> jobs;
@@ -97,7 +97,7 @@ class JobManager : private supervisor::WorkerEvents {
 
   // With queue position and, while queued, what it waits for.
   absl::StatusOr<v1::Job> GetJob(const std::string& name) const;
-  // INVALID_ARGUMENT: filter, order_by or page_token.
+  // INVALID_ARGUMENT: order_by or page_token.
   absl::StatusOr<ListAnswer> ListJobs(const ListQuery& query) const;
 
   // Events of the job after `after_sequence`. -1: only those still to come.

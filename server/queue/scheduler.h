@@ -1,9 +1,9 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <optional>
-#include <set>
 #include <string>
 #include <variant>
 #include <vector>
@@ -50,14 +50,13 @@ struct SchedulerOptions {
 // ---- inputs
 
 struct Submit { JobEntry job; };                 // state QUEUED
-struct UserRequest {                             // kStop, kPause, kResume, kCancel or kRetry
+struct UserRequest {                             // kCheckpoint, kStop, kPause, kResume or kCancel
   std::string job;
   JobEvent event = JobEvent::kCancel;
   std::string message;                           // who and why, shown to people
   absl::Duration grace = absl::ZeroDuration();   // kPause: until the worker is killed; 0: default
 };
 struct RetryJob { JobEntry job; };               // the ended job, as it is to be queued
-struct CheckpointNow { std::string job; };       // FAILED_PRECONDITION unless RUNNING
 struct Reschedule {                              // new scheduling of a job that has not ended
   std::string job;
   int priority = 0;
@@ -83,8 +82,8 @@ struct Prestart {};                              // start a worker without a job
 struct Tick {};                                  // time has passed
 struct Drain { absl::Duration grace; bool pause_running = false; };
 
-using Input = std::variant<Submit, UserRequest, RetryJob, CheckpointNow, Reschedule, WorkerReady,
-                           WorkerAlive, WorkerPhase, WorkerDone, WorkerGone, Prestart, Tick, Drain>;
+using Input = std::variant<Submit, UserRequest, RetryJob, Reschedule, WorkerReady, WorkerAlive,
+                           WorkerPhase, WorkerDone, WorkerGone, Prestart, Tick, Drain>;
 
 // ---- actions. All StateChange come first; they are made durable before the rest is done.
 
@@ -162,16 +161,17 @@ class Scheduler {
     absl::Time idle_since = absl::InfinitePast();
     absl::Time start_after = absl::InfinitePast();  // back-off after a crash
   };
+  // What Rollback restores.
   struct Undo {
     std::map<std::string, std::optional<JobEntry>> jobs;
+    std::map<std::string, std::optional<bool>> ended;
     Worker worker;
-    bool draining, pause_running, drained;
+    bool draining = false, pause_running = false, drained = false;
   };
 
   absl::Status Take(const Submit& in, absl::Time now);
   absl::Status Take(const UserRequest& in, absl::Time now);
   absl::Status Take(const RetryJob& in, absl::Time now);
-  absl::Status Take(const CheckpointNow& in, absl::Time now);
   absl::Status Take(const Reschedule& in, absl::Time now);
   absl::Status Take(const WorkerReady& in, absl::Time now);
   absl::Status Take(const WorkerAlive& in, absl::Time now);
@@ -185,20 +185,32 @@ class Scheduler {
   // Applies `event` to the job: looks it up in the table, changes the entry, appends the actions.
   absl::Status Fire(const std::string& job, JobEvent event, v1::StateReason reason, std::string message,
                     absl::Time now);
-  void EndOnDevice(const WorkerDone& done, absl::Time now);
-  void CrashOnDevice(const std::string& message, absl::Time now);
+  // The same for an event that the table allows in the states it is used in.
+  void MustFire(const std::string& job, JobEvent event, v1::StateReason reason, std::string message,
+                absl::Time now);
+  void Apply(JobEntry* job, const Transition& transition, absl::Time now);
+  // The holder let go without a result, as it was told to or because its process ended.
+  void LetGo(absl::Time now);
+  void Crash(v1::StateReason reason, const std::string& message, absl::Time now);
   void ReleaseDevice(absl::Time now);
   void CheckDeadlines(absl::Time now);
-  void FailOrphans(absl::Time now);
+  void CheckWorkerLife(absl::Time now);
+  void SettleDependencies(absl::Time now);
   void StartNext(absl::Time now);
+  void LeaveWhenFree(absl::Time now);
+  void StartOn(const JobEntry& job, absl::Time now);
+  void Begin(const std::string& job, absl::Time now);
   std::vector<const JobEntry*> Ordered(absl::Time now) const;
   Wait Explain(const JobEntry& job, absl::Time now) const;
   JobEntry& Touch(const std::string& job);
+  void SetEnded(const std::string& job, bool succeeded);
   void Kill(std::string why, bool stalled);
+  void StopIdleWorker(absl::Time now);
 
   const SchedulerOptions options_;
   const DependencyFate succeeded_;
   std::map<std::string, JobEntry> jobs_;
+  std::map<std::string, bool> ended_;  // jobs that ended since the start: did they succeed?
   Worker worker_;
   bool draining_ = false;
   bool pause_running_ = false;

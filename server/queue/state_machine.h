@@ -15,6 +15,7 @@ enum class JobEvent {
   kStart,      // given the device
   kTrain,      // the worker takes its first step
   kExport,     // the worker has taken its last step
+  kCheckpoint, // user: write a checkpoint and go on
   kStop,       // user: finish early with a result
   kPause,      // user: give up the device, keep the work
   kDrain,      // the daemon is about to leave
@@ -33,6 +34,7 @@ enum class JobEvent {
 enum class Effect {
   kNone,
   kBeginAttempt,   // attempt + 1, run it on the worker
+  kSignalCheckpoint,
   kSignalFinish,
   kSignalLeave,
   kSignalCancel,
@@ -47,7 +49,7 @@ struct Transition {
   Effect effect;
 };
 
-// Every allowed transition; a pair of event and state occurs at most once.
+// Every allowed transition (one that leads back to its state is told to nobody); a pair of event and state occurs at most once.
 absl::Span<const Transition> Transitions();
 
 // The transition, or FAILED_PRECONDITION with a PreconditionFailure detail naming the state and the
