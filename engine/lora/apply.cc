@@ -1,0 +1,79 @@
+#include "engine/lora/apply.h"
+
+#include <ATen/ATen.h>
+
+#include "kernels/dropout.h"
+
+namespace finetuned::lora {
+namespace {
+
+at::Tensor Columns(const at::Tensor& x, int64_t first, int64_t count) {
+  return x.narrow(1, first, count);
+}
+
+// gradient += scale * a b, with float32 results and sums also where a and b are 16-bit.
+void AccumulateProduct(at::Tensor gradient, const at::Tensor& a, const at::Tensor& b,
+                       double scale) {
+  if (a.scalar_type() == at::kFloat) {
+    gradient.addmm_(a, b, 1, scale);
+  } else {
+    gradient.add_(at::mm(a, b, at::kFloat), scale);
+  }
+}
+
+void Drop(const Site& site, const at::Tensor& x_TI, const DropoutKey& key, at::Tensor& out_TI) {
+  const uint64_t offset =
+      key.pass * static_cast<uint64_t>(key.sites) + static_cast<uint64_t>(site.index);
+  kernels::DropoutForward(x_TI, key.p, key.seed, offset, out_TI);
+}
+
+}  // namespace
+
+void AddForward(const Group& group, double scaling, const at::Tensor& x_TI, const DropoutKey& key,
+                at::Tensor& scratch_TI, at::Tensor& u_TG, at::Tensor& y_TO) {
+  if (group.sites.empty()) return;
+  if (key.p == 0) at::mm_out(u_TG, x_TI, group.compute_a_GI.t());
+  int64_t first = 0;
+  for (size_t i = 0; i < group.sites.size(); ++i) {
+    const Site& site = group.sites[i];
+    const int64_t rank = site.compute_a_RI.size(0);
+    at::Tensor u = Columns(u_TG, first, rank);
+    if (key.p > 0) {
+      Drop(site, x_TI, key, scratch_TI);
+      at::mm_out(u, scratch_TI, site.compute_a_RI.t());
+    }
+    at::Tensor y = Columns(y_TO, group.first_column[i], site.out);
+    y.addmm_(u, site.compute_b_OR.t(), 1, scaling);
+    first += rank;
+  }
+}
+
+void AddBackward(const Group& group, double scaling, const at::Tensor& dy_TO,
+                 const at::Tensor& x_TI, const at::Tensor& u_TG, const DropoutKey& key,
+                 at::Tensor& scratch_TI, at::Tensor& du_TG, at::Tensor& dx_TI) {
+  if (group.sites.empty()) return;
+  int64_t first = 0;
+  for (size_t i = 0; i < group.sites.size(); ++i) {
+    const Site& site = group.sites[i];
+    const int64_t rank = site.compute_a_RI.size(0);
+    const at::Tensor dy = Columns(dy_TO, group.first_column[i], site.out);
+    at::Tensor du = Columns(du_TG, first, rank);
+    at::addmm_out(du, du, dy, site.compute_b_OR, /*beta=*/0, /*alpha=*/scaling);
+    AccumulateProduct(site.db_OR, dy.t(), Columns(u_TG, first, rank), scaling);
+    if (key.p > 0) {
+      Drop(site, x_TI, key, scratch_TI);
+      AccumulateProduct(site.da_RI, du.t(), scratch_TI, 1);
+      if (dx_TI.defined()) {
+        at::mm_out(scratch_TI, du, site.compute_a_RI);
+        Drop(site, scratch_TI, key, scratch_TI);
+        dx_TI.add_(scratch_TI);
+      }
+    }
+    first += rank;
+  }
+  if (key.p > 0) return;
+  AccumulateProduct(group.da_GI, du_TG.t(), x_TI, 1);
+  if (dx_TI.defined()) dx_TI.addmm_(du_TG, group.compute_a_GI);
+}
+
+}  // namespace finetuned::lora

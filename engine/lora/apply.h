@@ -1,0 +1,34 @@
+// Forward and backward of the adapters of one fused linear, added to what the frozen weight gave.
+// Legend: T tokens, I inputs, O outputs (of the whole group), G sum of the group's ranks.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+
+#include "engine/lora/adapter.h"
+
+namespace finetuned::lora {
+
+// Which dropout masks a pass draws. Equal keys draw equal masks, so backward and recompute repeat
+// what the forward did.
+struct DropoutKey {
+  double p = 0;       // 0: no dropout (evaluation too)
+  uint64_t seed = 0;
+  uint64_t pass = 0;  // number of the micro-batch since the start of the run
+  int64_t sites = 1;  // of the adapter: offset = pass * sites + site
+};
+
+// u_TG = dropout(x) A^T per site, kept for the backward; y_TO += scaling * u B^T in each site's
+// columns. A group without sites changes nothing. scratch_TI: memory for dropped inputs, needed when
+// key.p > 0 only.
+void AddForward(const Group& group, double scaling, const at::Tensor& x_TI, const DropoutKey& key,
+                at::Tensor& scratch_TI, at::Tensor& u_TG, at::Tensor& y_TO);
+
+// Adds to the group's dA and dB, and, when dx_TI is defined, the gradient of the input to dx_TI.
+// du_TG: scratch. x_TI, u_TG, key as in the forward.
+void AddBackward(const Group& group, double scaling, const at::Tensor& dy_TO,
+                 const at::Tensor& x_TI, const at::Tensor& u_TG, const DropoutKey& key,
+                 at::Tensor& scratch_TI, at::Tensor& du_TG, at::Tensor& dx_TI);
+
+}  // namespace finetuned::lora

@@ -1,0 +1,32 @@
+// An adapter as the files PEFT writes and reads: adapter_config.json (sorted keys, indent 2),
+// adapter_model.safetensors (float32, names "base_model.model.model.layers.0.self_attn.q_proj.
+// lora_A.weight" and ".lora_B.weight") and README.md. Source: peft 0.21.
+#pragma once
+
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "engine/lora/adapter.h"
+
+namespace finetuned::lora {
+
+struct PeftDescription {
+  std::string base_model_name;  // base_model_name_or_path
+  std::string title;            // of README.md
+};
+
+// Writes the three files into an existing folder; syncing them is up to the caller. Waits for the
+// device.
+absl::Status SavePeft(const Adapter& adapter, const PeftDescription& description,
+                      const std::string& directory);
+
+// What adapter_config.json asks for. INVALID_ARGUMENT names file, key and value for what this engine
+// cannot continue (another peft_type, DoRA, bias, patterns, modules_to_save).
+absl::StatusOr<Options> ReadPeftConfig(const std::string& directory);
+
+// Fills the parameters from adapter_model.safetensors (float32, float16 or bfloat16). Every matrix must be
+// there with its shape, and nothing else: INVALID_ARGUMENT names the tensor.
+absl::Status LoadPeftWeights(const std::string& directory, Adapter* adapter);
+
+}  // namespace finetuned::lora

@@ -1,0 +1,54 @@
+// The frozen weights of a Llama decoder on the device that trains.
+// Legend: V vocabulary, D hidden size, E head size.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "engine/format/model_config.h"
+#include "engine/format/model_source.h"
+#include "engine/model/frozen_linear.h"
+
+namespace finetuned::model {
+
+struct LoadOptions {
+  at::Device device = at::kCPU;
+  at::ScalarType dtype = at::kFloat;  // compute type: kFloat or kBFloat16
+  bool nf4 = true;                    // linears of the layers as NF4 with double quantization
+};
+
+struct LayerWeights {
+  at::Tensor input_norm_D, post_norm_D;
+  FrozenLinear qkv;      // rows: q, k, v
+  FrozenLinear o;
+  FrozenLinear gate_up;  // rows: gate, up
+  FrozenLinear down;
+};
+
+// Immutable after loading, but for the scratch: one run at a time uses it.
+struct BaseModel {
+  format::ModelConfig config;
+  LoadOptions options;
+  std::string fingerprint;
+  at::Tensor embed_VD, lm_head_VD;  // the same tensor when tied
+  at::Tensor final_norm_D;
+  at::Tensor inv_freq;              // float32 [E/2], scaling applied
+  std::vector<LayerWeights> layers;
+  at::Tensor scratch;               // compute type: the largest fused linear, dequantized
+
+  int64_t bytes() const;  // of everything above
+};
+
+// Reads and, where asked, quantizes every weight; needs host memory for the largest matrix in float32
+// beside the result. INVALID_ARGUMENT names file, tensor and element for weights that are missing, of
+// another shape than the configuration says, or not finite. Out of memory: c10::Error.
+absl::StatusOr<std::shared_ptr<BaseModel>> LoadBaseModel(const format::ModelSource& source,
+                                                         const std::string& path,
+                                                         const LoadOptions& options);
+
+}  // namespace finetuned::model

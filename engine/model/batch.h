@@ -1,0 +1,27 @@
+// A packed micro-batch on the device. Legend: T tokens, N documents, M targets.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <vector>
+
+#include "engine/data/packing.h"
+
+namespace finetuned::model {
+
+struct DeviceBatch {
+  int64_t tokens = 0;
+  int64_t targets = 0;
+  int64_t max_seqlen = 0;
+  std::vector<int32_t> cu_seqlens_host;  // [N+1]
+  // int32, on the device, views of one upload.
+  at::Tensor ids_T, position_ids_T, cu_seqlens;
+  at::Tensor target_rows_M;    // positions that have a target, ascending
+  at::Tensor target_labels_M;  // the targets
+};
+
+// One copy to the device, asynchronous from pinned memory on CUDA.
+DeviceBatch Upload(const data::PackedBatch& batch, at::Device device);
+
+}  // namespace finetuned::model

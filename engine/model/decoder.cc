@@ -1,0 +1,102 @@
+#include "engine/model/decoder.h"
+
+#include <ATen/ATen.h>
+
+#include "engine/plan/memory_plan.h"
+#include "kernels/embedding.h"
+#include "kernels/rms_norm.h"
+
+namespace finetuned::model {
+
+Decoder::Decoder(const BaseModel& base, lora::Adapter& adapter, const DecoderOptions& options)
+    : base_(base),
+      adapter_(adapter),
+      options_(options),
+      chunk_rows_(plan::LogitsChunkRows(base.config.vocab_size)),
+      workspace_(base.options.device),
+      layers_(base.layers.size()) {}
+
+PassContext Decoder::Pass(const DeviceBatch& batch) {
+  PassContext pass;
+  pass.base = &base_;
+  pass.adapter = &adapter_;
+  pass.batch = &batch;
+  pass.workspace = &workspace_;
+  pass.dropout.sites = static_cast<int64_t>(adapter_.sites().size());
+  pass.deterministic = options_.deterministic;
+  return pass;
+}
+
+at::Tensor Decoder::LayerInput(int64_t index, const DeviceBatch& batch) {
+  return workspace_.Take("layer.input", index, {batch.tokens, base_.config.hidden_size},
+                         base_.options.dtype);
+}
+
+at::Tensor Decoder::ForwardLayers(const PassContext& pass, bool keep) {
+  const int64_t n = static_cast<int64_t>(layers_.size());
+  // Without a backward two buffers alternate.
+  auto input = [&](int64_t i) { return LayerInput(keep ? i : i % 2, *pass.batch); };
+  at::Tensor x_TD = input(0);
+  kernels::EmbeddingGather(base_.embed_VD, pass.batch->ids_T, x_TD);
+  for (int64_t i = 0; i < n; ++i) {
+    LayerActivations& a = layers_[i];
+    a.x_TD = x_TD;
+    at::Tensor out_TD = input(i + 1);
+    LayerForward(pass, i, keep && !options_.recompute_activations ? i : 0, &a, out_TD);
+    if (!keep || options_.recompute_activations) a = LayerActivations{.x_TD = a.x_TD};
+    x_TD = out_TD;
+  }
+  return x_TD;
+}
+
+at::Tensor Decoder::FinalNorm(const at::Tensor& x_TD) {
+  at::Tensor hidden_TD = workspace_.Take("hidden", 0, x_TD.sizes(), x_TD.scalar_type());
+  final_rstd_T_ = workspace_.Take("hidden.rstd", 0, {x_TD.size(0)}, at::kFloat);
+  kernels::RmsNormForward(x_TD, base_.final_norm_D, base_.config.rms_norm_eps, hidden_TD,
+                          final_rstd_T_);
+  return hidden_TD;
+}
+
+void Decoder::ForwardBackward(const DeviceBatch& batch, const at::Tensor& grad_scale,
+                              uint64_t dropout_seed, uint64_t pass_number, at::Tensor& sums) {
+  PassContext pass = Pass(batch);
+  pass.dropout.p = adapter_.options().dropout;
+  pass.dropout.seed = dropout_seed;
+  pass.dropout.pass = pass_number;
+
+  const at::Tensor x_TD = ForwardLayers(pass, /*keep=*/true);
+  const at::Tensor hidden_TD = FinalNorm(x_TD);
+  at::Tensor dhidden_TD = workspace_.Take("hidden.gradient", 0, x_TD.sizes(), x_TD.scalar_type());
+  LmHeadLoss(hidden_TD, base_.lm_head_VD, batch,
+             {chunk_rows_, options_.label_smoothing, grad_scale}, workspace_, dhidden_TD, sums);
+
+  at::Tensor& dx_TD = dhidden_TD;
+  kernels::RmsNormBackward(dhidden_TD, x_TD, base_.final_norm_D, final_rstd_T_,
+                           /*accumulate=*/false, dx_TD);
+  for (int64_t i = static_cast<int64_t>(layers_.size()) - 1; i >= 0; --i) {
+    LayerActivations& a = layers_[i];
+    if (options_.recompute_activations) {
+      // The output has its place already; writing it again does not change it.
+      at::Tensor out_TD = LayerInput(i + 1, batch);
+      LayerForward(pass, i, /*slot=*/0, &a, out_TD);
+    }
+    LayerBackward(pass, i, &a, /*need_input_gradient=*/i > 0, dx_TD);
+    a = {};
+  }
+}
+
+void Decoder::Evaluate(const DeviceBatch& batch, at::Tensor& sums) {
+  const PassContext pass = Pass(batch);
+  const at::Tensor hidden_TD = FinalNorm(ForwardLayers(pass, /*keep=*/false));
+  at::Tensor no_gradient;
+  LmHeadLoss(hidden_TD, base_.lm_head_VD, batch, {chunk_rows_, /*label_smoothing=*/0, {}},
+             workspace_, no_gradient, sums);
+}
+
+at::Tensor Decoder::Logits(const DeviceBatch& batch) {
+  const PassContext pass = Pass(batch);
+  const at::Tensor hidden_TD = FinalNorm(ForwardLayers(pass, /*keep=*/false));
+  return at::mm(hidden_TD, base_.lm_head_VD.t()).to(at::kFloat);
+}
+
+}  // namespace finetuned::model

@@ -1,0 +1,50 @@
+#include "engine/model/frozen_linear.h"
+
+#include <ATen/ATen.h>
+
+namespace finetuned::model {
+namespace {
+
+int64_t Bytes(const at::Tensor& t) { return t.defined() ? static_cast<int64_t>(t.nbytes()) : 0; }
+
+}  // namespace
+
+FrozenLinear FrozenLinear::Dense(at::Tensor weight_OI, at::Tensor bias_O) {
+  FrozenLinear linear;
+  linear.out_ = weight_OI.size(0);
+  linear.in_ = weight_OI.size(1);
+  linear.dense_OI_ = std::move(weight_OI);
+  linear.bias_O_ = std::move(bias_O);
+  return linear;
+}
+
+FrozenLinear FrozenLinear::Nf4(std::vector<kernels::Nf4Tensor> parts, int64_t in,
+                               at::Tensor bias_O) {
+  FrozenLinear linear;
+  linear.in_ = in;
+  for (const auto& part : parts) linear.out_ += part.shape[0];
+  linear.parts_ = std::move(parts);
+  linear.bias_O_ = std::move(bias_O);
+  return linear;
+}
+
+int64_t FrozenLinear::bytes() const {
+  int64_t sum = Bytes(dense_OI_) + Bytes(bias_O_);
+  for (const auto& p : parts_) {
+    sum += Bytes(p.codes) + Bytes(p.absmax_q) + Bytes(p.absmax2) + Bytes(p.absmax);
+  }
+  return sum;
+}
+
+at::Tensor FrozenLinear::Weight(const at::Tensor& scratch) const {
+  if (parts_.empty()) return dense_OI_;
+  int64_t row = 0;
+  for (const auto& part : parts_) {
+    at::Tensor slice = scratch.narrow(0, row * in_, part.shape[0] * in_);
+    kernels::Nf4Dequantize(part, slice);
+    row += part.shape[0];
+  }
+  return scratch.narrow(0, 0, out_ * in_).view({out_, in_});
+}
+
+}  // namespace finetuned::model

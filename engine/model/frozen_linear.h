@@ -1,0 +1,42 @@
+// A frozen linear layer: one or more stored matrices that read the same input, stacked by rows.
+// Legend: I inputs, O outputs of all parts together.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "kernels/nf4.h"
+
+namespace finetuned::model {
+
+// Either dense in the compute type, or one NF4 tensor per stored matrix: each keeps its own offset
+// and scales, so it is bit-equal to quantizing that matrix alone.
+class FrozenLinear {
+ public:
+  FrozenLinear() = default;
+  // weight_OI: dense, compute type. bias_O may be undefined.
+  static FrozenLinear Dense(at::Tensor weight_OI, at::Tensor bias_O);
+  // REQUIRES: all parts have `in` columns.
+  static FrozenLinear Nf4(std::vector<kernels::Nf4Tensor> parts, int64_t in, at::Tensor bias_O);
+
+  int64_t in() const { return in_; }
+  int64_t out() const { return out_; }
+  const at::Tensor& bias_O() const { return bias_O_; }
+  bool quantized() const { return !parts_.empty(); }
+  const std::vector<kernels::Nf4Tensor>& parts() const { return parts_; }
+  int64_t bytes() const;
+
+  // The weight [O, I] in the compute type: the dense tensor itself, or the parts dequantized into the
+  // front of `scratch` (compute type, at least O * I elements), valid until scratch is used again.
+  at::Tensor Weight(const at::Tensor& scratch) const;
+
+ private:
+  int64_t in_ = 0, out_ = 0;
+  at::Tensor dense_OI_, bias_O_;
+  std::vector<kernels::Nf4Tensor> parts_;
+};
+
+}  // namespace finetuned::model

@@ -1,0 +1,35 @@
+// Named device memory of a step, reused by every micro-batch.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <string_view>
+#include <utility>
+
+namespace finetuned::model {
+
+// Each (name, layer) owns one allocation that grows to the largest request, so after the largest
+// micro-batch nothing is allocated any more. Not thread safe.
+class Workspace {
+ public:
+  explicit Workspace(at::Device device) : device_(device) {}
+  Workspace(const Workspace&) = delete;
+  Workspace& operator=(const Workspace&) = delete;
+
+  // A contiguous tensor over the front of the buffer; what it holds is undefined. Taking a buffer
+  // again invalidates what was taken before. `name` must outlive the workspace (a literal).
+  at::Tensor Take(std::string_view name, int64_t layer, at::IntArrayRef shape,
+                  at::ScalarType dtype);
+
+  // Bytes by name, all layers together: what the plan is compared with.
+  std::map<std::string, int64_t> Bytes() const;
+
+ private:
+  at::Device device_;
+  std::map<std::pair<std::string_view, int64_t>, at::Tensor> buffers_;
+};
+
+}  // namespace finetuned::model
