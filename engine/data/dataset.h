@@ -27,25 +27,28 @@ struct ReadLimits {
   int64_t max_line_bytes = 8 << 20;
   int64_t max_rows = 50'000'000;
   int max_depth = 512;
-  int max_errors = 20;    // errors and warnings kept with text; the rest is counted
+  int max_errors = 20;               // errors and warnings kept with text; the rest is counted
+  int64_t long_text_words = 32'768;  // warn about a text with more words
 };
 
 // Result of the streaming pass over a file that needs no tokenizer.
 struct ValidationReport {
-  bool ok = false;                 // no errors
-  std::string format;              // "text", "messages", "prompt_completion", "alpaca", "conversations", ...
-  int64_t rows = 0;                // good rows
+  bool ok = false;     // no errors
+  std::string format;  // "messages", "conversations", "prompt_completion", "alpaca",
+                       // "text", "preference", "unpaired_preference",
+                       // "question_answer", "prompt"; empty when not found out
+  int64_t rows = 0;    // good rows
   int64_t size_bytes = 0;
   std::string sha256;              // hex, of the file
-  int64_t duplicate_rows = 0;      // rows equal to an earlier one
+  int64_t duplicate_rows = 0;      // good rows equal to an earlier one in the fields of the format
   std::vector<RowError> errors;    // at most max_errors
   std::vector<RowError> warnings;  // at most max_errors
   int64_t error_count = 0;
   int64_t warning_count = 0;
 };
 
-// Reads the file once, line by line, with memory bounded by the longest line. NOT_FOUND / PERMISSION
-// for the file itself; everything about its content is in the report.
+// Reads the file once, line by line, with memory bounded by the longest line. NOT_FOUND /
+// PERMISSION for the file itself; everything about its content is in the report.
 absl::StatusOr<ValidationReport> ValidateFile(const std::string& path, Method method,
                                               const ReadLimits& limits = {});
 
@@ -55,11 +58,15 @@ enum class Truncation { kKeepStart, kKeepEnd };
 struct TokenizeOptions {
   int64_t max_seq_length = 1024;
   Truncation truncation = Truncation::kKeepStart;
-  // Which tokens train. kAuto: completion for prompt/completion and alpaca rows, assistant turns for
-  // conversations whose template marks them, all tokens for plain text.
+  // Which tokens train. kAuto: completion for prompt/completion and alpaca rows, assistant turns
+  // for conversations whose template marks them, all tokens for plain text.
   enum class Loss { kAuto, kAllTokens, kCompletionOnly, kAssistantOnly } loss = Loss::kAuto;
-  bool append_eos = true;           // to text and completion rows that do not end with it
-  std::string chat_template;        // overrides the model's when not empty
+  bool append_eos = true;     // to text and completion rows that do not end with it
+  std::string chat_template;  // overrides the model's when not empty
+  // What a template that prints the date sees (UTC). Fixed for a job, so that resuming it tomorrow
+  // gives the same tokens.
+  int64_t now_unix_seconds = 0;
+  ReadLimits limits;
 };
 
 struct TokenizedRow {
@@ -69,43 +76,50 @@ struct TokenizedRow {
 };
 
 struct DatasetStats {
-  int64_t rows = 0;            // rows kept
+  int64_t rows = 0;  // rows kept
   int64_t tokens = 0;
   int64_t trained_tokens = 0;  // targets after the shift: the first token of a row never counts
   int64_t max_tokens = 0, p50_tokens = 0, p95_tokens = 0;
   int64_t truncated_rows = 0;
   std::vector<int64_t> truncated_row_lines;  // the first 100
   int64_t dropped_rows = 0;
-  std::map<std::string, int64_t> dropped_by_reason;
+  std::map<std::string, int64_t> dropped_by_reason;  // PROMPT_TOO_LONG, NO_TRAINED_TOKENS
   int64_t duplicate_rows = 0;
-  std::vector<int64_t> length_histogram;  // count of rows with length in (2^(i-1), 2^i]
+  std::vector<int64_t> length_histogram;  // [i]: rows with length in (2^(i-1), 2^i]; [0]: length 1
 };
 
 struct TokenizedDataset {
   std::vector<TokenizedRow> rows;  // file order
   DatasetStats stats;
+  // What tokenization itself found: dropped rows, a template without generation markers. At most
+  // max_errors; the statistics count the rest. Those of ValidateFile are not repeated.
   std::vector<RowError> warnings;
 };
 
 // One row for people: the rendered text and, token by token, which parts train.
 struct PreviewRow {
   int64_t line = 0;
-  std::string text;
-  std::vector<std::string> tokens;  // text pieces; concatenated they give `text`
+  std::string text;  // of the tokens kept
+  // Text pieces, one per token; concatenated they give `text`. Each is valid UTF-8: the bytes of a
+  // character shared by several tokens stand in the first, the others are empty. Tokens that stand
+  // for no text of the row (BOS, appended EOS) show their name.
+  std::vector<std::string> tokens;
   std::vector<uint8_t> trained;
   bool dropped = false;
   std::string drop_reason;
 };
 
 // Tokenizes a validated SFT file. Rows are independent of each other, so the result does not depend
-// on the number of threads. INVALID_ARGUMENT when the file is not valid (first error, with its line),
-// when no row has a token to train on, or when assistant-only loss is asked of a template without
-// generation markers (names the template and the ways out).
+// on the number of threads. INVALID_ARGUMENT when the file is not valid (first error, with its
+// line), when no row has a token to train on, or when assistant-only loss is asked of a template
+// without generation markers (names the template and the ways out).
 absl::StatusOr<TokenizedDataset> TokenizeFile(const std::string& path,
                                               const text::Tokenizer& tokenizer,
                                               const std::string& model_chat_template,
                                               const TokenizeOptions& options, int threads = 1);
 
+// The rows first_row, first_row + 1, ... (from 0; blank lines do not count), at most max_rows.
+// Reads the file only as far as needed. INVALID_ARGUMENT as TokenizeFile for a bad row among them.
 absl::StatusOr<std::vector<PreviewRow>> PreviewFile(const std::string& path,
                                                     const text::Tokenizer& tokenizer,
                                                     const std::string& model_chat_template,

@@ -9,9 +9,9 @@ namespace finetuned::data {
 
 // A micro-batch without padding: documents one after another, told apart by cu_seqlens.
 struct PackedBatch {
-  std::vector<int32_t> input_ids;     // [T]
-  std::vector<int32_t> labels;        // [T] already shifted: labels[t] is the target of position t, or
-                                      // -100; the last position of each document is -100
+  std::vector<int32_t> input_ids;  // [T]
+  std::vector<int32_t> labels;     // [T] already shifted: labels[t] is the target of position t, or
+                                   // -100; the last position of each document is -100
   std::vector<int32_t> position_ids;  // [T] restarts at 0 for each document
   std::vector<int32_t> cu_seqlens;    // [documents + 1], cu_seqlens[0] = 0
   int32_t max_seqlen = 0;             // longest document
@@ -19,24 +19,35 @@ struct PackedBatch {
 };
 
 enum class Packing {
-  kNone,      // micro_batch_size documents a batch, as TRL's padding-free collator
-  kBestFit,   // bins of max_seq_length filled best-fit decreasing; micro_batch_size bins a batch
+  kNone,     // micro_batch_size documents a batch, as TRL's padding-free collator
+  kBestFit,  // bins of max_seq_length filled best-fit decreasing; micro_batch_size bins a batch
 };
 
 struct BatchPlanOptions {
   Packing packing = Packing::kNone;
   int64_t max_seq_length = 1024;
-  int64_t micro_batch_size = 1;              // documents (kNone) or bins (kBestFit) in a micro-batch
+  int64_t micro_batch_size = 1;  // documents (kNone) or bins (kBestFit) in a micro-batch
   int64_t gradient_accumulation_steps = 1;
-  bool shuffle = true;
-  bool drop_last = false;
+  bool shuffle = true;  // false: file order, or the order in which bins were opened
+  bool drop_last =
+      false;  // leave out a last micro-batch with fewer documents or bins than the others
   uint64_t seed = 42;
 };
 
+// Bins of items whose lengths sum to at most `capacity`: items by falling length (equal ones in
+// file order), each into the bin with the least room that still holds it, else into a new one. The
+// bins of TRL's "bfd" packing, but over the whole file where TRL packs blocks of 1000 rows. Items
+// of length 0 are left out; an item longer than `capacity` gets a bin of its own.
+std::vector<std::vector<int64_t>> BestFitDecreasing(const std::vector<int64_t>& lengths,
+                                                    int64_t capacity);
+
 // The order of all micro-batches of one epoch. A pure function of (row lengths, options, epoch): a
-// resumed run rebuilds it and goes on at its cursor.
+// resumed run rebuilds it and goes on at its cursor. Rows (kNone) or bins (kBestFit) are shuffled
+// by the generator of shuffle.h, the same in every build; the bins themselves are the same each
+// epoch.
 class BatchPlan {
  public:
+  // `rows` must outlive the plan. Rows without tokens are left out.
   BatchPlan(const std::vector<TokenizedRow>& rows, const BatchPlanOptions& options, int64_t epoch);
 
   int64_t micro_batches() const { return static_cast<int64_t>(row_indices_.size()); }
