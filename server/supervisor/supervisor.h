@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "finetuned/internal/v1/worker.pb.h"
 #include "server/store/layout.h"
@@ -28,9 +28,9 @@ class WorkerEvents {
 class WorkerControl {
  public:
   virtual ~WorkerControl() = default;
-  // Starts a process and returns its number; OnWorkerReady or OnWorkerExit follows.
-  // REQUIRES: none is running. FAILED_PRECONDITION, NOT_FOUND: the program cannot be started.
-  virtual absl::StatusOr<int> Start() = 0;
+  // Starts a process and returns its number at once; OnWorkerReady or OnWorkerExit follows, the latter
+  // also when the program cannot be started. REQUIRES: none is running.
+  virtual int Start() = 0;
   virtual void Run(const internal::v1::RunJob& run) = 0;
   virtual void Signal(const internal::v1::JobSignal& signal) = 0;
   // Every message up to `sequence` is durable.
@@ -43,23 +43,25 @@ struct SupervisorOptions {
   store::Layout layout;
   std::string binary;             // absolute
   std::string device = "auto";    // passed on: auto, cuda or cpu
+  std::vector<std::string> extra_arguments;  // before the others; for tests
   int64_t log_bytes = 8 << 20;    // worker.log is rotated at this size
   int log_files = 3;              // rotated files kept
   absl::Duration orphan_grace = absl::Seconds(20);  // for a worker of an earlier daemon to leave
 };
 
 // The real thing. The worker is a child in a process group of its own, gets SIGTERM when the daemon
-// dies, dials back over a private socket (0600) and proves itself with a random token read from a pipe.
+// dies, dials back over a private socket and proves itself with a random token read from a pipe. A lock
+// file that it holds open tells a later daemon that it still lives; Start waits for such a one, then
+// kills it: two workers never share the device or a job's directory.
 class Supervisor : public WorkerControl {
  public:
-  // Listens on the private socket. Waits for, then kills, the worker of an earlier daemon that still
-  // lives. `events` must outlive it.
+  // Listens on the private socket. `events` must outlive it.
   static absl::StatusOr<std::unique_ptr<Supervisor>> Create(SupervisorOptions options,
                                                             WorkerEvents* events);
   // Kills a worker that still runs.
   ~Supervisor() override;
 
-  absl::StatusOr<int> Start() override;
+  int Start() override;
   void Run(const internal::v1::RunJob& run) override;
   void Signal(const internal::v1::JobSignal& signal) override;
   void Acknowledge(int64_t sequence) override;
