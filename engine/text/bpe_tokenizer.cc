@@ -13,11 +13,13 @@ class BpeTokenizer : public Tokenizer {
  public:
   explicit BpeTokenizer(TokenizerParts parts) : parts_(std::move(parts)), bpe_(std::move(parts_.model)) {
     for (const auto& [token, id] : bpe_.vocabulary()) SetToken(id, token);
-    for (const AddedToken& t : parts_.raw_added) AddTo(&raw_, t, t.content);
-    for (const AddedToken& t : parts_.normalized_added) {
+    for (const AddedToken& t : parts_.raw_added) AddTo(&raw_, t);
+    for (AddedToken t : parts_.normalized_added) {
+      added_ids_[t.content] = t.id;
       MappedText m = MappedText::Of(t.content, 0, t.content.size());
       parts_.normalizer(&m);
-      AddTo(&normalized_, t, m.text);
+      t.content = m.text;  // what is searched for, and what the reference decodes it to
+      AddTo(&normalized_, t);
     }
   }
 
@@ -70,12 +72,11 @@ class BpeTokenizer : public Tokenizer {
     tokens_[static_cast<size_t>(id)] = token;
   }
 
-  void AddTo(AddedTokens* set, AddedToken token, const std::string& searched) {
+  void AddTo(AddedTokens* set, const AddedToken& token) {
     SetToken(token.id, token.content);
     added_ids_[token.content] = token.id;
     if (token.special) special_.insert(token.id);
-    token.content = searched;
-    set->Add(std::move(token));
+    set->Add(token);
   }
 
   static void AddAround(const std::vector<int32_t>& ids, size_t at, std::vector<Token>* out) {

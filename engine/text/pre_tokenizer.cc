@@ -16,6 +16,10 @@ using Finder = std::function<bool(std::string_view, size_t, ByteRange*)>;
 constexpr char kGpt2Pattern[] =
     R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
 
+// \w of the reference: PCRE2's own leaves out marks.
+constexpr char kWordsPattern[] =
+    R"([\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\p{Join_Control}]+|[^\s\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\p{Join_Control}]+)";
+
 enum class Behavior { kRemoved, kIsolated, kMergedWithPrevious, kMergedWithNext, kContiguous };
 
 Behavior ParseBehavior(const std::string& name) {
@@ -207,7 +211,7 @@ PreTokenizer MakePreTokenizer(const json& j, int depth) {
     return SplitWith(FindCharacter(IsPunctuation), ParseBehavior(j.value("behavior", std::string("Isolated"))));
   }
   if (type == "WhitespaceSplit") return SplitWith(FindCharacter(IsWhitespace), Behavior::kRemoved);
-  if (type == "Whitespace") return SplitWith(FindRegex(R"(\w+|[^\w\s]+)"), Behavior::kRemoved, /*invert=*/true);
+  if (type == "Whitespace") return SplitWith(FindRegex(kWordsPattern), Behavior::kRemoved, /*invert=*/true);
   if (type == "ByteLevel") return ByteLevel(j);
   if (type == "Metaspace") return Metaspace(j);
   throw TokenizerError{true, "pre_tokenizer " + type + " is not supported (known: Sequence, Split, Digits, "
