@@ -141,6 +141,10 @@ void BackwardComposed(const VarlenAttentionInputs& in, const at::Tensor& dout_TH
 
 at::Tensor EmptyLike(const at::Tensor& x) { return at::empty(x.sizes(), x.options()); }
 
+// Flash attention treats a longest document of one token as decoding and rearranges the heads; two
+// keeps it on the ordinary path.
+int64_t FlashMaxSeqlen(int64_t max_seqlen) { return std::max<int64_t>(max_seqlen, 2); }
+
 bool UsesFlash(const at::Tensor& q) { return q.is_cuda() && q.scalar_type() == at::kBFloat16; }
 
 }  // namespace
@@ -160,9 +164,10 @@ void VarlenAttentionForward(const at::Tensor& q_THE, const at::Tensor& k_TKE,
   }
   if (lse_HT.defined()) CheckTensor(op, "lse", lse_HT, lse_shape, stat, q_THE.device());
   if (UsesFlash(q_THE) && q_THE.numel() > 0) {
+    const int64_t longest = FlashMaxSeqlen(max_seqlen);
     const auto result =
-        at::_flash_attention_forward(q_THE, k_TKE, v_TKE, cu_seqlens, cu_seqlens, max_seqlen,
-                                     max_seqlen, 0.0, /*is_causal=*/true, false, scale);
+        at::_flash_attention_forward(q_THE, k_TKE, v_TKE, cu_seqlens, cu_seqlens, longest, longest,
+                                     0.0, /*is_causal=*/true, false, scale);
     Deliver(std::get<0>(result), out_THE);
     Deliver(std::get<1>(result), lse_HT);
     return;
@@ -196,9 +201,10 @@ void VarlenAttentionBackward(const at::Tensor& dout_THE, const at::Tensor& q_THE
     const DeterministicScope scope(deterministic);
     // The two random number tensors are unused without dropout.
     const at::Tensor no_rng = at::empty({0}, q_THE.options().dtype(at::kLong));
+    const int64_t longest = FlashMaxSeqlen(max_seqlen);
     const auto result = at::_flash_attention_backward(
-        dout_THE, q_THE, k_TKE, v_TKE, out_THE, lse_HT, cu_seqlens, cu_seqlens, max_seqlen,
-        max_seqlen, 0.0, /*is_causal=*/true, no_rng, no_rng, scale);
+        dout_THE, q_THE, k_TKE, v_TKE, out_THE, lse_HT, cu_seqlens, cu_seqlens, longest, longest,
+        0.0, /*is_causal=*/true, no_rng, no_rng, scale);
     Deliver(std::get<0>(result), dq_THE);
     Deliver(std::get<1>(result), dk_TKE);
     Deliver(std::get<2>(result), dv_TKE);

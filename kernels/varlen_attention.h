@@ -30,6 +30,9 @@ void VarlenAttentionForward(const at::Tensor& q_THE, const at::Tensor& k_TKE,
 //                           undefined: set to a new tensor.
 //   deterministic           CUDA bfloat16: use the algorithm that repeats bit for bit (slower, more
 //                           workspace). The others always repeat for a fixed thread count.
+// Workspace of CUDA bfloat16, freed on return, with R = T + 128 N and E' = E rounded up to 32 (to
+// 64 above 128): float32 [S, R, H, E'] and [H, R], S = 1, deterministic S = ceil(SMs / (N H));
+// for K < H also two bfloat16 [T, H, E].
 void VarlenAttentionBackward(const at::Tensor& dout_THE, const at::Tensor& q_THE,
                              const at::Tensor& k_TKE, const at::Tensor& v_TKE,
                              const at::Tensor& out_THE, const at::Tensor& lse_HT,

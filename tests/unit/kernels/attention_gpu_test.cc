@@ -96,6 +96,19 @@ TEST_F(AttentionGpu, ReadsSlicesOfFusedQkvAndWritesSlices) {
   EXPECT_TRUE(SameBits(at::cat({whole.dq, whole.dk, whole.dv}, 1), d_qkv));
 }
 
+TEST_F(AttentionGpu, DocumentsOfOneTokenCopyTheirValue) {
+  const Case c = {4, 2, 64, {0, 1, 2, 3}};
+  const auto x = [](int64_t heads) { return FreshInput({3, heads, 64}, at::kBFloat16).gpu; };
+  Tensors t = {x(4), x(2), x(2), x(4)};
+  Compute(c, t);
+  EXPECT_EQ(t.lse.sizes(), at::IntArrayRef({4, 3}));
+  EXPECT_TRUE(SameBits(t.out, t.v.repeat_interleave(2, 1)));
+  const Tensor dv = t.dout.to(at::kFloat).view({3, 2, 2, 64}).sum(2);
+  EXPECT_LT(RelativeError(t.dv, dv), 1.0 / 128);
+  EXPECT_LT(t.dq.abs().max().item<double>(), 0.05);
+  EXPECT_LT(t.dk.abs().max().item<double>(), 0.05);
+}
+
 TEST_F(AttentionGpu, DeterministicBackwardRepeatsBitForBit) {
   const Case c = {9, 3, 64, {0, 700, 1500, 2048}};
   Tensors a = {
