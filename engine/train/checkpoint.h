@@ -1,0 +1,71 @@
+// Checkpoints of a run: state_dir/checkpoints/step-00000120/
+//   adapter_config.json, adapter_model.safetensors, README.md   the adapter, PEFT
+//   optimizer.safetensors                                       Optimizer::State()
+//   trainer_state.json                                          TrainerState
+//   MANIFEST.json   {"format": "finetuned.checkpoint", "version": 1, "files": {name: sha256}}
+// A folder of that name is complete: it was written as .tmp-..., synced and renamed.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+
+#include <nlohmann/json.hpp>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "engine/lora/adapter.h"
+#include "engine/lora/peft_files.h"
+#include "engine/train/optimizer.h"
+
+namespace finetuned::train {
+
+inline constexpr int kCheckpointVersion = 1;
+
+// What a checkpoint belongs to; a run goes on only from a checkpoint of the same.
+struct RunIdentity {
+  nlohmann::json spec;  // the settings that change results
+  std::string base_fingerprint, dataset_sha256;
+};
+
+// Where a run stands after an optimizer step. All counts since the start of the run.
+struct TrainerState {
+  int64_t step = 0;              // optimizer steps done, skipped ones included: the scheduler's clock
+  int64_t optimizer_updates = 0; // updates applied: Adam's clock
+  int64_t epoch = 0;
+  int64_t micro_batch = 0;       // next micro-batch of the epoch's plan
+  int64_t pass = 0;              // micro-batches run: the dropout offset
+  int64_t num_tokens = 0, trained_tokens = 0;
+  int64_t skipped_in_row = 0;    // steps with non-finite gradients up to now
+  std::optional<double> best_eval_loss;
+};
+
+// Writes the checkpoint of `state`, then removes all but the newest `keep_last` (at least 1).
+struct WrittenCheckpoint {
+  std::string directory;
+  int64_t bytes = 0;
+};
+absl::StatusOr<WrittenCheckpoint> WriteCheckpoint(const std::string& state_dir,
+                                                  const RunIdentity& identity,
+                                                  const TrainerState& state,
+                                                  const lora::Adapter& adapter,
+                                                  const lora::PeftDescription& description,
+                                                  const Optimizer& optimizer, int64_t keep_last);
+
+struct FoundCheckpoint {
+  std::string directory;
+  TrainerState state;
+};
+// The newest checkpoint whose files have the hashes of its manifest; damaged ones are passed over with
+// a call of `warn`. No checkpoint: empty. FAILED_PRECONDITION when the newest intact one belongs to
+// another run (says what differs) or has a newer format version.
+absl::StatusOr<std::optional<FoundCheckpoint>> FindCheckpoint(
+    const std::string& state_dir, const RunIdentity& identity,
+    const std::function<void(const std::string&)>& warn);
+
+// Fills adapter and optimizer.
+absl::Status LoadCheckpoint(const std::string& directory, lora::Adapter* adapter,
+                            Optimizer* optimizer);
+
+}  // namespace finetuned::train

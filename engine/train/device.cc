@@ -1,0 +1,99 @@
+#include "engine/train/device.h"
+
+#include <ATen/Context.h>
+#include <ATen/Parallel.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <fstream>
+#include <thread>
+
+#ifdef FINETUNED_HAVE_CUDA
+#include <c10/cuda/CUDACachingAllocator.h>
+#include <c10/cuda/CUDAFunctions.h>
+#include <cuda_runtime_api.h>
+#endif
+
+namespace finetuned::train {
+namespace {
+
+bool HaveGpu() {
+#ifdef FINETUNED_HAVE_CUDA
+  return c10::cuda::device_count() > 0;
+#else
+  return false;
+#endif
+}
+
+double ResidentBytes() {
+  std::ifstream in("/proc/self/statm");
+  double total = 0, resident = 0;
+  in >> total >> resident;
+  return resident * static_cast<double>(sysconf(_SC_PAGESIZE));
+}
+
+double PeakResidentBytes() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return static_cast<double>(usage.ru_maxrss) * 1024;
+}
+
+}  // namespace
+
+absl::StatusOr<ComputeTarget> ChooseTarget(const job::TrainSpec& spec) {
+  if (spec.device == "cuda" && !HaveGpu()) {
+    return absl::UnavailableError(
+        "compute.device: is \"cuda\", but this process sees no GPU; check nvidia-smi, or use \"auto\"");
+  }
+  ComputeTarget target;
+  if (spec.device != "cpu" && HaveGpu()) target.device = at::Device(at::kCUDA, 0);
+  const bool gpu = target.device.is_cuda();
+  if (spec.compute_dtype == "bf16" && !gpu) {
+    return absl::InvalidArgumentError(
+        "compute.dtype: \"bf16\" needs a GPU; the CPU computes in \"f32\"");
+  }
+  if (gpu && spec.compute_dtype != "f32") target.dtype = at::kBFloat16;
+  return target;
+}
+
+void ConfigureLibrary(const job::TrainSpec& spec) {
+  const int cores = static_cast<int>(std::thread::hardware_concurrency());
+  at::set_num_threads(spec.cpu_threads > 0 ? spec.cpu_threads : std::max(1, cores));
+  // cuBLAS repeats its results only with a fixed workspace, and reads its size from here alone.
+  if (spec.deterministic) setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", /*overwrite=*/0);
+  at::globalContext().setDeterministicAlgorithms(spec.deterministic, /*warn_only=*/false);
+  at::globalContext().setDeterministicFillUninitializedMemory(false);
+}
+
+void AddMemory(const at::Device& device, std::map<std::string, double>* values) {
+#ifdef FINETUNED_HAVE_CUDA
+  if (device.is_cuda()) {
+    namespace allocator = c10::cuda::CUDACachingAllocator;
+    const auto stats = allocator::getDeviceStats(device.index());
+    size_t free = 0, total = 0;
+    cudaMemGetInfo(&free, &total);
+    (*values)["memory_allocated_bytes"] = static_cast<double>(stats.allocated_bytes[0].current);
+    (*values)["memory_peak_bytes"] = static_cast<double>(stats.allocated_bytes[0].peak);
+    (*values)["memory_device_used_bytes"] = static_cast<double>(total - free);
+    return;
+  }
+#endif
+  (*values)["memory_allocated_bytes"] = ResidentBytes();
+  (*values)["memory_peak_bytes"] = PeakResidentBytes();
+  (*values)["memory_device_used_bytes"] = ResidentBytes();
+}
+
+void ResetPeak(const at::Device& device) {
+#ifdef FINETUNED_HAVE_CUDA
+  if (device.is_cuda()) c10::cuda::CUDACachingAllocator::resetPeakStats(device.index());
+#endif
+}
+
+void ReleaseCachedMemory(const at::Device& device) {
+#ifdef FINETUNED_HAVE_CUDA
+  if (device.is_cuda()) c10::cuda::CUDACachingAllocator::emptyCache();
+#endif
+}
+
+}  // namespace finetuned::train

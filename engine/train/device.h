@@ -1,0 +1,36 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <map>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "engine/job/train_spec.h"
+
+namespace finetuned::train {
+
+// Where and in which type a run computes.
+struct ComputeTarget {
+  at::Device device = at::kCPU;
+  at::ScalarType dtype = at::kFloat;
+};
+
+// From spec.device and spec.compute_dtype: "auto" is the GPU when there is one, and bf16 on it.
+// UNAVAILABLE when CUDA is asked for and absent; INVALID_ARGUMENT naming the field for bf16 on the CPU.
+absl::StatusOr<ComputeTarget> ChooseTarget(const job::TrainSpec& spec);
+
+// Sets the thread count and, on request, LibTorch's deterministic algorithms, for the process.
+// Deterministic CUDA needs a call before the process first uses cuBLAS.
+void ConfigureLibrary(const job::TrainSpec& spec);
+
+// memory_allocated_bytes, memory_peak_bytes (since ResetPeak), memory_device_used_bytes. On the CPU the
+// resident set of the process takes the place of all three.
+void AddMemory(const at::Device& device, std::map<std::string, double>* values);
+void ResetPeak(const at::Device& device);
+
+// Gives memory that no tensor uses back to the device.
+void ReleaseCachedMemory(const at::Device& device);
+
+}  // namespace finetuned::train

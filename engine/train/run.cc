@@ -1,0 +1,258 @@
+#include "engine/train/run.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <c10/core/InferenceMode.h>
+#include <c10/util/Exception.h>
+
+#include <new>
+#include <optional>
+#include <string>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
+#include "engine/data/dataset.h"
+#include "engine/format/model_source.h"
+#include "engine/format/sha256.h"
+#include "engine/train/base_model_cache.h"
+#include "engine/train/device.h"
+#include "engine/train/files.h"
+#include "engine/train/spec_check.h"
+#include "engine/train/trainer.h"
+
+namespace finetuned::train {
+namespace {
+
+using job::Outcome;
+
+job::RunResult Failed(Outcome outcome, std::string reason, absl::string_view message) {
+  job::RunResult result;
+  result.outcome = outcome;
+  result.reason = std::move(reason);
+  result.message = std::string(message);
+  return result;
+}
+
+// Files that cannot be read or written, whatever they are.
+bool IsIo(const absl::Status& s) { return absl::IsUnavailable(s) || absl::IsDataLoss(s); }
+
+job::RunResult ConfigOrIo(const absl::Status& s, const char* reason) {
+  if (IsIo(s)) return Failed(Outcome::kInternal, "IO_ERROR", s.message());
+  return Failed(Outcome::kBadConfig, reason, s.message());
+}
+
+job::RunResult TrainerFailure(const absl::Status& s) {
+  if (absl::IsAborted(s)) return Failed(Outcome::kInternal, "NON_FINITE_LOSS", s.message());
+  return Failed(Outcome::kInternal, IsIo(s) ? "IO_ERROR" : "INTERNAL", s.message());
+}
+
+data::TokenizeOptions TokenizeOptionsOf(const job::TrainSpec& spec) {
+  data::TokenizeOptions o;
+  o.max_seq_length = spec.schedule.max_seq_length;
+  if (spec.sft.truncation == "keep_end") o.truncation = data::Truncation::kKeepEnd;
+  using Loss = data::TokenizeOptions::Loss;
+  if (spec.sft.loss_on == "all") o.loss = Loss::kAllTokens;
+  if (spec.sft.loss_on == "completion") o.loss = Loss::kCompletionOnly;
+  if (spec.sft.loss_on == "assistant") o.loss = Loss::kAssistantOnly;
+  o.chat_template = spec.sft.chat_template;
+  return o;
+}
+
+// One call of RunTraining: each step stores what the next needs, or returns the failure.
+class Run {
+ public:
+  Run(const job::TrainSpec& spec, job::RunObserver& observer, job::RunControl& control,
+      BaseModelCache* cache)
+      : spec_(spec), observer_(observer), control_(control), cache_(cache) {}
+
+  job::RunResult Execute() {
+    std::optional<job::RunResult> failed = Prepare();
+    if (!failed) failed = OpenSource();
+    if (!failed) failed = Tokenize();
+    if (!failed) failed = FindResumePoint();
+    if (!failed) failed = LoadBase();
+    if (failed) return *std::move(failed);
+    TrainerInputs in;
+    in.spec = &spec_;
+    in.base = base_.get();
+    in.train = &train_;
+    in.eval = spec_.eval_dataset_path.empty() ? nullptr : &eval_;
+    in.identity = identity_;
+    in.observer = &observer_;
+    in.control = &control_;
+    in.doing = &doing_;
+    Trainer trainer(std::move(in));
+    absl::StatusOr<job::RunResult> result = trainer.Run(checkpoint_);
+    return result.ok() ? *std::move(result) : TrainerFailure(result.status());
+  }
+
+  const std::string& doing() const { return doing_; }
+  at::Device device() const { return target_.device; }
+
+ private:
+  using Failure = std::optional<job::RunResult>;
+
+  Failure Prepare() {
+    doing_ = "checking the job";
+    if (absl::Status s = ValidateSpec(spec_); !s.ok()) {
+      return Failed(Outcome::kBadConfig, "INVALID_SPEC", s.message());
+    }
+    ConfigureLibrary(spec_);
+    absl::StatusOr<ComputeTarget> target = ChooseTarget(spec_);
+    if (!target.ok()) {
+      const bool absent = absl::IsUnavailable(target.status());
+      return Failed(Outcome::kBadConfig, absent ? "DEVICE_UNAVAILABLE" : "INVALID_SPEC",
+                    target.status().message());
+    }
+    target_ = *target;
+    auto lock = DirectoryLock::Take(spec_.state_dir);
+    if (!lock.ok()) return ConfigOrIo(lock.status(), "STATE_DIR_BUSY");
+    lock_ = *std::move(lock);
+    return std::nullopt;
+  }
+
+  Failure OpenSource() {
+    observer_.OnPhase("loading");
+    doing_ = absl::StrCat("opening ", spec_.base_model_path);
+    auto source = format::OpenModel(spec_.base_model_path);
+    if (!source.ok()) return ConfigOrIo(source.status(), "INVALID_MODEL");
+    source_ = *source;
+    const int64_t limit = source_->config().max_position_embeddings;
+    if (limit > 0 && spec_.schedule.max_seq_length > limit) {
+      return Failed(Outcome::kBadConfig, "INVALID_SPEC",
+                    absl::StrCat("schedule.max_seq_length: is ", spec_.schedule.max_seq_length,
+                                 ", the model's limit is ", limit));
+    }
+    return std::nullopt;
+  }
+
+  Failure Tokenize() {
+    observer_.OnPhase("tokenizing");
+    auto tokenizer = source_->LoadTokenizer();
+    if (!tokenizer.ok()) return ConfigOrIo(tokenizer.status(), "INVALID_MODEL");
+    if (Failure f = TokenizeOne(spec_.dataset_path, **tokenizer, &train_)) return f;
+    if (spec_.eval_dataset_path.empty()) return std::nullopt;
+    return TokenizeOne(spec_.eval_dataset_path, **tokenizer, &eval_);
+  }
+
+  Failure TokenizeOne(const std::string& path, const text::Tokenizer& tokenizer,
+                      data::TokenizedDataset* out) {
+    doing_ = absl::StrCat("tokenizing ", path);
+    auto dataset = data::TokenizeFile(path, tokenizer, source_->chat_template(),
+                                      TokenizeOptionsOf(spec_), at::get_num_threads());
+    if (!dataset.ok()) {
+      if (absl::IsUnavailable(dataset.status())) {
+        return Failed(Outcome::kInternal, "IO_ERROR", dataset.status().message());
+      }
+      return Failed(Outcome::kBadData, "INVALID_DATASET", dataset.status().message());
+    }
+    const int64_t vocabulary = source_->config().vocab_size;
+    for (const data::TokenizedRow& row : dataset->rows) {
+      for (int32_t id : row.input_ids) {
+        if (id >= 0 && id < vocabulary) continue;
+        return Failed(Outcome::kBadConfig, "INVALID_MODEL",
+                      absl::StrCat(path, ", line ", row.line, ": the tokenizer gives token ", id,
+                                   ", but the model has ", vocabulary, " embeddings"));
+      }
+    }
+    for (const data::RowError& w : dataset->warnings) {
+      observer_.OnWarning(w.reason, absl::StrCat("line ", w.line, ": ", w.message));
+    }
+    *out = *std::move(dataset);
+    return std::nullopt;
+  }
+
+  Failure FindResumePoint() {
+    doing_ = "looking for a checkpoint";
+    auto hash = format::Sha256File(spec_.dataset_path);
+    if (!hash.ok()) return Failed(Outcome::kInternal, "IO_ERROR", hash.status().message());
+    identity_ = {SpecIdentity(spec_), source_->fingerprint(), *hash};
+    auto found = FindCheckpoint(spec_.state_dir, identity_, [&](const std::string& text) {
+      observer_.OnWarning("CHECKPOINT_DAMAGED", text);
+    });
+    if (!found.ok()) return ConfigOrIo(found.status(), "CHECKPOINT_MISMATCH");
+    checkpoint_ = *found;
+    return std::nullopt;
+  }
+
+  Failure LoadBase() {
+    const model::LoadOptions wanted{target_.device, target_.dtype,
+                                    spec_.base_quantization == "nf4"};
+    std::shared_ptr<model::BaseModel>& warm = cache_ != nullptr ? cache_->impl()->model : base_;
+    if (warm != nullptr && warm->fingerprint == identity_.base_fingerprint &&
+        warm->options == wanted) {
+      observer_.OnLog("the base model is already loaded");
+      base_ = warm;
+      return std::nullopt;
+    }
+    warm.reset();
+    ReleaseCachedMemory(target_.device);
+    doing_ = absl::StrCat("loading ", spec_.base_model_path);
+    auto loaded = model::LoadBaseModel(*source_, spec_.base_model_path, wanted);
+    if (!loaded.ok()) return ConfigOrIo(loaded.status(), "INVALID_MODEL");
+    warm = base_ = *loaded;
+    observer_.OnLog(absl::StrCat("base model loaded: ", base_->bytes() >> 20, " MiB"));
+    return std::nullopt;
+  }
+
+  const job::TrainSpec& spec_;
+  job::RunObserver& observer_;
+  job::RunControl& control_;
+  BaseModelCache* const cache_;
+  std::string doing_;
+  ComputeTarget target_;
+  std::unique_ptr<DirectoryLock> lock_;
+  std::shared_ptr<const format::ModelSource> source_;
+  data::TokenizedDataset train_, eval_;
+  RunIdentity identity_;
+  std::optional<FoundCheckpoint> checkpoint_;
+  std::shared_ptr<model::BaseModel> base_;
+};
+
+// The first line of a c10 message; the rest is a stack trace.
+std::string FirstLine(const std::string& text) {
+  return text.substr(0, text.find('\n'));
+}
+
+job::RunResult DeviceFailure(const Run& run, const std::string& what, bool out_of_memory) {
+  const std::string line = FirstLine(what);
+  if (out_of_memory || absl::StrContains(line, "can't allocate memory")) {
+    return Failed(Outcome::kInternal, "OUT_OF_DEVICE_MEMORY",
+                  absl::StrCat("not enough memory while ", run.doing(), " (", line,
+                               "). Lower schedule.micro_batch_size or schedule.max_seq_length, "
+                               "or set compute.activation_checkpointing on"));
+  }
+  return Failed(Outcome::kInternal, "INTERNAL", absl::StrCat("while ", run.doing(), ": ", line));
+}
+
+}  // namespace
+
+BaseModelCache::BaseModelCache() : impl_(std::make_unique<Impl>()) {}
+BaseModelCache::~BaseModelCache() = default;
+
+job::RunResult RunTraining(const job::TrainSpec& spec, job::RunObserver& observer,
+                           job::RunControl& control, BaseModelCache* cache) {
+  job::RunResult result;
+  at::Device device = at::kCPU;
+  {
+    Run run(spec, observer, control, cache);
+    try {
+      c10::InferenceMode no_autograd;
+      result = run.Execute();
+    } catch (const c10::OutOfMemoryError& e) {
+      result = DeviceFailure(run, e.what_without_backtrace(), true);
+    } catch (const std::bad_alloc&) {
+      result = DeviceFailure(run, "out of host memory", true);
+    } catch (const c10::Error& e) {
+      result = DeviceFailure(run, e.what_without_backtrace(), false);
+    } catch (const std::exception& e) {
+      result = DeviceFailure(run, e.what(), false);
+    }
+    device = run.device();
+  }
+  ReleaseCachedMemory(device);
+  return result;
+}
+
+}  // namespace finetuned::train

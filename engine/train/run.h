@@ -1,0 +1,39 @@
+#pragma once
+
+#include <memory>
+
+#include "engine/job/train_spec.h"
+
+// The whole of a training run behind one call. Free of LibTorch: what the worker's RPC half includes.
+namespace finetuned::train {
+
+// The base model of the last run, kept in device memory for the next one on the same base (equal
+// fingerprint, quantization, compute type and device). Used by one run at a time.
+class BaseModelCache {
+ public:
+  BaseModelCache();
+  ~BaseModelCache();
+  BaseModelCache(const BaseModelCache&) = delete;
+  BaseModelCache& operator=(const BaseModelCache&) = delete;
+
+  struct Impl;
+  Impl* impl() { return impl_.get(); }
+
+ private:
+  std::unique_ptr<Impl> impl_;
+};
+
+// Runs or resumes the job of `spec.state_dir` on the calling thread until it is done or `control` says
+// otherwise. Never throws: errors of LibTorch and CUDA end here. Outcomes:
+//   kDone          adapter_dir holds the adapter as PEFT files.
+//   kCheckpointed  control.leave; calling again goes on from there.
+//   kCancelled     control.cancel; nothing was saved.
+//   kBadConfig     INVALID_SPEC (message begins with the field), INVALID_MODEL, STATE_DIR_BUSY,
+//                  CHECKPOINT_MISMATCH (state_dir belongs to another spec, base or dataset),
+//                  DEVICE_UNAVAILABLE.
+//   kBadData       INVALID_DATASET, with line.
+//   kInternal      OUT_OF_DEVICE_MEMORY, NON_FINITE_LOSS (5 steps in a row), IO_ERROR, INTERNAL.
+job::RunResult RunTraining(const job::TrainSpec& spec, job::RunObserver& observer,
+                           job::RunControl& control, BaseModelCache* cache = nullptr);
+
+}  // namespace finetuned::train

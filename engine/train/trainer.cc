@@ -1,0 +1,317 @@
+#include "engine/train/trainer.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+
+#include "absl/strings/str_cat.h"
+#include "engine/model/batch.h"
+#include "engine/train/device.h"
+#include "engine/train/evaluation.h"
+#include "engine/train/files.h"
+#include "engine/train/schedule.h"
+#include "kernels/finite.h"
+
+namespace finetuned::train {
+namespace {
+
+constexpr int64_t kSkippedStepsLimit = 5;
+
+lora::Options LoraOptions(const job::TrainSpec& spec) {
+  // The spec was validated, so the targets parse.
+  return {spec.lora.rank, spec.lora.alpha, spec.lora.dropout, spec.lora.use_rslora,
+          *lora::ParseTargets(spec.lora.target_modules)};
+}
+
+plan::PlanInput PlanInputOf(const job::TrainSpec& spec, const model::BaseModel& base) {
+  plan::PlanInput p;
+  p.model = base.config;
+  p.base = base.options.nf4 ? plan::BaseFormat::kNf4 : plan::BaseFormat::kCompute;
+  p.compute_bytes = base.options.dtype == at::kFloat ? 4 : 2;
+  p.on_gpu = base.options.device.is_cuda();
+  p.lora_rank = spec.lora.rank;
+  p.target_modules = spec.lora.target_modules;
+  p.optimizer = spec.optimizer.kind == "adamw" ? plan::Optimizer::kAdamW : plan::Optimizer::kAdamW8bit;
+  p.micro_batch_size = spec.schedule.micro_batch_size;
+  p.max_seq_length = spec.schedule.max_seq_length;
+  p.activation_checkpointing = spec.activation_checkpointing;
+  return p;
+}
+
+double SecondsSince(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+std::map<std::string, double> StatsMap(const data::DatasetStats& s, int64_t micro_batches) {
+  auto number = [](int64_t n) { return static_cast<double>(n); };
+  return {{"rows", number(s.rows)},
+          {"tokens", number(s.tokens)},
+          {"trained_tokens", number(s.trained_tokens)},
+          {"max_tokens", number(s.max_tokens)},
+          {"p50_tokens", number(s.p50_tokens)},
+          {"p95_tokens", number(s.p95_tokens)},
+          {"truncated_rows", number(s.truncated_rows)},
+          {"dropped_rows", number(s.dropped_rows)},
+          {"duplicate_rows", number(s.duplicate_rows)},
+          {"micro_batches", number(micro_batches)}};
+}
+
+}  // namespace
+
+Trainer::Trainer(TrainerInputs inputs)
+    : in_(std::move(inputs)),
+      spec_(*in_.spec),
+      device_(in_.base->options.device),
+      adapter_(in_.base->config, LoraOptions(spec_), device_, in_.base->options.dtype),
+      optimizer_(spec_.optimizer, &adapter_),
+      decoder_(*in_.base, adapter_,
+               {spec_.activation_checkpointing, spec_.deterministic, spec_.sft.label_smoothing}),
+      description_{spec_.base_model_name.empty() ? spec_.base_model_path : spec_.base_model_name,
+                   spec_.job_name},
+      plan_input_(PlanInputOf(spec_, *in_.base)),
+      plan_(in_.train->rows, PlanOptions(), 0),
+      total_steps_(TotalSteps(spec_.schedule, plan_.micro_batches())) {
+  adapter_.Initialize(spec_.seed);
+}
+
+absl::StatusOr<job::RunResult> Trainer::Run(const std::optional<FoundCheckpoint>& from) {
+  if (from.has_value()) {
+    if (absl::Status s = LoadCheckpoint(from->directory, &adapter_, &optimizer_); !s.ok()) return s;
+    state_ = from->state;
+    checkpointed_step_ = state_.step;
+    plan_ = data::BatchPlan(in_.train->rows, PlanOptions(), state_.epoch);
+    in_.observer->OnLog(absl::StrCat("resumed from ", from->directory));
+  }
+  in_.observer->OnPlan(state_.step, total_steps_,
+                       StatsMap(in_.train->stats, plan_.micro_batches()));
+  in_.observer->OnPhase("training");
+  ProbeLargestBatch();
+  if (spec_.evaluation.before_training && state_.step == 0) Evaluate();
+  if (absl::Status s = Loop(); !s.ok()) return s;
+
+  result_.last_step = state_.step;
+  result_.final_metrics = last_values_;
+  if (result_.outcome != job::Outcome::kDone) return result_;
+  in_.observer->OnPhase("exporting");
+  absl::StatusOr<std::string> exported = Export();
+  if (!exported.ok()) return exported.status();
+  result_.adapter_dir = *exported;
+  return result_;
+}
+
+// Returns with result_.outcome set.
+absl::Status Trainer::Loop() {
+  job::RunControl& control = *in_.control;
+  while (state_.step < total_steps_ && !control.finish) {
+    if (control.cancel) {
+      result_.outcome = job::Outcome::kCancelled;
+      return absl::OkStatus();
+    }
+    if (control.leave) {
+      result_.outcome = job::Outcome::kCheckpointed;
+      return Checkpoint();
+    }
+    const StepResult step = TrainStep();
+    ReportStep(step);
+    if (absl::Status s = CountSkipped(step); !s.ok()) return s;
+    if (Due(spec_.evaluation.every_steps)) Evaluate();
+    if (Due(spec_.checkpoints.every_steps) || control.checkpoint.exchange(false)) {
+      if (absl::Status s = Checkpoint(); !s.ok()) return s;
+    }
+  }
+  Evaluate();
+  result_.outcome = job::Outcome::kDone;
+  return Checkpoint();
+}
+
+Trainer::StepResult Trainer::TrainStep() {
+  const auto start = std::chrono::steady_clock::now();
+  const std::vector<data::PackedBatch> window = NextWindow();
+  adapter_.ZeroGradients();
+  const at::Tensor totals = AccumulateGradients(window);
+  Doing(absl::StrCat("updating the adapter in step ", state_.step + 1));
+  const int64_t with_targets = std::count_if(window.begin(), window.end(), [](const auto& batch) {
+    return batch.num_targets > 0;
+  });
+  StepResult result = UpdateAdapter(totals, with_targets);
+  for (const data::PackedBatch& batch : window) {
+    result.tokens += static_cast<int64_t>(batch.input_ids.size());
+    result.targets += batch.num_targets;
+  }
+  ++state_.step;
+  if (!result.skipped) ++state_.optimizer_updates;
+  state_.num_tokens += result.tokens;
+  state_.trained_tokens += result.targets;
+  result.seconds = SecondsSince(start);
+  return result;
+}
+
+std::vector<data::PackedBatch> Trainer::NextWindow() {
+  if (state_.micro_batch >= plan_.micro_batches()) {
+    ++state_.epoch;
+    state_.micro_batch = 0;
+    plan_ = data::BatchPlan(in_.train->rows, PlanOptions(), state_.epoch);
+  }
+  // The last window of an epoch may be shorter.
+  const int64_t end = std::min(state_.micro_batch + spec_.schedule.gradient_accumulation_steps,
+                               plan_.micro_batches());
+  std::vector<data::PackedBatch> window;
+  for (; state_.micro_batch < end; ++state_.micro_batch) {
+    window.push_back(plan_.Build(state_.micro_batch));
+  }
+  return window;
+}
+
+at::Tensor Trainer::AccumulateGradients(const std::vector<data::PackedBatch>& window) {
+  int64_t targets = 0;
+  for (const data::PackedBatch& batch : window) targets += batch.num_targets;
+  const double scale = targets > 0 ? 1.0 / static_cast<double>(targets) : 0.0;
+  const auto options = at::TensorOptions().device(device_);
+  const at::Tensor grad_scale = at::full({1}, scale, options.dtype(at::kFloat));
+  at::Tensor totals = at::zeros({model::kLossSums}, options.dtype(at::kDouble));
+  at::Tensor sums = at::zeros_like(totals);
+  for (const data::PackedBatch& batch : window) {
+    Doing(absl::StrCat("running step ", state_.step + 1, " on a micro-batch of ",
+                       batch.input_ids.size(), " tokens in ", batch.cu_seqlens.size() - 1,
+                       " documents, the longest of ", batch.max_seqlen, " tokens"));
+    sums.zero_();
+    decoder_.ForwardBackward(model::Upload(batch, device_), grad_scale, spec_.seed,
+                             static_cast<uint64_t>(state_.pass++), sums);
+    totals.narrow(0, 0, 1).add_(sums.narrow(0, 0, 1), scale);
+    if (batch.num_targets > 0) {
+      totals.narrow(0, 1, 2).add_(sums.narrow(0, 1, 2),
+                                  1.0 / static_cast<double>(batch.num_targets));
+    }
+  }
+  return totals;
+}
+
+// Clips, updates and reads everything the step measured: the only wait for the device in a step.
+Trainer::StepResult Trainer::UpdateAdapter(const at::Tensor& totals,
+                                           int64_t batches_with_targets) {
+  StepResult result;
+  result.learning_rate = LearningRate(spec_.optimizer, total_steps_, state_.step);
+  const auto f32 = at::TensorOptions().device(device_).dtype(at::kFloat);
+  at::Tensor norm = at::empty({1}, f32), clip = at::empty({1}, f32), skip = at::empty({1}, f32);
+  kernels::GradNormAndScale({adapter_.gradients()}, spec_.optimizer.max_grad_norm, norm, clip,
+                            skip);
+  optimizer_.Step(result.learning_rate, state_.optimizer_updates + 1, clip, skip);
+
+  const at::Tensor host =
+      at::cat({totals, norm.to(at::kDouble), skip.to(at::kDouble)}).to(at::kCPU);
+  const double* values = host.const_data_ptr<double>();
+  const double batches = static_cast<double>(std::max<int64_t>(1, batches_with_targets));
+  result.loss = values[0];
+  result.entropy = values[1] / batches;
+  result.accuracy = values[2] / batches;
+  result.grad_norm = values[3];
+  result.skipped = values[4] != 0;
+  return result;
+}
+
+// On a GPU, takes the memory of the largest micro-batch now: what does not fit fails before step 1,
+// and later steps allocate nothing.
+void Trainer::ProbeLargestBatch() {
+  if (!device_.is_cuda() || state_.step >= total_steps_) return;
+  const data::PackedBatch batch = plan_.Build(plan_.LargestMicroBatch());
+  Doing(absl::StrCat("trying the largest micro-batch: ", batch.input_ids.size(), " tokens in ",
+                     batch.cu_seqlens.size() - 1, " documents, the longest of ", batch.max_seqlen,
+                     " tokens"));
+  const auto options = at::TensorOptions().device(device_);
+  at::Tensor sums = at::zeros({model::kLossSums}, options.dtype(at::kDouble));
+  decoder_.ForwardBackward(model::Upload(batch, device_),
+                           at::zeros({1}, options.dtype(at::kFloat)), spec_.seed, 0, sums);
+  sums.to(at::kCPU);  // wait: errors of the device belong here
+}
+
+absl::Status Trainer::CountSkipped(const StepResult& result) {
+  if (!result.skipped) {
+    state_.skipped_in_row = 0;
+    return absl::OkStatus();
+  }
+  ++state_.skipped_in_row;
+  in_.observer->OnWarning("NON_FINITE_GRADIENT",
+                          absl::StrCat("step ", state_.step, " was skipped: loss ", result.loss,
+                                       ", gradient norm ", result.grad_norm));
+  if (state_.skipped_in_row < kSkippedStepsLimit) return absl::OkStatus();
+  return absl::AbortedError(absl::StrCat(
+      "the gradients of ", kSkippedStepsLimit, " steps in a row were not finite, the last is step ",
+      state_.step, "; lower optimizer.learning_rate or look for damaged rows in the dataset"));
+}
+
+void Trainer::ReportStep(const StepResult& r) {
+  const double flops =
+      plan::TrainFlopsPerToken(plan_input_, static_cast<double>(in_.train->stats.tokens) /
+                                                std::max<double>(1, in_.train->rows.size())) *
+      static_cast<double>(r.tokens);
+  last_values_ = {{"loss", r.loss},
+                  {"grad_norm", r.grad_norm},
+                  {"learning_rate", r.learning_rate},
+                  {"entropy", r.entropy},
+                  {"mean_token_accuracy", r.accuracy},
+                  {"num_tokens", static_cast<double>(state_.num_tokens)},
+                  {"trained_tokens", static_cast<double>(state_.trained_tokens)},
+                  {"tokens_per_second", static_cast<double>(r.tokens) / std::max(1e-9, r.seconds)},
+                  {"step_time", r.seconds},
+                  {"flops", flops}};
+  AddMemory(device_, &last_values_);
+  const double epoch = static_cast<double>(state_.epoch) +
+                       static_cast<double>(state_.micro_batch) /
+                           static_cast<double>(std::max<int64_t>(1, plan_.micro_batches()));
+  in_.observer->OnStep(state_.step, epoch, last_values_);
+}
+
+void Trainer::Evaluate() {
+  if (in_.eval == nullptr || evaluated_step_ == state_.step) return;
+  Doing(absl::StrCat("evaluating after step ", state_.step));
+  evaluated_step_ = state_.step;
+  const std::map<std::string, double> values =
+      EvaluateLoss(&decoder_, *in_.eval, spec_.schedule, device_);
+  const double loss = values.at("eval_loss");
+  if (!state_.best_eval_loss || loss < *state_.best_eval_loss) state_.best_eval_loss = loss;
+  in_.observer->OnEval(state_.step, values);
+  for (const auto& [name, value] : values) last_values_[name] = value;
+}
+
+absl::Status Trainer::Checkpoint() {
+  if (checkpointed_step_ == state_.step) return absl::OkStatus();
+  Doing(absl::StrCat("writing the checkpoint of step ", state_.step));
+  auto written =
+      WriteCheckpoint(spec_.state_dir, in_.identity, state_, adapter_, description_, optimizer_,
+                      spec_.checkpoints.keep_last);
+  if (!written.ok()) return written.status();
+  checkpointed_step_ = state_.step;
+  in_.observer->OnCheckpoint(state_.step, written->directory, written->bytes);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::string> Trainer::Export() {
+  Doing("writing the adapter");
+  RemoveLeftovers(spec_.state_dir);
+  auto directory = NewDirectory::Create(spec_.state_dir, "adapter");
+  if (!directory.ok()) return directory.status();
+  absl::Status status = lora::SavePeft(adapter_, description_, (*directory)->path());
+  if (!status.ok()) return status;
+  auto bytes = (*directory)->Commit();
+  if (!bytes.ok()) return bytes.status();
+  return spec_.state_dir + "/adapter";
+}
+
+data::BatchPlanOptions Trainer::PlanOptions() const {
+  data::BatchPlanOptions o;
+  o.packing = spec_.schedule.packing ? data::Packing::kBestFit : data::Packing::kNone;
+  o.max_seq_length = spec_.schedule.max_seq_length;
+  o.micro_batch_size = spec_.schedule.micro_batch_size;
+  o.gradient_accumulation_steps = spec_.schedule.gradient_accumulation_steps;
+  o.shuffle = spec_.schedule.shuffle;
+  o.seed = spec_.seed;
+  return o;
+}
+
+void Trainer::Doing(std::string what) {
+  if (in_.doing != nullptr) *in_.doing = std::move(what);
+}
+
+}  // namespace finetuned::train
