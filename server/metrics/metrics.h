@@ -1,16 +1,16 @@
 #pragma once
 
 #include <cstdint>
-#include <map>
 #include <memory>
 #include <string>
 
-#include "absl/status/statusor.h"
+#include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "finetuned/internal/v1/worker.pb.h"
 #include "finetuned/v1/jobs.pb.h"
 
-// Prometheus metrics of the daemon: families of docs/metrics.md that have a source. Thread-safe.
+// Prometheus metrics of the daemon. No series carries a label "job" or "instance", which belong to the
+// scraper; job_id appears only on series of a job that has, or just had, the device. Thread-safe.
 namespace finetuned::metrics {
 
 class Metrics {
@@ -33,6 +33,8 @@ class Metrics {
   void JobRejected(const std::string& reason);  // "vram_budget_exceeded"
   // One job changed its state; UNSPECIFIED: did not or does not exist.
   void JobState(const std::string& method, v1::JobState from, v1::JobState to);
+  // Sets the count: what the store holds at the start.
+  void JobCount(const std::string& method, v1::JobState state, int64_t count);
   void JobFinished(const std::string& method, v1::JobState outcome, v1::StateReason reason,
                    absl::Duration ran);
   void QueueWait(absl::Duration waited);
@@ -48,7 +50,9 @@ class Metrics {
   void Eval(const std::string& job, const internal::v1::WorkerStep& eval);
   void Checkpoint(const std::string& job, absl::Time time);
   void Warning(const std::string& job, const std::string& code);
-  void AttemptMemory(double measured_bytes, double predicted_bytes);
+  void OutOfMemory();                              // that ended a job
+  // Peak of a finished attempt against its plan.
+  void AttemptMemory(const std::string& job, int64_t predicted_bytes);
 
   // Device and store.
   void Device(const internal::v1::WorkerHello& hello, int64_t budget_bytes);
