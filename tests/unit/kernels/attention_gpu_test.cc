@@ -71,7 +71,10 @@ void Check(const Case& c, at::ScalarType type) {
 
 TEST_F(AttentionGpu, EqualsTheTruth) {
   for (at::ScalarType type : kGpuTypes) {
-    Check({1, 1, 64, {0, 2}}, type);
+    // Many short documents: the bound compares two maxima, which one pair of rows decides by luck.
+    std::vector<int32_t> pairs;
+    for (int32_t at = 0; at <= 128; at += 2) pairs.push_back(at);
+    Check({4, 4, 64, pairs}, type);
     Check({9, 3, 64, {0, 1, 129, 386, 1157}}, type);
     Check({8, 2, 128, {0, 257, 600}}, type);
     Check({4, 4, 32, {0, 5, 5, 20}}, type);  // an empty document
