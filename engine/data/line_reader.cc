@@ -2,7 +2,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <openssl/evp.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -10,8 +9,8 @@
 #include <cstring>
 
 #include "absl/status/status.h"
-#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "engine/format/sha256.h"
 
 namespace finetuned::data {
 namespace {
@@ -25,11 +24,10 @@ struct LineReader::Impl {
   std::string path;
   Options options;
   int fd = -1;
-  EVP_MD_CTX* digest = nullptr;
+  format::Sha256 digest;
 
   ~Impl() {
     if (fd >= 0) close(fd);
-    EVP_MD_CTX_free(digest);
   }
 };
 
@@ -52,12 +50,6 @@ absl::StatusOr<std::unique_ptr<LineReader>> LineReader::Open(const std::string& 
   if (!S_ISREG(info.st_mode)) {
     return absl::InvalidArgumentError(
         absl::StrCat("dataset ", path, " is not a file; name one JSONL file"));
-  }
-  if (options.hash) {
-    impl->digest = EVP_MD_CTX_new();
-    if (!impl->digest || EVP_DigestInit_ex(impl->digest, EVP_sha256(), nullptr) != 1) {
-      return absl::InternalError("cannot start SHA-256");
-    }
   }
   std::unique_ptr<LineReader> reader(new LineReader(std::move(impl)));
   if (absl::Status status = reader->Fill(); !status.ok()) return status;
@@ -84,9 +76,7 @@ absl::Status LineReader::Fill() {
   buffer_.resize(static_cast<size_t>(got));
   at_end_ = got == 0;
   bytes_read_ += got;
-  if (impl_->digest && EVP_DigestUpdate(impl_->digest, buffer_.data(), buffer_.size()) != 1) {
-    return absl::InternalError("SHA-256 failed");
-  }
+  if (impl_->options.hash) impl_->digest.Update(buffer_);
   return absl::OkStatus();
 }
 
@@ -144,11 +134,6 @@ absl::Status LineReader::Drain() {
   return absl::OkStatus();
 }
 
-std::string LineReader::Sha256Hex() {
-  unsigned char digest[EVP_MAX_MD_SIZE];
-  unsigned int length = 0;
-  EVP_DigestFinal_ex(impl_->digest, digest, &length);
-  return absl::BytesToHexString(absl::string_view(reinterpret_cast<const char*>(digest), length));
-}
+std::string LineReader::Sha256Hex() { return impl_->digest.FinishHex(); }
 
 }  // namespace finetuned::data

@@ -1,19 +1,14 @@
 #include "engine/data/row_hash.h"
 
-#include <openssl/evp.h>
-
-#include <cstdint>
-#include <cstring>
+#include "absl/strings/numbers.h"
+#include "engine/format/sha256.h"
 
 namespace finetuned::data {
 
 absl::uint128 RowHash(std::string_view canonical_row) {
-  unsigned char digest[EVP_MAX_MD_SIZE] = {};
-  EVP_Digest(canonical_row.data(), canonical_row.size(), digest, nullptr, EVP_sha256(), nullptr);
-  uint64_t high = 0, low = 0;
-  std::memcpy(&high, digest, sizeof(high));
-  std::memcpy(&low, digest + sizeof(high), sizeof(low));
-  return absl::MakeUint128(high, low);
+  absl::uint128 hash = 0;
+  const bool parsed = absl::SimpleHexAtoi(format::Sha256Hex(canonical_row).substr(0, 32), &hash);
+  return parsed ? hash : 0;  // always parsed: the digits come from Sha256Hex
 }
 
 }  // namespace finetuned::data

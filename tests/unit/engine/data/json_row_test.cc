@@ -1,5 +1,6 @@
 #include "engine/data/json_row.h"
 
+#include "engine/data/shuffle.h"
 #include "tests/unit/engine/data/data_test_util.h"
 
 namespace finetuned::data {
@@ -107,6 +108,45 @@ TEST(JsonRow, FieldsNotKeptAreCheckedButNotBuilt) {
   EXPECT_EQ(row.value.dump(), R"({"a":[1],"b":null})");
   EXPECT_TRUE(row.inexact_numbers.empty());
   EXPECT_TRUE(ParseJsonRow(R"({"a": [1], "b": {"x": [1, 2,]}})", {}, keep, &row));
+}
+
+// Random edits of good rows: whatever we accept, the library accepts with the same value; what only
+// the library accepts breaks one of the rules we add.
+TEST(JsonRow, MutatedRowsAgreeWithTheLibraryParser) {
+  const std::string seed =
+      R"({"a": [1, -2.5e3, {"b": "x\n\u00e9\ud83d\ude00"}], "c": {"d": null, "e": true}, "a2": ""})";
+  constexpr std::string_view kBytes = "{}[]\",:\\abu0123456789eE+-. \tntf";
+  SplitMix64 generator(9);
+  int accepted = 0;
+  for (int round = 0; round < 100'000; ++round) {
+    std::string line = seed;
+    for (uint64_t edits = 1 + generator.Below(3); edits > 0; --edits) {
+      const size_t at = generator.Below(line.size());
+      const char byte = kBytes[generator.Below(kBytes.size())];
+      switch (generator.Below(3)) {
+        case 0:
+          line[at] = byte;
+          break;
+        case 1:
+          line.insert(at, 1, byte);
+          break;
+        default:
+          line.erase(at, 1);
+      }
+    }
+    JsonRow row;
+    const auto error = Parse(line, &row);
+    const auto reference = text::Json::parse(line, nullptr, /*allow_exceptions=*/false);
+    if (!error) {
+      ++accepted;
+      if (row.inexact_numbers.empty()) {
+        ASSERT_EQ(row.value, reference) << line;
+      }
+    } else if (!reference.is_discarded()) {
+      ASSERT_THAT(error->reason, testing::AnyOf("DUPLICATE_KEY", "NOT_AN_OBJECT")) << line;
+    }
+  }
+  EXPECT_GT(accepted, 10'000);
 }
 
 TEST(JsonRow, ValuesAreCounted) {
