@@ -243,6 +243,15 @@ google::rpc::Status ToRpcStatus(const absl::Status& status) {
   return rpc;
 }
 
+std::string RejectionReason(const absl::Status& status) {
+  const google::rpc::Status rpc = ToRpcStatus(status);
+  google::rpc::ErrorInfo info;
+  for (const auto& detail : rpc.details()) {
+    if (detail.UnpackTo(&info)) break;
+  }
+  return absl::AsciiStrToLower(info.reason());
+}
+
 grpc::Status ToGrpc(const absl::Status& status) {
   if (status.ok()) return grpc::Status::OK;
   const google::rpc::Status rpc = ToRpcStatus(status);

@@ -59,6 +59,9 @@ grpc::Status ToGrpc(const absl::Status& status);
 // The google.rpc.Status of a status, for fields of that type; as ToGrpc.
 google::rpc::Status ToRpcStatus(const absl::Status& status);
 
+// The reason of its ErrorInfo in lower case, for metrics: "vram_budget_exceeded".
+std::string RejectionReason(const absl::Status& status);
+
 // "cannot open /var/lib/x/y: no" -> "cannot open y: no".
 std::string WithoutPaths(std::string_view text);
 

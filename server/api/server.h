@@ -3,8 +3,6 @@
 #include <memory>
 #include <string>
 
-#include <grpcpp/server_builder.h>
-
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"

@@ -1,0 +1,276 @@
+#include "server/api/server.h"
+
+#include <unistd.h>
+
+#include <condition_variable>
+#include <fstream>
+#include <mutex>
+#include <sstream>
+#include <thread>
+#include <vector>
+
+#include <grpcpp/ext/proto_server_reflection_plugin.h>
+#include <grpcpp/grpcpp.h>
+#include <grpcpp/health_check_service_interface.h>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "server/api/adapters_service.h"
+#include "server/api/daemon_service.h"
+#include "server/api/datasets_service.h"
+#include "server/api/front.h"
+#include "server/api/jobs_service.h"
+#include "server/api/rewards_service.h"
+#include "server/auth/tcp_authenticator.h"
+#include "server/auth/unix_listener.h"
+
+namespace finetuned::api {
+namespace {
+
+constexpr char kJobsService[] = "finetuned.v1.Jobs";
+constexpr char kGpuService[] = "gpu";
+constexpr absl::Duration kHealthInterval = absl::Seconds(1);
+constexpr int kMinPingIntervalMs = 20'000;   // clients ping every 30 s
+constexpr int kKeepaliveMs = 60'000;         // find dead peers
+constexpr int kKeepaliveTimeoutMs = 20'000;
+
+// Reflection on one server only: the Unix socket's.
+class WithReflection : public grpc::ServerBuilderOption {
+ public:
+  void UpdateArguments(grpc::ChannelArguments*) override {}
+  void UpdatePlugins(std::vector<std::unique_ptr<grpc::ServerBuilderPlugin>>* plugins) override {
+    plugins->push_back(std::make_unique<grpc::reflection::ProtoServerReflectionPlugin>());
+  }
+};
+
+// The services of one listener: they differ in who calls.
+struct ServiceSet {
+  explicit ServiceSet(const Front& front)
+      : jobs(front), datasets(front), adapters(front), rewards(front), daemon(front) {}
+  void Register(grpc::ServerBuilder* builder) {
+    builder->RegisterService(&jobs);
+    builder->RegisterService(&datasets);
+    builder->RegisterService(&adapters);
+    builder->RegisterService(&rewards);
+    builder->RegisterService(&daemon);
+  }
+  JobsService jobs;
+  DatasetsService datasets;
+  AdaptersService adapters;
+  RewardsService rewards;
+  DaemonService daemon;
+};
+
+void SetLimits(const config::LimitsConfig& limits, grpc::ServerBuilder* builder) {
+  builder->SetMaxReceiveMessageSize(static_cast<int>(limits.max_message_bytes));
+  builder->AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, static_cast<int>(limits.max_streams_per_connection));
+  builder->AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, kMinPingIntervalMs);
+  builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveMs);
+  builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveTimeoutMs);
+}
+
+bool IsLoopback(const std::string& address) {
+  return absl::StartsWith(address, "127.") || absl::StartsWith(address, "localhost:") ||
+         absl::StartsWith(address, "[::1]:");
+}
+
+absl::StatusOr<std::string> ReadPem(const std::string& key, const std::string& path) {
+  std::ifstream in(path, std::ios::binary);
+  std::stringstream text;
+  text << in.rdbuf();
+  if (!in || text.str().empty()) return absl::InvalidArgumentError(absl::StrCat(key, " ", path, " cannot be read"));
+  return text.str();
+}
+
+// What the TCP listener speaks. Never lets anybody in without a token or a certificate, and never sends
+// a token over a network in the clear.
+absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> TcpCredentials(const config::TcpConfig& tcp) {
+  const bool tls = !tcp.tls_certificate.empty() && !tcp.tls_key.empty();
+  if (tcp.token_file.empty() && (!tls || tcp.tls_client_ca.empty())) {
+    return absl::FailedPreconditionError(
+        "tcp.address needs tcp.token_file, or TLS with tcp.tls_client_ca: without them anybody who can reach "
+        "it could use this machine");
+  }
+  if (!tls) {
+    if (!IsLoopback(tcp.address)) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("tcp.address ", tcp.address, " is not loopback: it also needs tcp.tls_certificate and "
+                       "tcp.tls_key, or the token would cross the network in the clear"));
+    }
+    return grpc::InsecureServerCredentials();
+  }
+  const auto certificate = ReadPem("tcp.tls_certificate", tcp.tls_certificate);
+  if (!certificate.ok()) return certificate.status();
+  const auto key = ReadPem("tcp.tls_key", tcp.tls_key);
+  if (!key.ok()) return key.status();
+  grpc::SslServerCredentialsOptions options;
+  if (!tcp.tls_client_ca.empty()) {
+    const auto authority = ReadPem("tcp.tls_client_ca", tcp.tls_client_ca);
+    if (!authority.ok()) return authority.status();
+    options = grpc::SslServerCredentialsOptions(GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_AND_VERIFY);
+    options.pem_root_certs = *authority;
+  }
+  options.pem_key_cert_pairs.push_back({*key, *certificate});
+  return grpc::SslServerCredentials(options);
+}
+
+}  // namespace
+
+class Server::Impl {
+ public:
+  explicit Impl(const jobs::Daemon& daemon) : shared_(daemon) {
+    shared_.on_drain = [this] { BeginDrain(); };
+  }
+  ~Impl() { Shutdown(absl::ZeroDuration()); }
+
+  absl::Status Start();
+  void BeginDrain();
+  void Shutdown(absl::Duration grace);
+  int tcp_port() const { return tcp_port_; }
+
+ private:
+  absl::Status StartUnix();
+  absl::Status StartTcp();
+  void SetHealth(const std::string& service, bool serving);
+  void UpdateHealth();
+  void HealthLoop();
+
+  Shared shared_;
+  std::unique_ptr<auth::UnixListener> unix_listener_;
+  std::unique_ptr<auth::TcpAuthenticator> tcp_authenticator_;
+  std::unique_ptr<ServiceSet> unix_services_, tcp_services_;
+  std::unique_ptr<grpc::Server> unix_server_, tcp_server_;
+  int tcp_port_ = 0;
+
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  bool draining_ = false;
+  bool stopping_ = false;
+  std::thread health_;
+};
+
+absl::Status Server::Impl::StartUnix() {
+  const config::Config& config = *shared_.daemon.config;
+  auth::UnixListener::Options options;
+  options.path = config.socket.path;
+  options.allowed_uids = {0, geteuid()};
+  for (const int64_t uid : config.socket.allowed_uids) options.allowed_uids.insert(static_cast<uid_t>(uid));
+  if (!config.socket.allowed_uids.empty()) options.mode = 0666;  // the kernel's credentials decide
+  auto listener = auth::UnixListener::Create(std::move(options));
+  if (!listener.ok()) return listener.status();
+  unix_listener_ = *std::move(listener);
+  unix_services_ = std::make_unique<ServiceSet>(Front{&shared_, unix_listener_.get()});
+  grpc::ServerBuilder builder;
+  builder.SetOption(std::make_unique<WithReflection>());
+  SetLimits(config.limits, &builder);
+  unix_services_->Register(&builder);
+  unix_server_ = builder.BuildAndStart();
+  if (unix_server_ == nullptr) return absl::InternalError("the gRPC server of the Unix socket did not start");
+  unix_listener_->Serve(unix_server_.get());
+  return absl::OkStatus();
+}
+
+absl::Status Server::Impl::StartTcp() {
+  const config::Config& config = *shared_.daemon.config;
+  if (config.tcp.address.empty()) return absl::OkStatus();
+  const auto credentials = TcpCredentials(config.tcp);
+  if (!credentials.ok()) return credentials.status();
+  std::optional<auth::BearerToken> token;
+  if (!config.tcp.token_file.empty()) {
+    auto read = auth::BearerToken::FromFile(config.tcp.token_file);
+    if (!read.ok()) return read.status();
+    token = *std::move(read);
+  }
+  tcp_authenticator_ = std::make_unique<auth::TcpAuthenticator>(std::move(token));
+  tcp_services_ = std::make_unique<ServiceSet>(Front{&shared_, tcp_authenticator_.get()});
+  grpc::ServerBuilder builder;
+  SetLimits(config.limits, &builder);
+  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+  builder.AddListeningPort(config.tcp.address, *credentials, &tcp_port_);
+  tcp_services_->Register(&builder);
+  tcp_server_ = builder.BuildAndStart();
+  if (tcp_server_ == nullptr || tcp_port_ == 0) {
+    return absl::UnavailableError(absl::StrCat("cannot listen on tcp.address ", config.tcp.address));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Server::Impl::Start() {
+  grpc::EnableDefaultHealthCheckService(true);
+  absl::Status status = StartTcp();  // first: a socket file appears only when everything is up
+  if (status.ok()) status = StartUnix();
+  if (!status.ok()) return status;
+  UpdateHealth();
+  health_ = std::thread([this] { HealthLoop(); });
+  return absl::OkStatus();
+}
+
+void Server::Impl::SetHealth(const std::string& service, bool serving) {
+  for (grpc::Server* server : {unix_server_.get(), tcp_server_.get()}) {
+    if (server == nullptr) continue;
+    if (auto* health = server->GetHealthCheckService()) health->SetServingStatus(service, serving);
+  }
+}
+
+void Server::Impl::UpdateHealth() {
+  const jobs::WorkerStatus worker = shared_.daemon.jobs->Worker();
+  const bool gpu = worker.hello.has_value() && absl::StartsWith(worker.hello->device(), "cuda") &&
+                   worker.problem.empty();
+  const bool accepting = shared_.daemon.jobs->accepting();
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (stopping_) return;
+  SetHealth(kJobsService, accepting && !draining_);
+  SetHealth(kGpuService, gpu);
+}
+
+void Server::Impl::HealthLoop() {
+  for (;;) {
+    {
+      std::unique_lock<std::mutex> lock(mutex_);
+      if (wake_.wait_for(lock, absl::ToChronoNanoseconds(kHealthInterval), [this] { return stopping_; })) return;
+    }
+    UpdateHealth();
+  }
+}
+
+void Server::Impl::BeginDrain() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  draining_ = true;
+  SetHealth(kJobsService, false);
+}
+
+void Server::Impl::Shutdown(absl::Duration grace) {
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (stopping_) return;
+    stopping_ = true;
+    for (const char* service : {"", kJobsService, kGpuService}) SetHealth(service, false);
+  }
+  wake_.notify_all();
+  if (health_.joinable()) health_.join();
+  if (unix_listener_ != nullptr) unix_listener_->Stop();
+  const auto deadline = absl::ToChronoTime(absl::Now() + grace);
+  for (grpc::Server* server : {tcp_server_.get(), unix_server_.get()}) {
+    if (server != nullptr) server->Shutdown(deadline);
+  }
+  // Shutdown returned: no call is left, so nothing posts to the pools any more.
+  shared_.quick.Close();
+  shared_.slow.Close();
+}
+
+Server::Server(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Server::~Server() = default;
+
+absl::StatusOr<std::unique_ptr<Server>> Server::Start(const jobs::Daemon& daemon) {
+  auto impl = std::make_unique<Impl>(daemon);
+  const absl::Status status = impl->Start();
+  if (!status.ok()) return status;
+  return std::unique_ptr<Server>(new Server(std::move(impl)));
+}
+
+void Server::BeginDrain() { impl_->BeginDrain(); }
+void Server::Shutdown(absl::Duration grace) { impl_->Shutdown(grace); }
+int Server::tcp_port() const { return impl_->tcp_port(); }
+
+}  // namespace finetuned::api
