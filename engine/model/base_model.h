@@ -20,6 +20,8 @@ struct LoadOptions {
   at::Device device = at::kCPU;
   at::ScalarType dtype = at::kFloat;  // compute type: kFloat or kBFloat16
   bool nf4 = true;                    // linears of the layers as NF4 with double quantization
+
+  bool operator==(const LoadOptions&) const = default;
 };
 
 struct LayerWeights {
