@@ -6,7 +6,6 @@
 #include <map>
 #include <memory>
 #include <mutex>
-#include <set>
 #include <string>
 #include <vector>
 
@@ -25,8 +24,7 @@ class Subscription : public std::enable_shared_from_this<Subscription> {
  public:
   ~Subscription();
 
-  // The next events, at most `limit`, without waiting; empty when there is none now. Heartbeats
-  // (sequence 0) come between stored events. May read the disk.
+  // The next events, at most `limit`, without waiting; empty when there is none now. May read the disk.
   absl::StatusOr<std::vector<v1::Event>> Pull(int limit);
   // Calls `ready` once, on another thread or this one, as soon as Pull has something to give or the
   // subscription is over. It must not block and not call Pull itself. Null: forget.
@@ -42,8 +40,7 @@ class Subscription : public std::enable_shared_from_this<Subscription> {
   Subscription(const store::Store* store, EventBus* bus, std::string uid, int64_t after);
   void Push(const v1::Event& event);   // never blocks
   void Close(absl::Status status);
-  bool SomethingLocked() const;
-  std::function<void()> TakeReadyLocked();
+  bool FinishedLocked() const;
 
   const store::Store* const store_;
   EventBus* const bus_;
@@ -51,9 +48,7 @@ class Subscription : public std::enable_shared_from_this<Subscription> {
   mutable std::mutex mutex_;
   int64_t next_;                       // guarded by mutex_, like all below
   int64_t published_ = 0;              // newest sequence known to be stored
-  bool terminal_ = false;              // the newest state is terminal
-  bool heartbeat_ = false;             // one is due
-  v1::Event last_heartbeat_;
+  bool terminal_ = false;              // the job's state after it
   bool closed_ = false;
   absl::Status status_;
   std::deque<v1::Event> buffer_;
@@ -67,12 +62,11 @@ class EventBus {
   static constexpr size_t kBufferBytes = 1 << 20;  // per subscription
 
   explicit EventBus(const store::Store* store) : store_(store) {}
-  // Events of `uid` with sequence > `after`.
+  // Events of `uid` with sequence > `after`; after -1: those still to come.
   absl::StatusOr<std::shared_ptr<Subscription>> Subscribe(const std::string& uid, const std::string& name,
                                                           int64_t after);
-  // REQUIRES: the event is durable.
+  // REQUIRES: the event is durable, and that before it was published.
   void Publish(const std::string& uid, const v1::Event& event);
-  void Heartbeat(const std::string& uid, const v1::Event& event);
   void Close(const std::string& uid, absl::Status status);
   void CloseAll(absl::Status status);
   size_t subscriptions() const;

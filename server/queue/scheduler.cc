@@ -51,6 +51,7 @@ std::vector<Action> Scheduler::Boot(std::vector<JobEntry> jobs, absl::Time now) 
 
 absl::StatusOr<std::vector<Action>> Scheduler::Step(const Input& input, absl::Time now) {
   undo_ = {{}, {}, worker_, draining_, pause_running_, drained_};
+  open_ = true;
   actions_.clear();
   absl::Status status = std::visit([&](const auto& in) { return Take(in, now); }, input);
   if (!status.ok()) {
@@ -65,9 +66,11 @@ absl::StatusOr<std::vector<Action>> Scheduler::Step(const Input& input, absl::Ti
   return std::move(actions_);
 }
 
-void Scheduler::Commit() { undo_ = {}; }
+void Scheduler::Commit() { open_ = false; }
 
 void Scheduler::Rollback() {
+  if (!open_) return;
+  open_ = false;
   for (auto& [name, job] : undo_.jobs) {
     if (job) {
       jobs_[name] = *std::move(job);
@@ -86,7 +89,6 @@ void Scheduler::Rollback() {
   draining_ = undo_.draining;
   pause_running_ = undo_.pause_running;
   drained_ = undo_.drained;
-  undo_ = {};
 }
 
 // ---- inputs

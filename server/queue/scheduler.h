@@ -130,7 +130,7 @@ class Scheduler {
 
   // Takes one input. An error (NOT_FOUND, FAILED_PRECONDITION) changes nothing. After success the
   // caller makes the state changes durable and calls Commit, or Rollback when that failed; then it
-  // does the other actions.
+  // does the other actions. Both do nothing when no step is open.
   absl::StatusOr<std::vector<Action>> Step(const Input& input, absl::Time now);
   void Commit();
   void Rollback();
@@ -216,6 +216,7 @@ class Scheduler {
   bool pause_running_ = false;
   bool drained_ = false;
   std::vector<Action> actions_;
+  bool open_ = false;                  // between Step and Commit or Rollback
   Undo undo_;
 };
 
