@@ -90,7 +90,8 @@ ScaleMin UnpackScaleMin(const uint8_t* packed, int j) {
           (packed[j + 4] >> 4) | ((packed[j] >> 2) & 48)};
 }
 
-// d, dmin (f16), 12 bytes of scales, 128 bytes: 32 bytes carry two sub-blocks of 32, low nibble first.
+// d, dmin (f16), 12 bytes of scales, 128 bytes: 32 bytes carry two sub-blocks of 32, low nibble
+// first.
 void DecodeQ4_K(const uint8_t* in, float* out) {
   const float d = LoadHalf(in), dmin = LoadHalf(in + 2);
   for (int j = 0; j < 8; ++j) {
@@ -120,7 +121,8 @@ void DecodeQ5_K(const uint8_t* in, float* out) {
 }
 
 // 128 bytes of nibbles, 64 bytes of upper bit pairs, 16 x int8 scales, d (f16). Each half of 128
-// elements: sub-block k (0-3) of 32 takes nibble k/2 of bytes 32*(k%2).., bit pair k of its 32 bytes.
+// elements: sub-block k (0-3) of 32 takes nibble k/2 of bytes 32*(k%2).., bit pair k of its 32
+// bytes.
 void DecodeQ6_K(const uint8_t* in, float* out) {
   const float d = LoadHalf(in + 208);
   const uint8_t* scales = in + 192;
@@ -151,7 +153,8 @@ float HalfToFloat(uint16_t bits) {
   const uint32_t sign = static_cast<uint32_t>(bits & 0x8000) << 16;
   const uint32_t magnitude = static_cast<uint32_t>(bits & 0x7fff) << 13;
   if ((bits & 0x7c00) == 0x7c00) return std::bit_cast<float>(sign | magnitude | 0x7f800000);
-  // Read with the float's exponent bias the value is 2^112 too small; subnormals come out right too.
+  // Read with the float's exponent bias the value is 2^112 too small; subnormals come out right
+  // too.
   const float scaled = std::bit_cast<float>(magnitude) * 0x1p112f;
   return std::bit_cast<float>(sign | std::bit_cast<uint32_t>(scaled));
 }
@@ -170,21 +173,44 @@ absl::Status DecodeToF32(DType dtype, std::span<const uint8_t> bytes, std::span<
                                                    " numbers"));
   }
   switch (dtype) {
-    case DType::kF64: DecodeAll<DecodeF64>(dtype, bytes, out); break;
-    case DType::kF32: DecodeAll<DecodeF32>(dtype, bytes, out); break;
-    case DType::kF16: DecodeAll<DecodeF16>(dtype, bytes, out); break;
-    case DType::kBF16: DecodeAll<DecodeBF16>(dtype, bytes, out); break;
-    case DType::kQ4_0: DecodeAll<DecodeQ4_0>(dtype, bytes, out); break;
-    case DType::kQ4_1: DecodeAll<DecodeQ4_1>(dtype, bytes, out); break;
-    case DType::kQ5_0: DecodeAll<DecodeQ5_0>(dtype, bytes, out); break;
-    case DType::kQ5_1: DecodeAll<DecodeQ5_1>(dtype, bytes, out); break;
-    case DType::kQ8_0: DecodeAll<DecodeQ8_0>(dtype, bytes, out); break;
-    case DType::kQ4_K: DecodeAll<DecodeQ4_K>(dtype, bytes, out); break;
-    case DType::kQ5_K: DecodeAll<DecodeQ5_K>(dtype, bytes, out); break;
-    case DType::kQ6_K: DecodeAll<DecodeQ6_K>(dtype, bytes, out); break;
+    case DType::kF64:
+      DecodeAll<DecodeF64>(dtype, bytes, out);
+      break;
+    case DType::kF32:
+      DecodeAll<DecodeF32>(dtype, bytes, out);
+      break;
+    case DType::kF16:
+      DecodeAll<DecodeF16>(dtype, bytes, out);
+      break;
+    case DType::kBF16:
+      DecodeAll<DecodeBF16>(dtype, bytes, out);
+      break;
+    case DType::kQ4_0:
+      DecodeAll<DecodeQ4_0>(dtype, bytes, out);
+      break;
+    case DType::kQ4_1:
+      DecodeAll<DecodeQ4_1>(dtype, bytes, out);
+      break;
+    case DType::kQ5_0:
+      DecodeAll<DecodeQ5_0>(dtype, bytes, out);
+      break;
+    case DType::kQ5_1:
+      DecodeAll<DecodeQ5_1>(dtype, bytes, out);
+      break;
+    case DType::kQ8_0:
+      DecodeAll<DecodeQ8_0>(dtype, bytes, out);
+      break;
+    case DType::kQ4_K:
+      DecodeAll<DecodeQ4_K>(dtype, bytes, out);
+      break;
+    case DType::kQ5_K:
+      DecodeAll<DecodeQ5_K>(dtype, bytes, out);
+      break;
+    case DType::kQ6_K:
+      DecodeAll<DecodeQ6_K>(dtype, bytes, out);
+      break;
     default:
-      return absl::InvalidArgumentError(
-          absl::StrCat(DTypeName(dtype), " numbers are not weights"));
+      return absl::InvalidArgumentError(absl::StrCat(DTypeName(dtype), " numbers are not weights"));
   }
   return absl::OkStatus();
 }

@@ -99,8 +99,7 @@ void RefuseVariants(Keys& keys, const ModelConfig& config) {
     keys.Unsupported("llama.rope.dimension_count",
                      absl::StrCat("expected ", config.head_dim, ", found ", rotary));
   }
-  const int64_t value_length =
-      keys.Int("llama.attention.value_length").value_or(config.head_dim);
+  const int64_t value_length = keys.Int("llama.attention.value_length").value_or(config.head_dim);
   if (value_length != config.head_dim) {
     keys.Unsupported("llama.attention.value_length",
                      absl::StrCat("expected ", config.head_dim, ", found ", value_length));
@@ -113,9 +112,9 @@ void ReadRopeScaling(Keys& keys, RopeScaling* scaling) {
     scaling->type = RopeScaling::Type::kLinear;
     scaling->factor = keys.Number("llama.rope.scaling.factor").value_or(1.0);
   } else if (type != "none") {
-    keys.Unsupported("llama.rope.scaling.type",
-                     absl::StrCat(absl::Utf8SafeCHexEscape(type),
-                                  " is not supported; supported: none, linear"));
+    keys.Unsupported(
+        "llama.rope.scaling.type",
+        absl::StrCat(absl::Utf8SafeCHexEscape(type), " is not supported; supported: none, linear"));
   } else if (const std::optional<double> scale = keys.Number("llama.rope.scale_linear")) {
     scaling->type = RopeScaling::Type::kLinear;
     scaling->factor = *scale;
@@ -134,8 +133,8 @@ absl::Status ReadRopeDivisors(const GgufLayout& gguf, std::span<const uint8_t> f
         DTypeName(tensor->info.dtype), " ", ShapeString(tensor->info.shape)));
   }
   if (config->rope_scaling.type != RopeScaling::Type::kNone) {
-    return absl::UnimplementedError(
-        absl::StrCat(name, ": ", kRopeFactors, " together with llama.rope.scaling is not supported"));
+    return absl::UnimplementedError(absl::StrCat(
+        name, ": ", kRopeFactors, " together with llama.rope.scaling is not supported"));
   }
   config->rope_scaling.type = RopeScaling::Type::kDivisors;
   config->rope_scaling.divisors.resize(expected[0]);
@@ -152,8 +151,8 @@ void ReadSizes(Keys& keys, ModelConfig* config) {
   config->num_key_value_heads =
       keys.Int("llama.attention.head_count_kv").value_or(config->num_attention_heads);
   const int64_t heads = config->num_attention_heads;
-  config->head_dim = keys.Int("llama.attention.key_length")
-                         .value_or(heads > 0 ? config->hidden_size / heads : 0);
+  config->head_dim =
+      keys.Int("llama.attention.key_length").value_or(heads > 0 ? config->hidden_size / heads : 0);
   config->max_position_embeddings = keys.RequiredInt("llama.context_length");
   const std::optional<double> eps = keys.Number("llama.attention.layer_norm_rms_epsilon");
   // Stored as f32: 1e-5 comes back as 9.99999975e-06, which is the same float again.
@@ -178,9 +177,9 @@ absl::StatusOr<ModelConfig> GgufConfig(const GgufLayout& gguf, std::span<const u
   const std::string architecture = keys.String("general.architecture").value_or("");
   if (!keys.status().ok()) return keys.status();
   if (architecture != "llama") {
-    return absl::UnimplementedError(absl::StrCat(
-        name, ": metadata general.architecture: \"", absl::Utf8SafeCHexEscape(architecture),
-        "\" is not supported; supported: llama"));
+    return absl::UnimplementedError(absl::StrCat(name, ": metadata general.architecture: \"",
+                                                 absl::Utf8SafeCHexEscape(architecture),
+                                                 "\" is not supported; supported: llama"));
   }
   ModelConfig config;
   ReadSizes(keys, &config);
@@ -206,10 +205,10 @@ std::string HfTensorName(absl::string_view gguf_name) {
   static const auto& kTop = *new std::map<absl::string_view, const char*>{
       {"token_embd", "model.embed_tokens"}, {"output_norm", "model.norm"}, {"output", "lm_head"}};
   static const auto& kLayer = *new std::map<absl::string_view, const char*>{
-      {"attn_norm", "input_layernorm"},   {"attn_q", "self_attn.q_proj"},
-      {"attn_k", "self_attn.k_proj"},     {"attn_v", "self_attn.v_proj"},
+      {"attn_norm", "input_layernorm"},    {"attn_q", "self_attn.q_proj"},
+      {"attn_k", "self_attn.k_proj"},      {"attn_v", "self_attn.v_proj"},
       {"attn_output", "self_attn.o_proj"}, {"ffn_norm", "post_attention_layernorm"},
-      {"ffn_gate", "mlp.gate_proj"},      {"ffn_up", "mlp.up_proj"},
+      {"ffn_gate", "mlp.gate_proj"},       {"ffn_up", "mlp.up_proj"},
       {"ffn_down", "mlp.down_proj"}};
   const std::string unknown(gguf_name);
   const size_t dot = gguf_name.rfind('.');
@@ -249,8 +248,8 @@ absl::StatusOr<text::GgufVocabulary> ReadGgufVocabulary(const GgufMetadata& meta
   v.add_eos = keys.Bool("tokenizer.ggml.add_eos_token");
   v.add_space_prefix = keys.Bool("tokenizer.ggml.add_space_prefix");
   if (!keys.status().ok()) return keys.status();
-  for (const auto& [key, size] : {std::pair("scores", v.scores.size()),
-                                  std::pair("token_type", v.types.size())}) {
+  for (const auto& [key, size] :
+       {std::pair("scores", v.scores.size()), std::pair("token_type", v.types.size())}) {
     if (size != 0 && size != v.tokens.size()) {
       return absl::InvalidArgumentError(absl::StrCat(name, ": metadata tokenizer.ggml.", key,
                                                      ": expected ", v.tokens.size(),

@@ -13,8 +13,9 @@
 namespace finetuned::format {
 
 // ModelConfig from the metadata and tensors of a GGUF file of architecture "llama" (Llama, Mistral,
-// SmolLM and their kin). `file` is the mapped file `gguf` was parsed from; `name` names it in messages.
-// INVALID_ARGUMENT, or UNIMPLEMENTED (other architectures, experts, partial rotary, yarn).
+// SmolLM and their kin). `file` is the mapped file `gguf` was parsed from; `name` names it in
+// messages. INVALID_ARGUMENT, or UNIMPLEMENTED (other architectures, experts, partial rotary,
+// yarn).
 absl::StatusOr<ModelConfig> GgufConfig(const GgufLayout& gguf, std::span<const uint8_t> file,
                                        const std::string& name);
 
@@ -22,8 +23,8 @@ absl::StatusOr<ModelConfig> GgufConfig(const GgufLayout& gguf, std::span<const u
 // returned as it is.
 std::string HfTensorName(absl::string_view gguf_name);
 
-// The keys tokenizer.ggml.*. INVALID_ARGUMENT naming the key; FAILED_PRECONDITION when the file has no
-// vocabulary.
+// The keys tokenizer.ggml.*. INVALID_ARGUMENT naming the key; FAILED_PRECONDITION when the file has
+// no vocabulary.
 absl::StatusOr<text::GgufVocabulary> ReadGgufVocabulary(const GgufMetadata& metadata,
                                                         const std::string& name);
 

@@ -17,26 +17,34 @@ T Load(const uint8_t* p) {
 
 absl::string_view TypeName(GgufType type) {
   constexpr absl::string_view kNames[] = {"u8",   "i8",     "u16",   "i16", "u32", "i32", "f32",
-                                         "bool", "string", "array", "u64", "i64", "f64"};
+                                          "bool", "string", "array", "u64", "i64", "f64"};
   return kNames[static_cast<uint32_t>(type)];
 }
 
 // nullopt for other types and for u64 beyond int64_t.
 std::optional<int64_t> ToInt(GgufType type, const uint8_t* p) {
   switch (type) {
-    case GgufType::kU8: return Load<uint8_t>(p);
-    case GgufType::kI8: return Load<int8_t>(p);
-    case GgufType::kU16: return Load<uint16_t>(p);
-    case GgufType::kI16: return Load<int16_t>(p);
-    case GgufType::kU32: return Load<uint32_t>(p);
-    case GgufType::kI32: return Load<int32_t>(p);
-    case GgufType::kI64: return Load<int64_t>(p);
+    case GgufType::kU8:
+      return Load<uint8_t>(p);
+    case GgufType::kI8:
+      return Load<int8_t>(p);
+    case GgufType::kU16:
+      return Load<uint16_t>(p);
+    case GgufType::kI16:
+      return Load<int16_t>(p);
+    case GgufType::kU32:
+      return Load<uint32_t>(p);
+    case GgufType::kI32:
+      return Load<int32_t>(p);
+    case GgufType::kI64:
+      return Load<int64_t>(p);
     case GgufType::kU64: {
       const uint64_t value = Load<uint64_t>(p);
       if (value > uint64_t{std::numeric_limits<int64_t>::max()}) return std::nullopt;
       return static_cast<int64_t>(value);
     }
-    default: return std::nullopt;
+    default:
+      return std::nullopt;
   }
 }
 
@@ -111,7 +119,8 @@ absl::StatusOr<std::optional<std::vector<std::string>>> GgufMetadata::Strings(
   return strings;
 }
 
-absl::StatusOr<std::optional<std::vector<float>>> GgufMetadata::Floats(absl::string_view key) const {
+absl::StatusOr<std::optional<std::vector<float>>> GgufMetadata::Floats(
+    absl::string_view key) const {
   const GgufValue* value = Find(key);
   if (value == nullptr) return std::nullopt;
   if (value->type != GgufType::kArray || value->element != GgufType::kF32) {
@@ -122,7 +131,8 @@ absl::StatusOr<std::optional<std::vector<float>>> GgufMetadata::Floats(absl::str
   return floats;
 }
 
-absl::StatusOr<std::optional<std::vector<int32_t>>> GgufMetadata::Ints(absl::string_view key) const {
+absl::StatusOr<std::optional<std::vector<int32_t>>> GgufMetadata::Ints(
+    absl::string_view key) const {
   const GgufValue* value = Find(key);
   if (value == nullptr) return std::nullopt;
   if (value->type != GgufType::kArray) return WrongType(key, "an array of integers", *value);

@@ -23,9 +23,9 @@ absl::Status CheckVocabulary(const GgufMetadata& metadata, int64_t vocab_size,
   const GgufValue* tokens = metadata.Find("tokenizer.ggml.tokens");
   if (tokens != nullptr && tokens->type == GgufType::kArray &&
       tokens->count > static_cast<uint64_t>(vocab_size)) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        name, ": tensor token_embd.weight: expected at least ", tokens->count,
-        " rows, one for each token of tokenizer.ggml.tokens, found ", vocab_size));
+    return absl::InvalidArgumentError(
+        absl::StrCat(name, ": tensor token_embd.weight: expected at least ", tokens->count,
+                     " rows, one for each token of tokenizer.ggml.tokens, found ", vocab_size));
   }
   return absl::OkStatus();
 }

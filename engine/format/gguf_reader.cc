@@ -27,37 +27,59 @@ uint64_t LeastBytes(GgufType type) {
   switch (type) {
     case GgufType::kU8:
     case GgufType::kI8:
-    case GgufType::kBool: return 1;
+    case GgufType::kBool:
+      return 1;
     case GgufType::kU16:
-    case GgufType::kI16: return 2;
+    case GgufType::kI16:
+      return 2;
     case GgufType::kU32:
     case GgufType::kI32:
-    case GgufType::kF32: return 4;
-    case GgufType::kArray: return 12;
-    default: return 8;
+    case GgufType::kF32:
+      return 4;
+    case GgufType::kArray:
+      return 12;
+    default:
+      return 8;
   }
 }
 
 // ggml_type numbers.
 std::optional<DType> TypeByNumber(uint32_t number) {
   switch (number) {
-    case 0: return DType::kF32;
-    case 1: return DType::kF16;
-    case 2: return DType::kQ4_0;
-    case 3: return DType::kQ4_1;
-    case 6: return DType::kQ5_0;
-    case 7: return DType::kQ5_1;
-    case 8: return DType::kQ8_0;
-    case 12: return DType::kQ4_K;
-    case 13: return DType::kQ5_K;
-    case 14: return DType::kQ6_K;
-    case 24: return DType::kI8;
-    case 25: return DType::kI16;
-    case 26: return DType::kI32;
-    case 27: return DType::kI64;
-    case 28: return DType::kF64;
-    case 30: return DType::kBF16;
-    default: return std::nullopt;
+    case 0:
+      return DType::kF32;
+    case 1:
+      return DType::kF16;
+    case 2:
+      return DType::kQ4_0;
+    case 3:
+      return DType::kQ4_1;
+    case 6:
+      return DType::kQ5_0;
+    case 7:
+      return DType::kQ5_1;
+    case 8:
+      return DType::kQ8_0;
+    case 12:
+      return DType::kQ4_K;
+    case 13:
+      return DType::kQ5_K;
+    case 14:
+      return DType::kQ6_K;
+    case 24:
+      return DType::kI8;
+    case 25:
+      return DType::kI16;
+    case 26:
+      return DType::kI32;
+    case 27:
+      return DType::kI64;
+    case 28:
+      return DType::kF64;
+    case 30:
+      return DType::kBF16;
+    default:
+      return std::nullopt;
   }
 }
 
@@ -161,9 +183,9 @@ absl::Status Parser::ReadPreamble(uint64_t* tensors, uint64_t* values) {
   if (absl::Status s = in_.Read("version", &layout_.version); !s.ok()) return s;
   if (layout_.version != 2 && layout_.version != 3) {
     const bool swapped = layout_.version != 0 && (layout_.version & 0xffff) == 0;
-    return absl::UnimplementedError(absl::StrCat(
-        name_, ": GGUF version ", layout_.version, swapped ? " (big endian?)" : "",
-        " is not supported; supported: 2 and 3, little endian"));
+    return absl::UnimplementedError(
+        absl::StrCat(name_, ": GGUF version ", layout_.version, swapped ? " (big endian?)" : "",
+                     " is not supported; supported: 2 and 3, little endian"));
   }
   if (absl::Status s = in_.Read("tensor count", tensors); !s.ok()) return s;
   if (absl::Status s = in_.Read("metadata count", values); !s.ok()) return s;
@@ -223,9 +245,9 @@ absl::Status Parser::ReadArray(absl::string_view what, int depth, GgufValue* val
   }
   const uint64_t least = LeastBytes(value->element);
   if (value->count > in_.remaining() / least) {
-    return Bad(name_, absl::StrCat(what, ": array of ", value->count,
-                                   " elements does not fit into the ", in_.remaining(),
-                                   " bytes left in the file"));
+    return Bad(name_,
+               absl::StrCat(what, ": array of ", value->count, " elements does not fit into the ",
+                            in_.remaining(), " bytes left in the file"));
   }
   const size_t begin = in_.position();
   if (value->element == GgufType::kString || value->element == GgufType::kArray) {
@@ -257,14 +279,16 @@ absl::Status Parser::ReadShape(absl::string_view where, std::vector<int64_t>* sh
   uint32_t dims = 0;
   if (absl::Status s = in_.Read(where, &dims); !s.ok()) return s;
   if (dims < 1 || dims > kMaxDims) {
-    return Bad(name_, absl::StrCat(where, ": expected 1 to ", kMaxDims, " dimensions, found ", dims));
+    return Bad(name_,
+               absl::StrCat(where, ": expected 1 to ", kMaxDims, " dimensions, found ", dims));
   }
   shape->resize(dims);
   for (uint32_t i = 0; i < dims; ++i) {
     uint64_t size = 0;
     if (absl::Status s = in_.Read(where, &size); !s.ok()) return s;
     if (size == 0 || size > uint64_t{1} << 62) {
-      return Bad(name_, absl::StrCat(where, ": dimension ", i, ": expected 1 to 2^62, found ", size));
+      return Bad(name_,
+                 absl::StrCat(where, ": dimension ", i, ": expected 1 to 2^62, found ", size));
     }
     (*shape)[dims - 1 - i] = static_cast<int64_t>(size);
   }
@@ -284,9 +308,9 @@ absl::Status Parser::ReadTensor(uint64_t index) {
   if (absl::Status s = in_.Read(where, &type); !s.ok()) return s;
   const std::optional<DType> dtype = TypeByNumber(type);
   if (!dtype) {
-    return absl::UnimplementedError(absl::StrCat(
-        name_, ": ", where, ": ggml type ", type, " is not supported; supported: F32, F16, BF16, "
-        "Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K, Q6_K"));
+    return absl::UnimplementedError(absl::StrCat(name_, ": ", where, ": ggml type ", type,
+                                                 " is not supported; supported: F32, F16, BF16, "
+                                                 "Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K, Q6_K"));
   }
   info.dtype = *dtype;
   const absl::StatusOr<int64_t> bytes = StorageBytes(*dtype, info.shape);
@@ -295,8 +319,8 @@ absl::Status Parser::ReadTensor(uint64_t index) {
   uint64_t offset = 0;
   if (absl::Status s = in_.Read(where, &offset); !s.ok()) return s;
   if (offset % layout_.alignment != 0) {
-    return Bad(name_, absl::StrCat(where, ": offset ", offset, " is not a multiple of the alignment ",
-                                   layout_.alignment));
+    return Bad(name_, absl::StrCat(where, ": offset ", offset,
+                                   " is not a multiple of the alignment ", layout_.alignment));
   }
   if (offset > file_.size() || static_cast<uint64_t>(info.bytes) > file_.size() - offset) {
     return Bad(name_, absl::StrCat(where, ": ", info.bytes, " bytes at data offset ", offset,
@@ -317,9 +341,8 @@ absl::Status Parser::PlaceTensors() {
     tensor.offset += data;
     sorted.push_back(&tensor);
   }
-  std::sort(sorted.begin(), sorted.end(), [](const GgufTensor* a, const GgufTensor* b) {
-    return a->offset < b->offset;
-  });
+  std::sort(sorted.begin(), sorted.end(),
+            [](const GgufTensor* a, const GgufTensor* b) { return a->offset < b->offset; });
   const GgufTensor* previous = nullptr;
   for (const GgufTensor* tensor : sorted) {
     const std::string where = absl::StrCat("tensor ", absl::Utf8SafeCHexEscape(tensor->info.name));

@@ -14,8 +14,21 @@
 namespace finetuned::format {
 
 // Types of GGUF metadata values, numbered as in the file.
-enum class GgufType : uint32_t { kU8, kI8, kU16, kI16, kU32, kI32, kF32, kBool, kString, kArray,
-                                 kU64, kI64, kF64 };
+enum class GgufType : uint32_t {
+  kU8,
+  kI8,
+  kU16,
+  kI16,
+  kU32,
+  kI32,
+  kF32,
+  kBool,
+  kString,
+  kArray,
+  kU64,
+  kI64,
+  kF64
+};
 
 // One metadata value: its bytes in the file, bounds already checked.
 struct GgufValue {
@@ -26,8 +39,8 @@ struct GgufValue {
 };
 
 // Typed access to the metadata. Getters answer nullopt when the key is absent and INVALID_ARGUMENT
-// naming file, key, expected and found type when it has another type. Any integer type will do where
-// an integer that fits is asked for.
+// naming file, key, expected and found type when it has another type. Any integer type will do
+// where an integer that fits is asked for.
 class GgufMetadata {
  public:
   GgufMetadata() = default;
@@ -67,10 +80,10 @@ struct GgufLayout {
 };
 
 // Reads the header of a GGUF file of version 2 or 3, little endian. Every count, length, offset and
-// alignment is checked against the file before it is used; names are unique, tensors aligned, within
-// the file and disjoint. The result points into `file`. INVALID_ARGUMENT names `name`, key or tensor,
-// expected, found; UNIMPLEMENTED for other versions and tensor types (listing those supported).
-// Source: docs/gguf.md of ggml.
+// alignment is checked against the file before it is used; names are unique, tensors aligned,
+// within the file and disjoint. The result points into `file`. INVALID_ARGUMENT names `name`, key
+// or tensor, expected, found; UNIMPLEMENTED for other versions and tensor types (listing those
+// supported). Source: docs/gguf.md of ggml.
 absl::StatusOr<GgufLayout> ParseGguf(std::span<const uint8_t> file, const std::string& name);
 
 }  // namespace finetuned::format

@@ -1,7 +1,6 @@
 #include "engine/format/hf_config.h"
 
 #include <limits>
-
 #include <nlohmann/json.hpp>
 
 #include "absl/status/status.h"
@@ -15,11 +14,10 @@ namespace {
 
 using nlohmann::json;
 
-constexpr char kSupported[] =
-    "LlamaForCausalLM and MistralForCausalLM (without sliding window)";
+constexpr char kSupported[] = "LlamaForCausalLM and MistralForCausalLM (without sliding window)";
 
-// Reads fields of one JSON object. The first field of a wrong type is kept as status(); getters then
-// answer their default. null counts as absent.
+// Reads fields of one JSON object. The first field of a wrong type is kept as status(); getters
+// then answer their default. null counts as absent.
 class Fields {
  public:
   Fields(const json& object, std::string name) : object_(object), name_(std::move(name)) {}
@@ -137,10 +135,11 @@ absl::StatusOr<std::string> ModelType(Fields& fields) {
   if (architecture == "MistralForCausalLM" || (architecture.empty() && type == "mistral")) {
     return "mistral";
   }
-  return Unsupported(fields.name(),
-                     absl::StrCat("architecture ",
-                                  absl::Utf8SafeCHexEscape(architecture.empty() ? type : architecture),
-                                  " is not supported; supported: ", kSupported));
+  return Unsupported(
+      fields.name(),
+      absl::StrCat("architecture ",
+                   absl::Utf8SafeCHexEscape(architecture.empty() ? type : architecture),
+                   " is not supported; supported: ", kSupported));
 }
 
 absl::Status CheckVariant(Fields& fields, bool mistral, int64_t max_position) {
@@ -156,8 +155,7 @@ absl::Status CheckVariant(Fields& fields, bool mistral, int64_t max_position) {
   }
   if (mistral) {
     // MistralConfig: absent means 4096, null means none.
-    const int64_t window =
-        fields.IsNull("sliding_window") ? 0 : fields.Int("sliding_window", 4096);
+    const int64_t window = fields.IsNull("sliding_window") ? 0 : fields.Int("sliding_window", 4096);
     if (window > 0 && window < max_position) {
       return Unsupported(fields.name(), absl::StrCat("sliding_window ", window,
                                                      " is not supported; expected null"));
@@ -205,8 +203,8 @@ absl::Status ReadRope(Fields& fields, ModelConfig* config) {
     if (!rope.status().ok()) return rope.status();
   }
   if (partial != 1.0) {
-    return Unsupported(fields.name(), absl::StrCat("partial_rotary_factor: expected 1, found ",
-                                                   partial));
+    return Unsupported(fields.name(),
+                       absl::StrCat("partial_rotary_factor: expected 1, found ", partial));
   }
   return fields.status();
 }
@@ -218,9 +216,9 @@ void ReadSizes(Fields& fields, bool mistral, ModelConfig* config) {
   config->num_hidden_layers = fields.RequiredInt("num_hidden_layers");
   config->num_attention_heads = fields.RequiredInt("num_attention_heads");
   const int64_t heads = config->num_attention_heads;
-  config->num_key_value_heads =
-      fields.IsNull("num_key_value_heads") ? heads
-                                           : fields.Int("num_key_value_heads", mistral ? 8 : heads);
+  config->num_key_value_heads = fields.IsNull("num_key_value_heads")
+                                    ? heads
+                                    : fields.Int("num_key_value_heads", mistral ? 8 : heads);
   config->head_dim = fields.Int("head_dim", heads > 0 ? config->hidden_size / heads : 0);
   config->max_position_embeddings =
       fields.Int("max_position_embeddings", mistral ? 4096 * 32 : 2048);

@@ -2,9 +2,8 @@
 
 #include <filesystem>
 #include <map>
-#include <utility>
-
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "absl/status/status.h"
 #include "absl/strings/escaping.h"
@@ -137,7 +136,8 @@ absl::Status AddWeights(const std::string& folder, ModelParts* parts) {
       "model as safetensors)"));
 }
 
-// tokenizer_config.json holds one template, or a list of {name, template} of which "default" counts.
+// tokenizer_config.json holds one template, or a list of {name, template} of which "default"
+// counts.
 absl::StatusOr<std::string> TemplateOfTokenizerConfig(const std::string& text,
                                                       const std::string& name) {
   if (text.empty()) return std::string();
@@ -156,9 +156,9 @@ absl::StatusOr<std::string> TemplateOfTokenizerConfig(const std::string& text,
     return std::string();
   }
   if (value.is_null()) return std::string();
-  return absl::InvalidArgumentError(absl::StrCat(
-      name, ": chat_template: expected a string or a list of named templates, found ",
-      value.type_name()));
+  return absl::InvalidArgumentError(
+      absl::StrCat(name, ": chat_template: expected a string or a list of named templates, found ",
+                   value.type_name()));
 }
 
 absl::StatusOr<std::string> ReadChatTemplate(const std::string& folder) {

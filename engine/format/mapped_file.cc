@@ -54,8 +54,8 @@ absl::StatusOr<std::string> ReadSmallFile(const std::string& path, size_t max_by
   if (!file.ok()) return file.status();
   const std::span<const uint8_t> bytes = (*file)->bytes();
   if (bytes.size() > max_bytes) {
-    return absl::ResourceExhaustedError(absl::StrCat((*file)->name(), ": ", bytes.size(),
-                                                     " bytes, expected at most ", max_bytes));
+    return absl::ResourceExhaustedError(
+        absl::StrCat((*file)->name(), ": ", bytes.size(), " bytes, expected at most ", max_bytes));
   }
   return std::string(bytes.begin(), bytes.end());
 }

@@ -11,10 +11,11 @@ namespace finetuned::format {
 struct RopeScaling {
   enum class Type { kNone, kLinear, kLlama3, kDivisors } type = Type::kNone;
   double factor = 1.0;
-  double low_freq_factor = 1.0;   // llama3
-  double high_freq_factor = 4.0;  // llama3
+  double low_freq_factor = 1.0;                     // llama3
+  double high_freq_factor = 4.0;                    // llama3
   int64_t original_max_position_embeddings = 8192;  // llama3
-  // kDivisors (GGUF's rope_freqs.weight): frequency i is divided by divisors[i]; head_dim / 2 values.
+  // kDivisors (GGUF's rope_freqs.weight): frequency i is divided by divisors[i]; head_dim / 2
+  // values.
   std::vector<float> divisors;
 };
 

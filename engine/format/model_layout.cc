@@ -35,11 +35,11 @@ bool MayBePassedOver(absl::string_view name) {
   return name == "lm_head.weight" || absl::EndsWith(name, ".rotary_emb.inv_freq");
 }
 
-absl::Status CheckRange(const std::string& file, absl::string_view field, int64_t value, int64_t low,
-                        int64_t high) {
+absl::Status CheckRange(const std::string& file, absl::string_view field, int64_t value,
+                        int64_t low, int64_t high) {
   if (value >= low && value <= high) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat(file, ": ", field, ": expected ", low, " to ", high,
-                                                 ", found ", value));
+  return absl::InvalidArgumentError(
+      absl::StrCat(file, ": ", field, ": expected ", low, " to ", high, ", found ", value));
 }
 
 absl::Status CheckTokenIds(const ModelConfig& c, const std::string& file) {
@@ -61,7 +61,8 @@ absl::Status CheckRope(const ModelConfig& c, const std::string& file) {
     return absl::InvalidArgumentError(absl::StrCat(file, ": ", text, ", found ", value));
   };
   // Negated comparisons also catch NaN.
-  if (!(c.rope_theta >= 1.0 && c.rope_theta <= 1e30)) return bad("rope_theta: expected 1 to 1e30", c.rope_theta);
+  if (!(c.rope_theta >= 1.0 && c.rope_theta <= 1e30))
+    return bad("rope_theta: expected 1 to 1e30", c.rope_theta);
   if (!(c.rms_norm_eps >= 0.0 && c.rms_norm_eps <= 1.0)) {
     return bad("rms_norm_eps: expected 0 to 1", c.rms_norm_eps);
   }
@@ -165,10 +166,9 @@ absl::StatusOr<std::vector<size_t>> MatchTensors(const ModelConfig& config,
   }
   for (const TensorInfo& tensor : found) {
     if (positions.contains(tensor.name) && !MayBePassedOver(tensor.name)) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(file, ": tensor ", absl::Utf8SafeCHexEscape(tensor.name), " ",
-                       ShapeString(tensor.shape),
-                       " is not part of a Llama decoder with this configuration"));
+      return absl::InvalidArgumentError(absl::StrCat(
+          file, ": tensor ", absl::Utf8SafeCHexEscape(tensor.name), " ", ShapeString(tensor.shape),
+          " is not part of a Llama decoder with this configuration"));
     }
   }
   return matched;

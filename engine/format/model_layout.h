@@ -16,8 +16,8 @@ struct ExpectedTensor {
   std::vector<int64_t> shape;
 };
 
-// Every tensor of the architecture, in the order of the forward pass: embedding, layers, final norm,
-// and lm_head unless it is tied.
+// Every tensor of the architecture, in the order of the forward pass: embedding, layers, final
+// norm, and lm_head unless it is tied.
 std::vector<ExpectedTensor> ExpectedTensors(const ModelConfig& config);
 
 // Ranges and divisibility. INVALID_ARGUMENT naming `file`, field and value.
@@ -25,8 +25,8 @@ absl::Status CheckConfig(const ModelConfig& config, const std::string& file);
 
 // Compares the tensors of a model with ExpectedTensors: each present, with its shape and a weight
 // type. Returns their positions in `found` in expected order. A tensor that no decoder of this kind
-// has is an error; rotary tables and an lm_head beside tied embeddings are passed over. INVALID_ARGUMENT
-// naming `file`, tensor, expected and found.
+// has is an error; rotary tables and an lm_head beside tied embeddings are passed over.
+// INVALID_ARGUMENT naming `file`, tensor, expected and found.
 absl::StatusOr<std::vector<size_t>> MatchTensors(const ModelConfig& config,
                                                  const std::vector<TensorInfo>& found,
                                                  const std::string& file);

@@ -13,11 +13,11 @@
 
 namespace finetuned::format {
 
-// A base model on disk: a GGUF file or a Hugging Face folder. Headers are read and checked when it is
-// opened (bounds, shapes against the configuration, missing and duplicate names); weights are read
-// on demand. Immutable, thread safe. Torch-free: the daemon uses it for planning and validation.
-// Tensors are those of the architecture (see model_layout.h): an lm_head stored beside tied
-// embeddings and rotary tables are left out.
+// A base model on disk: a GGUF file or a Hugging Face folder. Headers are read and checked when it
+// is opened (bounds, shapes against the configuration, missing and duplicate names); weights are
+// read on demand. Immutable, thread safe. Torch-free: the daemon uses it for planning and
+// validation. Tensors are those of the architecture (see model_layout.h): an lm_head stored beside
+// tied embeddings and rotary tables are left out.
 class ModelSource {
  public:
   virtual ~ModelSource() = default;
@@ -35,8 +35,8 @@ class ModelSource {
 
   virtual absl::StatusOr<std::shared_ptr<const text::Tokenizer>> LoadTokenizer() const = 0;
   virtual std::string chat_template() const = 0;  // empty when the model has none
-  // Stable identity: sha256 over configuration, tensor names, shapes, dtypes and file sizes plus the
-  // first and last 64 KiB of each weight file; hex.
+  // Stable identity: sha256 over configuration, tensor names, shapes, dtypes and file sizes plus
+  // the first and last 64 KiB of each weight file; hex.
   virtual std::string fingerprint() const = 0;
 };
 

@@ -34,10 +34,17 @@ std::vector<double> InverseFrequencies(const ModelConfig& config) {
         std::pow(static_cast<double>(base), static_cast<double>(static_cast<float>(2 * i) / dim)));
     float frequency = 1.0f / power;
     switch (scaling.type) {
-      case RopeScaling::Type::kNone: break;
-      case RopeScaling::Type::kLinear: frequency /= static_cast<float>(scaling.factor); break;
-      case RopeScaling::Type::kLlama3: frequency = Llama3Frequency(frequency, scaling); break;
-      case RopeScaling::Type::kDivisors: frequency /= scaling.divisors[i]; break;
+      case RopeScaling::Type::kNone:
+        break;
+      case RopeScaling::Type::kLinear:
+        frequency /= static_cast<float>(scaling.factor);
+        break;
+      case RopeScaling::Type::kLlama3:
+        frequency = Llama3Frequency(frequency, scaling);
+        break;
+      case RopeScaling::Type::kDivisors:
+        frequency /= scaling.divisors[i];
+        break;
     }
     frequencies.push_back(frequency);
   }

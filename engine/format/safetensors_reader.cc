@@ -2,10 +2,9 @@
 
 #include <algorithm>
 #include <cstring>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <utility>
-
-#include <nlohmann/json.hpp>
 
 #include "absl/status/status.h"
 #include "absl/strings/escaping.h"
@@ -106,12 +105,13 @@ absl::Status CheckContiguous(const std::vector<Entry>& sorted, int64_t data_byte
                              const std::string& name) {
   int64_t expected = 0;
   for (const Entry& entry : sorted) {
-    const std::string where = absl::StrCat(name, ": tensor ", absl::Utf8SafeCHexEscape(entry.info.name));
+    const std::string where =
+        absl::StrCat(name, ": tensor ", absl::Utf8SafeCHexEscape(entry.info.name));
     if (entry.begin != expected) {
-      return Bad(where, absl::StrCat(entry.begin < expected ? "overlaps the tensor before it"
-                                                            : "leaves a gap before it",
-                                     ": expected data to begin at ", expected, ", found ",
-                                     entry.begin));
+      return Bad(where,
+                 absl::StrCat(entry.begin < expected ? "overlaps the tensor before it"
+                                                     : "leaves a gap before it",
+                              ": expected data to begin at ", expected, ", found ", entry.begin));
     }
     if (entry.end > data_bytes) {
       return Bad(where, absl::StrCat("data ends at ", entry.end, ", but the file has only ",
@@ -150,7 +150,7 @@ absl::StatusOr<SafetensorsHeader> ParseSafetensors(std::span<const uint8_t> file
   const absl::StatusOr<uint64_t> header_bytes = HeaderBytes(file, name);
   if (!header_bytes.ok()) return header_bytes.status();
   const absl::string_view text(reinterpret_cast<const char*>(file.data()) + kPrefixBytes,
-                              *header_bytes);
+                               *header_bytes);
   const absl::StatusOr<json> document =
       ParseStrictJson(text, absl::StrCat(name, ": header"), {.max_depth = 8});
   if (!document.ok()) return document.status();
@@ -163,8 +163,8 @@ absl::StatusOr<SafetensorsHeader> ParseSafetensors(std::span<const uint8_t> file
       if (absl::Status s = ParseMetadata(value, name, &header.metadata); !s.ok()) return s;
       continue;
     }
-    absl::StatusOr<Entry> entry = ParseEntry(
-        key, value, absl::StrCat(name, ": tensor ", absl::Utf8SafeCHexEscape(key)));
+    absl::StatusOr<Entry> entry =
+        ParseEntry(key, value, absl::StrCat(name, ": tensor ", absl::Utf8SafeCHexEscape(key)));
     if (!entry.ok()) return entry.status();
     entries.push_back(*std::move(entry));
   }

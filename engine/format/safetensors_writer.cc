@@ -8,9 +8,8 @@
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
-#include <utility>
-
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/escaping.h"
@@ -41,7 +40,7 @@ absl::Status CheckName(const std::string& name) {
 }
 
 struct HeaderAndSlots {
-  std::string header;  // with size and padding
+  std::string header;                               // with size and padding
   std::vector<std::pair<int64_t, int64_t>> ranges;  // of each tensor, from the start of the file
 };
 
@@ -57,8 +56,8 @@ absl::StatusOr<HeaderAndSlots> BuildHeader(const std::vector<SafetensorsWriter::
       return absl::InvalidArgumentError(absl::StrCat("duplicate tensor ", tensor.name));
     }
     if (!IsStorable(tensor.dtype)) {
-      return absl::InvalidArgumentError(absl::StrCat("tensor ", tensor.name, ": safetensors has no ",
-                                                     DTypeName(tensor.dtype)));
+      return absl::InvalidArgumentError(
+          absl::StrCat("tensor ", tensor.name, ": safetensors has no ", DTypeName(tensor.dtype)));
     }
     const absl::StatusOr<int64_t> bytes = StorageBytes(tensor.dtype, tensor.shape);
     int64_t end = 0;
@@ -110,8 +109,7 @@ absl::StatusOr<std::unique_ptr<SafetensorsWriter>> SafetensorsWriter::Create(
         absl::StrCat(DisplayName(path), ": ", built.status().message()));
   }
   auto writer = std::unique_ptr<SafetensorsWriter>(new SafetensorsWriter(path, options.sync));
-  writer->fd_ =
-      open(writer->TempPath().c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+  writer->fd_ = open(writer->TempPath().c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
   if (writer->fd_ < 0) {
     return absl::ErrnoToStatus(errno, absl::StrCat(DisplayName(path), ": cannot be created"));
   }
@@ -119,8 +117,8 @@ absl::StatusOr<std::unique_ptr<SafetensorsWriter>> SafetensorsWriter::Create(
     writer->slots_[tensors[i].name] = {built->ranges[i].first, built->ranges[i].second};
   }
   const std::string& header = built->header;
-  absl::Status status = writer->WriteAt(
-      0, {reinterpret_cast<const uint8_t*>(header.data()), header.size()});
+  absl::Status status =
+      writer->WriteAt(0, {reinterpret_cast<const uint8_t*>(header.data()), header.size()});
   if (!status.ok()) return status;
   return writer;
 }
@@ -136,8 +134,8 @@ absl::Status SafetensorsWriter::WriteAt(int64_t position, std::span<const uint8_
     const ssize_t written = pwrite(fd_, bytes.data(), bytes.size(), position);
     if (written < 0 && errno == EINTR) continue;
     if (written < 0) {
-      return absl::ErrnoToStatus(errno, absl::StrCat(DisplayName(path_), ": write of ",
-                                                     bytes.size(), " bytes failed"));
+      return absl::ErrnoToStatus(
+          errno, absl::StrCat(DisplayName(path_), ": write of ", bytes.size(), " bytes failed"));
     }
     position += written;
     bytes = bytes.subspan(written);
@@ -165,9 +163,9 @@ absl::Status SafetensorsWriter::Append(const std::string& tensor, std::span<cons
 absl::Status SafetensorsWriter::Finish() {
   for (const auto& [name, slot] : slots_) {
     if (slot.position != slot.end) {
-      return absl::FailedPreconditionError(
-          absl::StrCat(DisplayName(path_), ": tensor ", name, " lacks its last ",
-                       slot.end - slot.position, " bytes"));
+      return absl::FailedPreconditionError(absl::StrCat(DisplayName(path_), ": tensor ", name,
+                                                        " lacks its last ",
+                                                        slot.end - slot.position, " bytes"));
     }
   }
   if (sync_ && fsync(fd_) != 0) {

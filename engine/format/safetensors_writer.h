@@ -19,10 +19,10 @@ struct SafetensorsOptions {
   bool sync = false;
 };
 
-// Streams tensors into a safetensors file. The bytes depend only on the tensors and the metadata and
-// equal those of the reference implementation: tensors sorted by dtype (widest first), then by name;
-// header padded with spaces so that data begins at a multiple of 8. Written to `path`.tmp and renamed
-// by Finish; without Finish nothing remains. Not thread safe.
+// Streams tensors into a safetensors file. The bytes depend only on the tensors and the metadata
+// and equal those of the reference implementation: tensors sorted by dtype (widest first), then by
+// name; header padded with spaces so that data begins at a multiple of 8. Written to `path`.tmp and
+// renamed by Finish; without Finish nothing remains. Not thread safe.
 class SafetensorsWriter {
  public:
   struct Layout {

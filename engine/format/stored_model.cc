@@ -19,14 +19,15 @@ namespace {
 std::string Describe(const ModelConfig& c) {
   const RopeScaling& s = c.rope_scaling;
   std::string text = absl::StrCat(
-      "architecture=", c.architecture, "\nvocab_size=", c.vocab_size, "\nhidden_size=",
-      c.hidden_size, "\nintermediate_size=", c.intermediate_size, "\nnum_hidden_layers=",
-      c.num_hidden_layers, "\nnum_attention_heads=", c.num_attention_heads,
+      "architecture=", c.architecture, "\nvocab_size=", c.vocab_size,
+      "\nhidden_size=", c.hidden_size, "\nintermediate_size=", c.intermediate_size,
+      "\nnum_hidden_layers=", c.num_hidden_layers, "\nnum_attention_heads=", c.num_attention_heads,
       "\nnum_key_value_heads=", c.num_key_value_heads, "\nhead_dim=", c.head_dim,
-      "\nmax_position_embeddings=", c.max_position_embeddings, "\ntie_word_embeddings=",
-      c.tie_word_embeddings, "\nattention_bias=", c.attention_bias, "\nmlp_bias=", c.mlp_bias);
-  absl::StrAppend(&text, "\nbos_token_id=", c.bos_token_id.value_or(-1), "\neos_token_ids=",
-                  absl::StrJoin(c.eos_token_ids, ","));
+      "\nmax_position_embeddings=", c.max_position_embeddings,
+      "\ntie_word_embeddings=", c.tie_word_embeddings, "\nattention_bias=", c.attention_bias,
+      "\nmlp_bias=", c.mlp_bias);
+  absl::StrAppend(&text, "\nbos_token_id=", c.bos_token_id.value_or(-1),
+                  "\neos_token_ids=", absl::StrJoin(c.eos_token_ids, ","));
   absl::StrAppendFormat(&text, "\nrms_norm_eps=%a\nrope_theta=%a\nrope=%d %a %a %a %d",
                         c.rms_norm_eps, c.rope_theta, static_cast<int>(s.type), s.factor,
                         s.low_freq_factor, s.high_freq_factor, s.original_max_position_embeddings);
@@ -109,16 +110,15 @@ absl::Status StoredModel::ReadF32(const TensorInfo& tensor, std::span<float> out
   }
   const int64_t heads = InterleavedHeads(stored.name);
   if (heads == 0) return DecodeToF32(stored.dtype, *raw, out);
-  // Row (head, pair, half) of the file is row (head, half, pair) of Hugging Face's order. Biases are
-  // rows of one number.
+  // Row (head, pair, half) of the file is row (head, half, pair) of Hugging Face's order. Biases
+  // are rows of one number.
   const int64_t rows = stored.shape[0], columns = *count / rows;
   const int64_t row_bytes = stored.bytes / rows, half = rows / heads / 2;
   for (int64_t row = 0; row < rows; ++row) {
     const int64_t head = row / (2 * half), pair = row % (2 * half) / 2, which = row % 2;
     const int64_t target = head * 2 * half + which * half + pair;
-    const absl::Status status =
-        DecodeToF32(stored.dtype, raw->subspan(row * row_bytes, row_bytes),
-                    out.subspan(target * columns, columns));
+    const absl::Status status = DecodeToF32(stored.dtype, raw->subspan(row * row_bytes, row_bytes),
+                                            out.subspan(target * columns, columns));
     if (!status.ok()) return status;
   }
   return absl::OkStatus();

@@ -10,11 +10,29 @@
 namespace finetuned::format {
 
 // How the numbers of a stored tensor are encoded.
-enum class DType { kF64, kF32, kF16, kBF16, kI64, kI32, kI16, kI8, kU8, kBool,
-                   kQ4_0, kQ4_1, kQ5_0, kQ5_1, kQ8_0, kQ4_K, kQ5_K, kQ6_K };
+enum class DType {
+  kF64,
+  kF32,
+  kF16,
+  kBF16,
+  kI64,
+  kI32,
+  kI16,
+  kI8,
+  kU8,
+  kBool,
+  kQ4_0,
+  kQ4_1,
+  kQ5_0,
+  kQ5_1,
+  kQ8_0,
+  kQ4_K,
+  kQ5_K,
+  kQ6_K
+};
 
 struct TensorInfo {
-  std::string name;            // Hugging Face name, e.g. "model.layers.0.self_attn.q_proj.weight"
+  std::string name;  // Hugging Face name, e.g. "model.layers.0.self_attn.q_proj.weight"
   DType dtype = DType::kF32;
   std::vector<int64_t> shape;  // row-major, Hugging Face order: [out_features, in_features]
   int64_t bytes = 0;

@@ -2,7 +2,6 @@
 
 #include <cmath>
 #include <cstring>
-
 #include <nlohmann/json.hpp>
 
 #include "engine/format/safetensors_reader.h"
@@ -15,9 +14,9 @@ namespace {
 TEST(Dequantize, EveryTypeIsBitEqualToTheGgufPackage) {
   const auto file = SafetensorsFile::Open(GoldenPath("blocks.safetensors"));
   ASSERT_TRUE(file.ok()) << file.status();
-  for (DType dtype : {DType::kF32, DType::kF16, DType::kBF16, DType::kQ8_0, DType::kQ4_0,
-                      DType::kQ4_1, DType::kQ5_0, DType::kQ5_1, DType::kQ4_K, DType::kQ5_K,
-                      DType::kQ6_K}) {
+  for (DType dtype :
+       {DType::kF32, DType::kF16, DType::kBF16, DType::kQ8_0, DType::kQ4_0, DType::kQ4_1,
+        DType::kQ5_0, DType::kQ5_1, DType::kQ4_K, DType::kQ5_K, DType::kQ6_K}) {
     const std::string name = DTypeName(dtype);
     const auto data = (*file)->Raw(name + ".data");
     const auto expected = (*file)->Raw(name + ".f32");

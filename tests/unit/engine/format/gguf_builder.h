@@ -46,7 +46,8 @@ class GgufBuilder {
     return *this;
   }
   std::string Build() const {
-    std::string out = "GGUF" + Raw(version) + Raw(tensor_count) + Raw(value_count) + values_ + tensors_;
+    std::string out =
+        "GGUF" + Raw(version) + Raw(tensor_count) + Raw(value_count) + values_ + tensors_;
     out.resize((out.size() + 31) / 32 * 32);
     return out + data;
   }
@@ -75,11 +76,11 @@ inline GgufBuilder LlamaKeys() {
 // Adds the tensors of LlamaKeys' model but `except`.
 inline GgufBuilder WithTensors(GgufBuilder b, const std::string& except = "") {
   const std::pair<const char*, std::vector<uint64_t>> tensors[] = {
-      {"token_embd.weight", {4, 6}},     {"blk.0.attn_norm.weight", {4}},
-      {"blk.0.attn_q.weight", {4, 4}},   {"blk.0.attn_k.weight", {4, 4}},
-      {"blk.0.attn_v.weight", {4, 4}},   {"blk.0.attn_output.weight", {4, 4}},
-      {"blk.0.ffn_norm.weight", {4}},    {"blk.0.ffn_gate.weight", {4, 8}},
-      {"blk.0.ffn_up.weight", {4, 8}},   {"blk.0.ffn_down.weight", {8, 4}},
+      {"token_embd.weight", {4, 6}},   {"blk.0.attn_norm.weight", {4}},
+      {"blk.0.attn_q.weight", {4, 4}}, {"blk.0.attn_k.weight", {4, 4}},
+      {"blk.0.attn_v.weight", {4, 4}}, {"blk.0.attn_output.weight", {4, 4}},
+      {"blk.0.ffn_norm.weight", {4}},  {"blk.0.ffn_gate.weight", {4, 8}},
+      {"blk.0.ffn_up.weight", {4, 8}}, {"blk.0.ffn_down.weight", {8, 4}},
       {"output_norm.weight", {4}}};
   for (const auto& [name, dims] : tensors) {
     if (name != except) b.F32Tensor(name, dims);

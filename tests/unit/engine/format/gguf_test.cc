@@ -1,6 +1,5 @@
-#include "engine/format/gguf_reader.h"
-
 #include "engine/format/gguf_config.h"
+#include "engine/format/gguf_reader.h"
 #include "engine/format/model_source.h"
 #include "engine/format/rope.h"
 #include "tests/unit/engine/format/gguf_builder.h"
@@ -51,7 +50,8 @@ std::vector<BadFile> BadHeaders() {
       {"big endian", big_endian.Build(), "big endian?", Code::kUnimplemented},
       {"cut in the preamble", sound.substr(0, 20), "metadata count needs 8 bytes"},
       {"cut in the metadata", sound.substr(0, 100), "does not fit into the file of 100 bytes"},
-      {"cut in the data", sound.substr(0, sound.size() - 64), "tensor blk.0.ffn_down.weight: data ends at"},
+      {"cut in the data", sound.substr(0, sound.size() - 64),
+       "tensor blk.0.ffn_down.weight: data ends at"},
       {"huge tensor count", Counted(1ull << 60, 0), "tensor count 1152921504606846976"},
       {"huge metadata count", Counted(0, 1ull << 60), "metadata count 1152921504606846976"},
       {"array of 2^60", GgufBuilder().Array("k", 4, 1ull << 60, "").Build(),
@@ -72,10 +72,15 @@ std::vector<BadFile> BadHeaders() {
       {"alignment 24", GgufBuilder().U32("general.alignment", 24).Build(), "found 24"},
       {"alignment as text", GgufBuilder().String("general.alignment", "32").Build(),
        "general.alignment: expected an integer below 2^63, found string"},
-      {"no dimensions", OneTensor({}, 0, 0).Build(), "tensor t: expected 1 to 4 dimensions, found 0"},
+      {"no dimensions", OneTensor({}, 0, 0).Build(),
+       "tensor t: expected 1 to 4 dimensions, found 0"},
       {"five dimensions", OneTensor({1, 1, 1, 1, 1}, 0, 0).Build(), "found 5"},
       {"dimension 0", OneTensor({0}, 0, 0).Build(), "tensor t: dimension 0: expected 1"},
-      {"overflow", OneTensor({1ull << 40, 1ull << 40}, 0, 0).Build(), "tensor t: shape", },
+      {
+          "overflow",
+          OneTensor({1ull << 40, 1ull << 40}, 0, 0).Build(),
+          "tensor t: shape",
+      },
       {"size of 2^64 - 1", OneTensor({~0ull}, 0, 0).Build(), "tensor t: dimension 0"},
       {"row not of whole blocks", OneTensor({33}, 8, 0).Build(), "Q8_0 block of 32"},
       {"ggml type 99", OneTensor({4}, 99, 0).Build(), "ggml type 99 is not supported",
@@ -86,7 +91,8 @@ std::vector<BadFile> BadHeaders() {
       {"data beyond the file", OneTensor({4}, 0, 64).Build(), "tensor t: data ends at"},
       {"tensor twice", OneTensor({4}, 0, 0).Tensor("t", {4}, 0, 32).Build(),
        "tensor t is there twice"},
-      {"overlap", OneTensor({12}, 0, 0).Tensor("u", {4}, 0, 32).Build(), "tensor u overlaps tensor t"},
+      {"overlap", OneTensor({12}, 0, 0).Tensor("u", {4}, 0, 32).Build(),
+       "tensor u overlaps tensor t"},
   };
 }
 
@@ -98,8 +104,7 @@ TEST(GgufReader, EachMalformedHeaderIsRefusedWithItsReason) {
 }
 
 TEST(GgufReader, NestedArraysWithinTheLimitAreWalkedOver) {
-  const std::string file =
-      GgufBuilder().Value("k", 9, NestedArrays(4)).U32("after", 5).Build();
+  const std::string file = GgufBuilder().Value("k", 9, NestedArrays(4)).U32("after", 5).Build();
   const auto gguf = ParseGguf(Bytes(file), "m.gguf");
   ASSERT_TRUE(gguf.ok()) << gguf.status();
   EXPECT_EQ(**gguf->metadata.Int("after"), 5);
@@ -179,8 +184,9 @@ TEST(GgufModel, EachUnusableModelIsRefusedWithItsReason) {
       {"wrong shape",
        WithTensors(LlamaKeys(), "blk.0.ffn_up.weight").F32Tensor("blk.0.ffn_up.weight", {8, 4}),
        Code::kInvalidArgument, "up_proj.weight: expected shape [8, 4], found [4, 8]"},
-      {"more layers than announced", WithTensors(LlamaKeys()).F32Tensor("blk.1.attn_norm.weight", {4}),
-       Code::kInvalidArgument, "model.layers.1.input_layernorm.weight [4] is not part"},
+      {"more layers than announced",
+       WithTensors(LlamaKeys()).F32Tensor("blk.1.attn_norm.weight", {4}), Code::kInvalidArgument,
+       "model.layers.1.input_layernorm.weight [4] is not part"},
       {"alias of a name", WithTensors(LlamaKeys()).F32Tensor("model.norm.weight", {4}),
        Code::kInvalidArgument, "model.norm.weight is there twice"},
       {"divisors of wrong length", WithTensors(LlamaKeys()).F32Tensor("rope_freqs.weight", {3}),
@@ -200,7 +206,8 @@ TEST(GgufModel, EachUnusableModelIsRefusedWithItsReason) {
 }
 
 TEST(GgufModel, OptionalPartsAreFound) {
-  GgufBuilder b = WithTensors(LlamaKeys().String("llama.rope.scaling.type", "linear")
+  GgufBuilder b = WithTensors(LlamaKeys()
+                                  .String("llama.rope.scaling.type", "linear")
                                   .F32("llama.rope.scaling.factor", 4.0f)
                                   .U32("tokenizer.ggml.eos_token_id", 1)
                                   .U32("tokenizer.ggml.eot_token_id", 3));

@@ -2,7 +2,6 @@
 
 #include <bit>
 #include <cstdlib>
-
 #include <nlohmann/json.hpp>
 
 #include "engine/format/rope.h"
@@ -67,8 +66,11 @@ TEST(HfConfig, OldNameOfLinearScaling) {
 }
 
 TEST(HfConfig, AbsentFieldsTakeLlamaDefaults) {
-  const auto c = Parse({{"model_type", "llama"}, {"vocab_size", 100}, {"hidden_size", 64},
-                        {"intermediate_size", 128}, {"num_hidden_layers", 2},
+  const auto c = Parse({{"model_type", "llama"},
+                        {"vocab_size", 100},
+                        {"hidden_size", 64},
+                        {"intermediate_size", 128},
+                        {"num_hidden_layers", 2},
                         {"num_attention_heads", 4}});
   ASSERT_TRUE(c.ok()) << c.status();
   EXPECT_EQ(c->num_key_value_heads, 4);

@@ -1,7 +1,6 @@
 #include "engine/format/model_source.h"
 
 #include <cstring>
-
 #include <nlohmann/json.hpp>
 
 #include "engine/format/safetensors_reader.h"
@@ -227,7 +226,8 @@ TEST_F(BrokenFolder, ChatTemplateFileWinsAndNamedTemplatesAreRead) {
   EXPECT_EQ((*OpenModel(model_))->chat_template(), "J");
   std::filesystem::remove(model_ + "/chat_template.jinja");
   WriteFile(path, R"({"chat_template": 3})");
-  ExpectRefused(Code::kInvalidArgument, {"tokenizer_config.json: chat_template: expected a string"});
+  ExpectRefused(Code::kInvalidArgument,
+                {"tokenizer_config.json: chat_template: expected a string"});
 }
 
 TEST_F(BrokenFolder, MissingTokenizerIsReportedWhenItIsAskedFor) {

@@ -20,13 +20,24 @@ std::string Mutate(std::string text, size_t header, std::mt19937_64& random) {
   for (int i = 0; i < changes; ++i) {
     const size_t at = pick(std::min(header, text.size()));
     switch (pick(6)) {
-      case 0: text[at] = static_cast<char>(random()); break;
-      case 1: text[at] = static_cast<char>(text[at] ^ (1 << pick(8))); break;
-      case 2: text[at] = static_cast<char>(0xff); break;
-      case 3: text.erase(at, 1 + pick(8)); break;
-      case 4: text.insert(at, text.substr(pick(at + 1), 1 + pick(16))); break;
+      case 0:
+        text[at] = static_cast<char>(random());
+        break;
+      case 1:
+        text[at] = static_cast<char>(text[at] ^ (1 << pick(8)));
+        break;
+      case 2:
+        text[at] = static_cast<char>(0xff);
+        break;
+      case 3:
+        text.erase(at, 1 + pick(8));
+        break;
+      case 4:
+        text.insert(at, text.substr(pick(at + 1), 1 + pick(16)));
+        break;
       default:
-        for (size_t j = at; j < std::min(at + 8, text.size()); ++j) text[j] = static_cast<char>(random());
+        for (size_t j = at; j < std::min(at + 8, text.size()); ++j)
+          text[j] = static_cast<char>(random());
     }
     if (text.empty()) return text;
   }

@@ -30,13 +30,17 @@ std::vector<BadFile> BadFiles() {
       {"list", FileOf("[]", 0), {"not a JSON object"}},
       {"deep", FileOf("{\"a\":" + std::string(100000, '[') + "}", 0), {"nested deeper than 8"}},
       {"duplicate tensor", FileOf("{" + a + "," + a + "}", 8), {"duplicate key \"a\""}},
-      {"gap", FileOf("{" + a + R"(,"b":{"dtype":"U8","shape":[1],"data_offsets":[9,10]}})", 10),
+      {"gap",
+       FileOf("{" + a + R"(,"b":{"dtype":"U8","shape":[1],"data_offsets":[9,10]}})", 10),
        {"tensor b", "leaves a gap", "expected data to begin at 8, found 9"}},
-      {"overlap", FileOf("{" + a + R"(,"b":{"dtype":"U8","shape":[4],"data_offsets":[4,8]}})", 8),
+      {"overlap",
+       FileOf("{" + a + R"(,"b":{"dtype":"U8","shape":[4],"data_offsets":[4,8]}})", 8),
        {"tensor b", "overlaps"}},
-      {"lying offsets", FileOf(R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,4]}})", 4),
+      {"lying offsets",
+       FileOf(R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,4]}})", 4),
        {"tensor a", "expected 8 bytes for F32 [2]", "of 4 bytes"}},
-      {"reversed offsets", FileOf(R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[8,0]}})", 8),
+      {"reversed offsets",
+       FileOf(R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[8,0]}})", 8),
        {"tensor a", "begin <= end"}},
       {"overflowing shape",
        FileOf(R"({"a":{"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,0]}})", 0),
@@ -44,16 +48,20 @@ std::vector<BadFile> BadFiles() {
       {"offset of 2^64 - 1",
        FileOf(R"({"a":{"dtype":"U8","shape":[1],"data_offsets":[0,18446744073709551615]}})", 1),
        {"tensor a", "data_offsets"}},
-      {"negative size", FileOf(R"({"a":{"dtype":"F32","shape":[-2],"data_offsets":[0,8]}})", 8),
+      {"negative size",
+       FileOf(R"({"a":{"dtype":"F32","shape":[-2],"data_offsets":[0,8]}})", 8),
        {"tensor a", "shape is not a list of sizes"}},
-      {"fractional size", FileOf(R"({"a":{"dtype":"F32","shape":[2.0],"data_offsets":[0,8]}})", 8),
+      {"fractional size",
+       FileOf(R"({"a":{"dtype":"F32","shape":[2.0],"data_offsets":[0,8]}})", 8),
        {"tensor a", "shape is not a list of sizes"}},
-      {"unknown dtype", FileOf(R"({"a":{"dtype":"F8_E4M3","shape":[8],"data_offsets":[0,8]}})", 8),
+      {"unknown dtype",
+       FileOf(R"({"a":{"dtype":"F8_E4M3","shape":[8],"data_offsets":[0,8]}})", 8),
        {"tensor a", "F8_E4M3", "not supported"}},
       {"unknown field",
        FileOf(R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8],"x":1}})", 8),
        {"tensor a", "exactly dtype, shape and data_offsets"}},
-      {"metadata of numbers", FileOf(R"({"__metadata__":{"format":1}})", 0),
+      {"metadata of numbers",
+       FileOf(R"({"__metadata__":{"format":1}})", 0),
        {"__metadata__", "\"format\" is not a string"}},
   };
 }
@@ -72,7 +80,8 @@ TEST(SafetensorsReader, EachMalformedFileIsRefusedWithItsReason) {
 
 TEST(SafetensorsReader, PaddedHeaderWithMetadataIsRead) {
   const std::string file = FileOf(
-      R"({"__metadata__":{"format":"pt"},"b":{"dtype":"BF16","shape":[],"data_offsets":[0,2]}}   )", 2);
+      R"({"__metadata__":{"format":"pt"},"b":{"dtype":"BF16","shape":[],"data_offsets":[0,2]}}   )",
+      2);
   const auto header = ParseSafetensors(Bytes(file), "f");
   ASSERT_TRUE(header.ok()) << header.status();
   EXPECT_EQ(header->metadata.at("format"), "pt");
@@ -91,7 +100,8 @@ std::vector<SafetensorsWriter::Layout> ExampleLayout() {
 
 TEST(SafetensorsWriter, BytesEqualTheReferenceWhateverTheOrderOfPieces) {
   TempFolder folder;
-  auto writer = SafetensorsWriter::Create(folder / "w.safetensors", ExampleLayout(), {.sync = true});
+  auto writer =
+      SafetensorsWriter::Create(folder / "w.safetensors", ExampleLayout(), {.sync = true});
   ASSERT_TRUE(writer.ok()) << writer.status();
   const std::vector<float> b = {0, 1, 2, 3, 4, 5};
   const std::vector<uint16_t> a = {0, 0x3c00, 0x4000};
