@@ -52,7 +52,8 @@ absl::StatusOr<ListFilter> ListFilter::Parse(const std::string& text,
   ListFilter filter;
   if (text.size() > kMaxFilterBytes) return Bad("is too long");
   if (absl::StripAsciiWhitespace(text).empty()) return filter;
-  for (absl::string_view part : absl::StrSplit(text, " AND ")) {
+  const std::string spaced = text + " ";  // so that a last AND is seen as one
+  for (absl::string_view part : absl::StrSplit(spaced, " AND ")) {
     absl::StatusOr<Term> term = ParseTerm(absl::StripAsciiWhitespace(part), fields);
     if (!term.ok()) return term.status();
     filter.terms_.push_back(*std::move(term));
