@@ -5,6 +5,7 @@
 #include <sys/eventfd.h>
 #include <sys/file.h>
 #include <sys/signalfd.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <csignal>
@@ -97,6 +98,7 @@ void WaitUntilDrained(const Wakers& wakers, const config::Environment& environme
 
 absl::Status Serve(const config::Config& config, const config::Environment& environment) {
   const Wakers wakers = MakeWakers();
+  umask(0077);  // what the daemon keeps is nobody else's
   const absl::Time start_time = absl::Now();
   const store::Layout layout = {config.state_dir};
   const auto lock = LockStateDir(layout);

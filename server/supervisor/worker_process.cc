@@ -29,12 +29,12 @@ constexpr int kLockFd = 4;
 constexpr int kFirstFree = 16;  // above every number that the child gives a meaning
 
 absl::Status Errno(const std::string& what) {
-  return absl::UnavailableError(absl::StrCat(what, ": ", std::strerror(errno)));
+  return absl::UnavailableError(absl::StrCat("cannot be started: ", what, ": ", std::strerror(errno)));
 }
 
 absl::StatusOr<std::pair<Fd, Fd>> Pipe() {
   int fds[2];
-  if (pipe2(fds, O_CLOEXEC) != 0) return Errno("cannot make a pipe");
+  if (pipe2(fds, O_CLOEXEC) != 0) return Errno("pipe");
   return std::pair<Fd, Fd>(Fd(fds[0]), Fd(fds[1]));
 }
 
@@ -113,10 +113,10 @@ absl::StatusOr<Child> Launch(const LaunchOptions& options) {
     if (!pipe->ok()) return pipe->status();
   }
   const Fd null(open("/dev/null", O_RDONLY | O_CLOEXEC));
-  if (null.get() < 0) return Errno("cannot open /dev/null");
+  if (null.get() < 0) return Errno("/dev/null");
   if (write(token->second.get(), options.token.data(), options.token.size()) !=
       static_cast<ssize_t>(options.token.size())) {
-    return Errno("cannot hand over the token");
+    return Errno("token");
   }
   Prepared prepared = {{}, {}, options.binary.c_str(), null.get(), output->second.get(),
                        token->first.get(), options.lock_fd, status->second.get(), getpid()};
@@ -130,14 +130,15 @@ absl::StatusOr<Child> Launch(const LaunchOptions& options) {
 
   Child child;
   child.pid = fork();
-  if (child.pid < 0) return Errno("cannot fork");
+  if (child.pid < 0) return Errno("fork");
   if (child.pid == 0) RunChild(prepared);
   status->second.Reset();
   int error = 0;
   if (read(status->first.get(), &error, sizeof error) == sizeof error) {
     waitpid(child.pid, nullptr, 0);
+    const std::string name = options.binary.substr(options.binary.rfind('/') + 1);
     return absl::UnavailableError(
-        absl::StrCat("the program ", options.binary, " cannot be started: ", std::strerror(error)));
+        absl::StrCat("cannot be started: ", name, ": ", std::strerror(error)));
   }
   child.pidfd = Fd(static_cast<int>(syscall(SYS_pidfd_open, child.pid, 0)));
   child.output = std::move(output->first);
@@ -159,7 +160,7 @@ std::string Reap(pid_t pid) {
 
 absl::StatusOr<Fd> LockAgainstOrphan(const std::string& path, absl::Duration grace) {
   Fd fd(open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
-  if (fd.get() < 0) return Errno(absl::StrCat("cannot open ", path));
+  if (fd.get() < 0) return Errno("worker.lock");
   const absl::Time kill_at = absl::Now() + grace;
   const absl::Time give_up_at = kill_at + absl::Seconds(10);
   bool killed = false;
@@ -168,7 +169,7 @@ absl::StatusOr<Fd> LockAgainstOrphan(const std::string& path, absl::Duration gra
     const absl::Time now = absl::Now();
     if (now >= give_up_at) {
       return absl::UnavailableError(
-          absl::StrCat("a worker of an earlier daemon (process ", owner, ") does not end"));
+          absl::StrCat("cannot be started: that of an earlier daemon, process ", owner, ", does not end"));
     }
     if (now >= kill_at && !killed && owner > 1) {
       LogWarning(absl::StrCat("killing the worker of an earlier daemon, process ", owner));
