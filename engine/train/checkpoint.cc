@@ -104,6 +104,12 @@ absl::Status Verify(const std::string& directory) {
   return absl::OkStatus();
 }
 
+// trainer_state.json of a checkpoint that passed Verify.
+absl::StatusOr<json> VerifiedState(const std::string& directory) {
+  if (absl::Status s = Verify(directory); !s.ok()) return s;
+  return ReadJson(directory + "/" + kStateFile);
+}
+
 // Complete or not, newest first.
 std::vector<std::string> StepFolders(const std::string& state_dir) {
   std::vector<std::string> found;
@@ -170,10 +176,8 @@ absl::StatusOr<std::optional<FoundCheckpoint>> FindCheckpoint(
     const std::function<void(const std::string&)>& warn) {
   RemoveLeftovers(Folder(state_dir));
   for (const std::string& directory : StepFolders(state_dir)) {
-    absl::Status status = Verify(directory);
-    if (absl::IsFailedPrecondition(status)) return status;
-    absl::StatusOr<json> stored = status;
-    if (status.ok()) stored = ReadJson(directory + "/" + kStateFile);
+    absl::StatusOr<json> stored = VerifiedState(directory);
+    if (absl::IsFailedPrecondition(stored.status())) return stored.status();
     FoundCheckpoint found{directory, {}};
     if (stored.ok()) {
       const std::string differences = Differences(*stored, identity);

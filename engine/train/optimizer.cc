@@ -54,8 +54,8 @@ Optimizer::Optimizer(const job::OptimizerOptions& options, lora::Adapter* adapte
   flat_v_ = at::zeros({small}, all.options());
   int64_t offset = 0;
   for (const at::Tensor& p : params_) {
-    m_.push_back(flat_m_.narrow(0, offset, p.numel()));
-    v_.push_back(flat_v_.narrow(0, offset, p.numel()));
+    m_.push_back(flat_m_.narrow(0, offset, p.numel()).view_as(p));
+    v_.push_back(flat_v_.narrow(0, offset, p.numel()).view_as(p));
     offset += p.numel();
   }
   Make8bitStates(params8_);

@@ -1,0 +1,277 @@
+// Whole runs through RunTraining, on the tiny golden model and rows written here.
+#include "engine/train/run.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+
+#include "engine/train/files.h"
+#include "tests/parity/parity_testing.h"
+
+namespace finetuned::train {
+namespace {
+
+using job::Outcome;
+using parity::Recorder;
+using testing::HasSubstr;
+
+std::string Bytes(const std::string& path) {
+  std::ifstream in(path, std::ios::binary);
+  std::stringstream text;
+  text << in.rdbuf();
+  return text.str();
+}
+
+class RunTest : public testing::Test {
+ protected:
+  RunTest()
+      : root_(parity::NewTemporaryDirectory(
+            std::string("run_") +
+            testing::UnitTest::GetInstance()->current_test_info()->name())) {
+    WriteRows("rows.jsonl", 11);
+    WriteRows("eval.jsonl", 3);
+  }
+
+  void WriteRows(const std::string& name, int count) {
+    std::ofstream out(root_ + "/" + name);
+    for (int i = 0; i < count; ++i) {
+      out << "{\"prompt\": \"question " << i << " is\", \"completion\": \" answer "
+          << std::string(3 + i % 5, static_cast<char>('a' + i % 26)) << "\"}\n";
+    }
+  }
+
+  job::TrainSpec Spec(const std::string& state) const {
+    job::TrainSpec spec;
+    spec.job_name = "test";
+    spec.base_model_path = parity::GoldenPath("untied");
+    spec.base_model_name = "untied";
+    spec.dataset_path = root_ + "/rows.jsonl";
+    spec.state_dir = root_ + "/" + state;
+    spec.lora.rank = 64;  // large enough for 8-bit states
+    spec.lora.alpha = 64;
+    spec.lora.dropout = 0.1;
+    spec.optimizer.learning_rate = 2e-3;
+    spec.optimizer.warmup_steps = 2;
+    spec.schedule.epochs = 3;
+    spec.schedule.micro_batch_size = 2;
+    spec.schedule.gradient_accumulation_steps = 2;
+    spec.schedule.max_seq_length = 128;
+    spec.cpu_threads = 1;
+    return spec;
+  }
+
+  job::RunResult Go(const job::TrainSpec& spec, Recorder* recorder,
+                    BaseModelCache* cache = nullptr) {
+    return RunTraining(spec, *recorder, control_, cache);
+  }
+
+  std::string AdapterBytes(const std::string& state) const {
+    return Bytes(root_ + "/" + state + "/adapter/adapter_model.safetensors");
+  }
+
+  const std::string root_;
+  job::RunControl control_;
+};
+
+TEST_F(RunTest, TrainsEvaluatesAndExportsAnAdapter) {
+  job::TrainSpec spec = Spec("s");
+  spec.eval_dataset_path = root_ + "/eval.jsonl";
+  spec.evaluation.before_training = true;
+  spec.schedule.epochs = 20;
+  Recorder recorder;
+  const job::RunResult result = Go(spec, &recorder);
+  ASSERT_EQ(result.outcome, Outcome::kDone) << result.reason << ": " << result.message;
+  EXPECT_EQ(recorder.total_steps, 60);  // 11 rows, 6 micro-batches, 3 steps an epoch
+  EXPECT_EQ(recorder.steps.size(), 60u);
+  ASSERT_EQ(recorder.evals.size(), 2u);
+  EXPECT_LT(recorder.evals[1]["eval_loss"], 0.8 * recorder.evals[0]["eval_loss"]);
+  EXPECT_LT(recorder.steps.back()["loss"], 0.8 * recorder.steps.front()["loss"]);
+  EXPECT_EQ(result.adapter_dir, spec.state_dir + "/adapter");
+  for (const char* file : {"adapter_config.json", "adapter_model.safetensors", "README.md"}) {
+    EXPECT_TRUE(std::filesystem::exists(result.adapter_dir + "/" + file)) << file;
+  }
+  EXPECT_THAT(recorder.phases,
+              testing::ElementsAre("loading", "tokenizing", "training", "exporting"));
+  for (const char* key :
+       {"loss", "grad_norm", "learning_rate", "entropy", "mean_token_accuracy", "num_tokens",
+        "trained_tokens", "tokens_per_second", "step_time", "memory_allocated_bytes",
+        "memory_peak_bytes", "memory_device_used_bytes", "flops"}) {
+    EXPECT_TRUE(recorder.steps[0].contains(key)) << key;
+  }
+}
+
+TEST_F(RunTest, ResumedRunEqualsUninterruptedByteForByte) {
+  Recorder whole;
+  ASSERT_EQ(Go(Spec("whole"), &whole).outcome, Outcome::kDone);
+  // Leaves after step 2, is killed (nothing saved) after step 5, then finishes.
+  job::TrainSpec spec = Spec("parts");
+  Recorder first, second, third;
+  first.after_step = [&](int64_t step) { control_.leave = step == 2; };
+  job::RunResult result = Go(spec, &first);
+  EXPECT_EQ(result.outcome, Outcome::kCheckpointed);
+  EXPECT_EQ(result.last_step, 2);
+  control_.leave = false;
+  spec.checkpoints.every_steps = 2;
+  second.after_step = [&](int64_t step) { control_.cancel = step == 5; };
+  EXPECT_EQ(Go(spec, &second).outcome, Outcome::kCancelled);
+  EXPECT_EQ(second.first_step, 2);
+  control_.cancel = false;
+  EXPECT_EQ(Go(spec, &third).outcome, Outcome::kDone);
+  EXPECT_EQ(third.first_step, 4);
+  EXPECT_EQ(AdapterBytes("whole"), AdapterBytes("parts"));
+  for (size_t i = 0; i < third.steps.size(); ++i) {
+    EXPECT_EQ(third.steps[i]["loss"], whole.steps[i + 4]["loss"]);
+    EXPECT_EQ(third.steps[i]["num_tokens"], whole.steps[i + 4]["num_tokens"]);
+  }
+}
+
+TEST_F(RunTest, DamagedCheckpointIsPassedOverWithAWarning) {
+  job::TrainSpec spec = Spec("s");
+  spec.checkpoints.every_steps = 2;
+  spec.checkpoints.keep_last = 3;
+  Recorder first, second;
+  first.after_step = [&](int64_t step) { control_.cancel = step == 4; };
+  Go(spec, &first);
+  control_.cancel = false;
+  ASSERT_EQ(first.checkpoints.size(), 2u);
+  std::fstream file(first.checkpoints[1] + "/optimizer.safetensors",
+                    std::ios::in | std::ios::out | std::ios::binary);
+  file.seekp(-1, std::ios::end);
+  file.put('\x7f');
+  file.close();
+  EXPECT_EQ(Go(spec, &second).outcome, Outcome::kDone);
+  EXPECT_EQ(second.first_step, 2);
+  ASSERT_EQ(second.warnings.size(), 1u);
+  EXPECT_THAT(second.warnings[0], HasSubstr("CHECKPOINT_DAMAGED"));
+  EXPECT_THAT(second.warnings[0], HasSubstr("optimizer.safetensors"));
+}
+
+TEST_F(RunTest, CheckpointOfOtherSettingsIsRefused) {
+  job::TrainSpec spec = Spec("s");
+  Recorder first, second;
+  ASSERT_EQ(Go(spec, &first).outcome, Outcome::kDone);
+  spec.optimizer.learning_rate = 1e-5;
+  const job::RunResult result = Go(spec, &second);
+  EXPECT_EQ(result.outcome, Outcome::kBadConfig);
+  EXPECT_EQ(result.reason, "CHECKPOINT_MISMATCH");
+  EXPECT_THAT(result.message, HasSubstr("optimizer.learning_rate 0.002 -> 1e-05"));
+  // Another dataset under the same name.
+  WriteRows("rows.jsonl", 12);
+  EXPECT_THAT(Go(Spec("s"), &second).message, HasSubstr("differs in: dataset"));
+}
+
+TEST_F(RunTest, OnlyTheLastCheckpointsAreKept) {
+  job::TrainSpec spec = Spec("s");
+  spec.checkpoints.every_steps = 1;
+  spec.checkpoints.keep_last = 2;
+  Recorder recorder;
+  ASSERT_EQ(Go(spec, &recorder).outcome, Outcome::kDone);
+  std::vector<std::string> left;
+  for (const auto& e : std::filesystem::directory_iterator(spec.state_dir + "/checkpoints")) {
+    left.push_back(e.path().filename().string());
+  }
+  EXPECT_THAT(left, testing::UnorderedElementsAre("step-00000008", "step-00000009"));
+}
+
+TEST_F(RunTest, FinishStopsEarlyWithAnAdapter) {
+  Recorder recorder;
+  recorder.after_step = [&](int64_t step) { control_.finish = step == 3; };
+  const job::RunResult result = Go(Spec("s"), &recorder);
+  EXPECT_EQ(result.outcome, Outcome::kDone);
+  EXPECT_EQ(result.last_step, 3);
+  EXPECT_FALSE(AdapterBytes("s").empty());
+}
+
+TEST_F(RunTest, WarmBaseIsReusedAndChangesNothing) {
+  BaseModelCache cache;
+  Recorder first, second;
+  ASSERT_EQ(Go(Spec("a"), &first, &cache).outcome, Outcome::kDone);
+  ASSERT_EQ(Go(Spec("b"), &second, &cache).outcome, Outcome::kDone);
+  EXPECT_THAT(second.logs, testing::Contains(HasSubstr("already loaded")));
+  EXPECT_EQ(AdapterBytes("a"), AdapterBytes("b"));
+}
+
+TEST_F(RunTest, RecomputingActivationsAndDeterministicModeGiveTheSameAdapter) {
+  Recorder a, b;
+  ASSERT_EQ(Go(Spec("a"), &a).outcome, Outcome::kDone);
+  job::TrainSpec spec = Spec("b");
+  spec.activation_checkpointing = true;
+  spec.deterministic = true;
+  const job::RunResult result = Go(spec, &b);
+  ASSERT_EQ(result.outcome, Outcome::kDone) << result.message;
+  EXPECT_EQ(AdapterBytes("a"), AdapterBytes("b"));
+}
+
+TEST_F(RunTest, NonFiniteGradientsEndTheRunAfterFiveSkippedSteps) {
+  job::TrainSpec spec = Spec("s");
+  spec.optimizer.learning_rate = 1e30;
+  spec.optimizer.max_grad_norm = 0;
+  spec.optimizer.scheduler = "constant";
+  spec.schedule.max_steps = 30;
+  Recorder recorder;
+  const job::RunResult result = Go(spec, &recorder);
+  EXPECT_EQ(result.outcome, Outcome::kInternal);
+  EXPECT_EQ(result.reason, "NON_FINITE_LOSS");
+  EXPECT_EQ(recorder.warnings.size(), 5u);
+}
+
+TEST_F(RunTest, WrongSettingsNameTheirField) {
+  Recorder recorder;
+  job::TrainSpec spec = Spec("s");
+  spec.lora.target_modules = {"q_proj", "qkv_proj"};
+  job::RunResult result = Go(spec, &recorder);
+  EXPECT_EQ(result.outcome, Outcome::kBadConfig);
+  EXPECT_EQ(result.reason, "INVALID_SPEC");
+  EXPECT_THAT(result.message, HasSubstr("lora.target_modules: \"qkv_proj\""));
+  spec = Spec("s");
+  spec.schedule.max_seq_length = 1024;
+  EXPECT_EQ(Go(spec, &recorder).message,
+            "schedule.max_seq_length: is 1024, the model's limit is 512");
+  spec = Spec("s");
+  spec.compute_dtype = "bf16";
+  spec.device = "cpu";
+  EXPECT_THAT(Go(spec, &recorder).message, HasSubstr("compute.dtype"));
+}
+
+TEST_F(RunTest, WrongDataNameTheLine) {
+  std::ofstream(root_ + "/rows.jsonl", std::ios::app) << "{\"prompt\": \"a\"}\n";
+  Recorder recorder;
+  const job::RunResult result = Go(Spec("s"), &recorder);
+  EXPECT_EQ(result.outcome, Outcome::kBadData);
+  EXPECT_EQ(result.reason, "INVALID_DATASET");
+  EXPECT_THAT(result.message, HasSubstr("12"));
+}
+
+TEST_F(RunTest, WeightThatIsNotFiniteIsNamed) {
+  const std::string copy = root_ + "/model";
+  std::filesystem::copy(parity::GoldenPath("untied"), copy);
+  const std::string weights = copy + "/model.safetensors";
+  std::filesystem::permissions(weights, std::filesystem::perms::owner_all);
+  std::fstream file(weights, std::ios::in | std::ios::out | std::ios::binary);
+  file.seekp(-2, std::ios::end);
+  file.write("\xc0\x7f", 2);  // bfloat16 NaN as the last element
+  file.close();
+  job::TrainSpec spec = Spec("s");
+  spec.base_model_path = copy;
+  Recorder recorder;
+  const job::RunResult result = Go(spec, &recorder);
+  EXPECT_EQ(result.outcome, Outcome::kBadConfig);
+  EXPECT_EQ(result.reason, "INVALID_MODEL");
+  EXPECT_THAT(result.message, HasSubstr("holds nan at element"));
+  EXPECT_THAT(result.message, HasSubstr(copy));
+}
+
+TEST_F(RunTest, StateDirectoryInUseIsRefused) {
+  auto lock = DirectoryLock::Take(root_ + "/s");
+  ASSERT_TRUE(lock.ok());
+  Recorder recorder;
+  const job::RunResult result = Go(Spec("s"), &recorder);
+  EXPECT_EQ(result.outcome, Outcome::kBadConfig);
+  EXPECT_EQ(result.reason, "STATE_DIR_BUSY");
+}
+
+}  // namespace
+}  // namespace finetuned::train
