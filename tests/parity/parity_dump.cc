@@ -1,0 +1,67 @@
+// parity_dump MODEL OUT: saves an adapter for MODEL with non-trivial weights as PEFT files in OUT, and
+// in OUT/logits.safetensors the logits this engine computes with it. peft_loads_adapter.py compares.
+#include <ATen/ATen.h>
+#include <c10/core/InferenceMode.h>
+
+#include <cstdio>
+#include <numeric>
+#include <span>
+
+#include "engine/format/model_source.h"
+#include "engine/format/safetensors_writer.h"
+#include "engine/lora/peft_files.h"
+#include "engine/model/decoder.h"
+
+namespace finetuned {
+namespace {
+
+std::span<const uint8_t> BytesOf(const at::Tensor& t) {
+  return {static_cast<const uint8_t*>(t.const_data_ptr()), t.nbytes()};
+}
+
+absl::Status Dump(const std::string& model_path, const std::string& out) {
+  c10::InferenceMode no_autograd;
+  auto source = format::OpenModel(model_path);
+  if (!source.ok()) return source.status();
+  auto base = model::LoadBaseModel(**source, model_path, {at::kCPU, at::kFloat, /*nf4=*/false});
+  if (!base.ok()) return base.status();
+  lora::Adapter adapter((*base)->config,
+                        {.rank = 6, .alpha = 9, .use_rslora = true,
+                         .targets = *lora::ParseTargets({"all-linear"})},
+                        at::kCPU, at::kFloat);
+  adapter.Initialize(5);
+  adapter.parameters().add_(0.02);
+  if (auto s = lora::SavePeft(adapter, {model_path, "parity"}, out); !s.ok()) return s;
+
+  data::PackedBatch batch;
+  const int32_t length = 40;
+  for (int32_t t = 0; t < length; ++t) batch.input_ids.push_back((t * 37 + 11) % 256);
+  batch.labels.assign(length, -100);
+  batch.position_ids.resize(length);
+  std::iota(batch.position_ids.begin(), batch.position_ids.end(), 0);
+  batch.cu_seqlens = {0, length};
+  batch.max_seqlen = length;
+  model::Decoder decoder(**base, adapter, {});
+  const at::Tensor logits = decoder.Logits(model::Upload(batch, at::kCPU)).contiguous();
+  const at::Tensor ids = at::tensor(batch.input_ids, at::kInt);
+  auto writer = format::SafetensorsWriter::Create(
+      out + "/logits.safetensors", {{"logits", format::DType::kF32, logits.sizes().vec()},
+                                    {"input_ids", format::DType::kI32, {length}}});
+  if (!writer.ok()) return writer.status();
+  absl::Status status = (*writer)->Append("logits", BytesOf(logits));
+  if (status.ok()) status = (*writer)->Append("input_ids", BytesOf(ids));
+  return status.ok() ? (*writer)->Finish() : status;
+}
+
+}  // namespace
+}  // namespace finetuned
+
+int main(int argc, char** argv) {
+  if (argc != 3) {
+    std::fprintf(stderr, "usage: parity_dump MODEL OUT\n");
+    return 2;
+  }
+  const absl::Status status = finetuned::Dump(argv[1], argv[2]);
+  if (!status.ok()) std::fprintf(stderr, "parity_dump: %s\n", status.ToString().c_str());
+  return status.ok() ? 0 : 1;
+}

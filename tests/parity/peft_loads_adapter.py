@@ -1,0 +1,41 @@
+"""An adapter saved by this engine, loaded by peft, gives the same logits.
+Usage: peft_loads_adapter.py PARITY_DUMP MODEL. Exit 77 (skipped) without peft."""
+
+import json
+import subprocess
+import sys
+import tempfile
+
+try:
+    import torch
+    from peft import LoraConfig, PeftModel
+    from safetensors.torch import load_file
+    from transformers import AutoModelForCausalLM
+except ImportError as missing:
+    print("skipped:", missing)
+    sys.exit(77)
+
+
+def main():
+    dump, model = sys.argv[1:]
+    with tempfile.TemporaryDirectory() as out:
+        subprocess.run([dump, model, out], check=True)
+        # Every key of our configuration is one that peft knows.
+        ours = json.load(open(f"{out}/adapter_config.json"))
+        unknown = set(ours) - set(LoraConfig().to_dict())
+        assert not unknown, unknown
+        wanted = load_file(f"{out}/logits.safetensors")
+        base = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+        loaded = PeftModel.from_pretrained(base, out)
+        with torch.no_grad():
+            logits = loaded(wanted["input_ids"][None].long()).logits[0]
+            with loaded.disable_adapter():
+                plain = loaded(wanted["input_ids"][None].long()).logits[0]
+        worst = float((logits - wanted["logits"]).abs().max())
+        print("largest difference", worst, "; the adapter changes", float((logits - plain).abs().max()))
+        assert worst < 1e-4
+        assert float((logits - plain).abs().max()) > 1e-2
+
+
+if __name__ == "__main__":
+    main()
