@@ -1,0 +1,129 @@
+#include "server/api/adapters_service.h"
+
+#include <filesystem>
+
+#include "api_testing.h"
+#include "proto/spec/crc32c.h"
+
+namespace finetuned::api {
+namespace {
+
+using ::testing::ElementsAre;
+
+class AdaptersApi : public ApiTest {
+ protected:
+  v1::Adapter MakeAdapter() {
+    const v1::Job job = Create(GoodJob());
+    worker_->WaitForRun();
+    worker_->RunToTheEnd(3);
+    v1::GetAdapterRequest request;
+    request.set_name(WaitFor(job.name(), v1::SUCCEEDED).output_adapter());
+    v1::Adapter adapter;
+    auto context = Context();
+    EXPECT_TRUE(adapters_->GetAdapter(context.get(), request, &adapter).ok());
+    return adapter;
+  }
+  grpc::Status Download(const v1::DownloadAdapterRequest& request, std::string* data, v1::DownloadChunk* last) {
+    auto context = Context();
+    auto reader = adapters_->DownloadAdapter(context.get(), request);
+    v1::DownloadChunk chunk;
+    while (reader->Read(&chunk)) {
+      EXPECT_EQ(chunk.offset(), request.read_offset() + static_cast<int64_t>(data->size()));
+      EXPECT_EQ(chunk.crc32c(), spec::Crc32c(chunk.data()));
+      EXPECT_LE(chunk.data().size(), size_t{1} << 20);
+      *data += chunk.data();
+      *last = chunk;
+    }
+    return reader->Finish();
+  }
+};
+
+TEST_F(AdaptersApi, AnAdapterIsListedAndDownloadedFromAnyOffset) {
+  const v1::Adapter adapter = MakeAdapter();
+  EXPECT_TRUE(std::filesystem::exists(adapter.local_path()));
+  v1::ListAdaptersResponse list;
+  auto context = Context();
+  ASSERT_TRUE(adapters_->ListAdapters(context.get(), {}, &list).ok());
+  ASSERT_EQ(list.adapters_size(), 1);
+  EXPECT_EQ(list.adapters(0).name(), adapter.name());
+  v1::DownloadAdapterRequest request;
+  request.set_name(adapter.name());
+  request.set_file("adapter_model.safetensors");
+  std::string whole;
+  v1::DownloadChunk last;
+  ASSERT_TRUE(Download(request, &whole, &last).ok());
+  EXPECT_EQ(whole.size(), 3'000'000u);
+  EXPECT_EQ(last.total_size(), 3'000'000);
+  EXPECT_EQ(last.sha256(), adapter.sha256());
+  for (const int64_t offset : {1, 1 << 20, 2'999'999, 3'000'000}) {
+    request.set_read_offset(offset);
+    std::string rest;
+    ASSERT_TRUE(Download(request, &rest, &last).ok());
+    EXPECT_EQ(rest, whole.substr(static_cast<size_t>(offset)));
+    EXPECT_EQ(last.sha256(), adapter.sha256());
+  }
+  request.set_read_offset(3'000'001);
+  std::string none;
+  EXPECT_EQ(Download(request, &none, &last).error_code(), grpc::StatusCode::OUT_OF_RANGE);
+}
+
+TEST_F(AdaptersApi, OnlyItsOwnFilesAreServed) {
+  const v1::Adapter adapter = MakeAdapter();
+  v1::DownloadAdapterRequest request;
+  request.set_name(adapter.name());
+  std::string data;
+  v1::DownloadChunk last;
+  for (const char* file : {"", "../finetuned.db", "/etc/passwd", "nothing"}) {
+    request.set_file(file);
+    EXPECT_THAT(FieldsOf(Download(request, &data, &last)), ElementsAre("file"));
+  }
+  request.set_file("adapter_config.json");
+  request.set_format(v1::DownloadAdapterRequest::GGUF_LORA);
+  EXPECT_EQ(Download(request, &data, &last).error_code(), grpc::StatusCode::UNIMPLEMENTED);
+  request.set_name("adapters/nothing");
+  request.clear_format();
+  EXPECT_EQ(Download(request, &data, &last).error_code(), grpc::StatusCode::NOT_FOUND);
+}
+
+TEST_F(AdaptersApi, AFileThatWasDamagedOnDiskIsDataLoss) {
+  const v1::Adapter adapter = MakeAdapter();
+  std::filesystem::resize_file(adapter.local_path() + "/adapter_model.safetensors", 100);
+  v1::DownloadAdapterRequest request;
+  request.set_name(adapter.name());
+  request.set_file("adapter_model.safetensors");
+  std::string data;
+  v1::DownloadChunk last;
+  EXPECT_EQ(Download(request, &data, &last).error_code(), grpc::StatusCode::DATA_LOSS);
+}
+
+TEST_F(AdaptersApi, DeletingRemovesTheFiles) {
+  const v1::Adapter adapter = MakeAdapter();
+  v1::DeleteAdapterRequest request;
+  request.set_name(adapter.name());
+  google::protobuf::Empty empty;
+  auto context = Context();
+  ASSERT_TRUE(adapters_->DeleteAdapter(context.get(), request, &empty).ok());
+  EXPECT_FALSE(std::filesystem::exists(adapter.local_path()));
+  auto again = Context();
+  EXPECT_EQ(adapters_->DeleteAdapter(again.get(), request, &empty).error_code(), grpc::StatusCode::NOT_FOUND);
+}
+
+TEST_F(AdaptersApi, SamplingAndRewardsSayThatTheyComeLater) {
+  auto context = Context();
+  auto reader = adapters_->Sample(context.get(), {});
+  v1::SampleResponse sample;
+  EXPECT_FALSE(reader->Read(&sample));
+  const grpc::Status status = reader->Finish();
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::UNIMPLEMENTED);
+  EXPECT_THAT(status.error_message(), ::testing::HasSubstr("arrives with generation (not in this version)"));
+  v1::EvaluateRewardResponse reward;
+  auto reward_context = Context();
+  EXPECT_THAT(rewards_->EvaluateReward(reward_context.get(), {}, &reward).error_message(),
+              ::testing::HasSubstr("arrive with generation"));
+  auto attach = Context();
+  auto stream = rewards_->AttachRewardWorker(attach.get());
+  EXPECT_EQ(stream->Finish().error_code(), grpc::StatusCode::UNIMPLEMENTED);
+}
+
+}  // namespace
+}  // namespace finetuned::api
