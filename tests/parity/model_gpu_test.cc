@@ -1,0 +1,106 @@
+// bfloat16 on the GPU against float32 on the CPU, which equals transformers and peft (model_parity_test).
+// The bound is twice what plain bfloat16 loses there (tests/golden/parity/bf16_errors.json) plus a floor.
+#include <ATen/ATen.h>
+#include <c10/core/InferenceMode.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+
+#include "engine/format/model_source.h"
+#include "engine/lora/peft_files.h"
+#include "engine/model/decoder.h"
+#include "engine/train/run.h"
+#include "tests/parity/parity_testing.h"
+
+namespace finetuned::parity {
+namespace {
+
+constexpr double kFloor = 1.0 / 256;  // half a unit of bfloat16's last place, twice
+
+struct Outcome {
+  at::Tensor logits;
+  double loss = 0;
+  std::map<std::string, at::Tensor> grads;
+};
+
+std::shared_ptr<model::BaseModel> Load(const std::string& path, const model::LoadOptions& options) {
+  auto source = format::OpenModel(path);
+  if (!source.ok()) throw std::runtime_error(std::string(source.status().message()));
+  auto base = model::LoadBaseModel(**source, path, options);
+  if (!base.ok()) throw std::runtime_error(std::string(base.status().message()));
+  return *base;
+}
+
+Outcome Compute(const std::string& name, const model::LoadOptions& options, const model::DecoderOptions& how = {}) {
+  c10::InferenceMode no_autograd;
+  const auto base = Load(GoldenPath(name), options);
+  const auto adapter = LoadGoldenAdapter(name + "_adapter", *base);
+  adapter->RefreshCompute();
+  const data::PackedBatch packed = GoldenBatch(ReadTensors(GoldenPath(name + ".safetensors")));
+  const auto batch = model::Upload(packed, options.device);
+  model::Decoder decoder(*base, *adapter, how);
+  Outcome out;
+  out.logits = decoder.Logits(batch).cpu().to(at::kFloat);
+  adapter->gradients().zero_();
+  at::Tensor sums = at::zeros({model::kLossSums}, at::device(options.device).dtype(at::kDouble));
+  const at::Tensor scale = at::full({1}, 1.0 / static_cast<double>(packed.num_targets),
+                                    at::device(options.device).dtype(at::kFloat));
+  decoder.ForwardBackward(batch, scale, 0, 0, sums);
+  out.loss = sums[0].item<double>() / static_cast<double>(packed.num_targets);
+  for (const lora::Site& site : adapter->sites()) {
+    const std::string key =
+        "base_model.model.model.layers." + std::to_string(site.layer) + "." + lora::TargetPath(site.target);
+    out.grads[key + ".lora_A.weight"] = site.da_RI.cpu().clone();
+    out.grads[key + ".lora_B.weight"] = site.db_OR.cpu().clone();
+  }
+  return out;
+}
+
+class ModelGpu : public testing::TestWithParam<std::string> {
+ protected:
+  void SetUp() override {
+    if (!at::hasCUDA()) GTEST_SKIP() << "no CUDA device";
+  }
+};
+
+void ExpectWithin(const Outcome& ours, const Outcome& truth, const nlohmann::json& plain, double factor) {
+  EXPECT_LE(RelativeError(ours.logits, truth.logits), factor * plain["logits"].get<double>() + kFloor);
+  EXPECT_LE(std::abs(ours.loss - truth.loss), factor * plain["loss"].get<double>() + kFloor);
+  for (const auto& [key, grad] : truth.grads) {
+    EXPECT_LE(RelativeError(ours.grads.at(key), grad), factor * plain["grads"].at(key).get<double>() + kFloor) << key;
+  }
+}
+
+TEST_P(ModelGpu, LogitsLossAndGradientsAreWithinBfloat16) {
+  const Outcome truth = Compute(GetParam(), {at::kCPU, at::kFloat, false});
+  const Outcome ours = Compute(GetParam(), {at::kCUDA, at::kBFloat16, false});
+  ExpectWithin(ours, truth, ReadGoldenJson("bf16_errors.json")[GetParam()], 2);
+}
+
+TEST_P(ModelGpu, Float32OnTheGpuEqualsTheCpu) {
+  const Outcome truth = Compute(GetParam(), {at::kCPU, at::kFloat, false});
+  const Outcome ours = Compute(GetParam(), {at::kCUDA, at::kFloat, false});
+  EXPECT_LT(RelativeError(ours.logits, truth.logits), 1e-4);
+  EXPECT_NEAR(ours.loss, truth.loss, 1e-4);
+  for (const auto& [key, grad] : truth.grads) EXPECT_LT(RelativeError(ours.grads.at(key), grad), 1e-3) << key;
+}
+
+TEST_P(ModelGpu, Nf4BaseIsWithinBfloat16OfTheSameBaseOnTheCpu) {
+  const Outcome truth = Compute(GetParam(), {at::kCPU, at::kFloat, true});
+  const Outcome ours = Compute(GetParam(), {at::kCUDA, at::kBFloat16, true});
+  ExpectWithin(ours, truth, ReadGoldenJson("bf16_errors.json")[GetParam()], 2);
+}
+
+TEST_P(ModelGpu, RecomputingActivationsGivesTheSameBits) {
+  const Outcome kept = Compute(GetParam(), {at::kCUDA, at::kBFloat16, true}, {.deterministic = true});
+  const Outcome again = Compute(GetParam(), {at::kCUDA, at::kBFloat16, true},
+                                {.recompute_activations = true, .deterministic = true});
+  EXPECT_EQ(kept.loss, again.loss);
+  for (const auto& [key, grad] : kept.grads) EXPECT_TRUE(grad.equal(again.grads.at(key))) << key;
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, ModelGpu, testing::Values("untied", "tied"),
+                         [](const auto& info) { return info.param; });
+
+}  // namespace
+}  // namespace finetuned::parity
