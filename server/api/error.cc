@@ -21,6 +21,7 @@ constexpr std::chrono::milliseconds kDefaultRetry{1000};
 class Builder {
  public:
   Builder(absl::StatusCode code, std::string message) : status_(code, message) {}
+  explicit Builder(const absl::Status& status) : status_(status) {}
   Builder& Info(std::string reason, const Metadata& metadata = {}) {
     google::rpc::ErrorInfo info;
     info.set_domain(kDomain);
@@ -67,33 +68,43 @@ class Builder {
   absl::Status status_;
 };
 
-bool HasDetails(const absl::Status& status) {
-  bool found = false;
-  status.ForEachPayload([&](absl::string_view url, const absl::Cord&) {
-    found |= absl::StartsWith(url, kTypeUrlPrefix);
-  });
-  return found;
+template <typename Detail>
+bool Has(const absl::Status& status) {
+  return status.GetPayload(absl::StrCat(kTypeUrlPrefix, Detail::descriptor()->full_name())).has_value();
 }
 
-// Details of a status that came without any.
-absl::Status WithGenericDetails(const absl::Status& status) {
+// With what the contract asks for and whoever made the status left out.
+absl::Status Completed(const absl::Status& status) {
+  using absl::StatusCode;
   const std::string text(status.message());
-  Builder builder(status.code(), text);
-  builder.Info(absl::StatusCodeToString(status.code()));
+  Builder builder(status);
+  std::string reason = absl::StatusCodeToString(status.code());
+  if (!Has<google::rpc::ErrorInfo>(status)) {
+    builder.Info(reason);
+  } else {
+    google::rpc::ErrorInfo info;
+    info.ParseFromString(std::string(
+        *status.GetPayload(absl::StrCat(kTypeUrlPrefix, google::rpc::ErrorInfo::descriptor()->full_name()))));
+    reason = info.reason();
+  }
+  const bool retry = Has<google::rpc::RetryInfo>(status);
   switch (status.code()) {
-    case absl::StatusCode::kFailedPrecondition:
-      builder.Precondition("STATE", "", text);
+    case StatusCode::kFailedPrecondition:
+      if (!Has<google::rpc::PreconditionFailure>(status)) builder.Precondition(reason, "", text);
       break;
-    case absl::StatusCode::kUnavailable:
-    case absl::StatusCode::kResourceExhausted:
-      builder.Retry(kDefaultRetry);
+    case StatusCode::kUnavailable:
+      if (!retry) builder.Retry(kDefaultRetry);
       break;
-    case absl::StatusCode::kInvalidArgument: {
-      google::rpc::BadRequest bad;
-      bad.add_field_violations()->set_description(text);
-      builder.Add(bad);
+    case StatusCode::kResourceExhausted:
+      if (!retry && !Has<google::rpc::QuotaFailure>(status)) builder.Retry(kDefaultRetry);
       break;
-    }
+    case StatusCode::kInvalidArgument:
+      if (!Has<google::rpc::BadRequest>(status)) {
+        google::rpc::BadRequest bad;
+        bad.add_field_violations()->set_description(text);
+        builder.Add(bad);
+      }
+      break;
     default:
       break;
   }
@@ -231,9 +242,12 @@ google::rpc::Status ToRpcStatus(const absl::Status& status) {
   rpc.set_message(WithoutPaths(std::string(status.message())));
   if (status.ok()) return rpc;
   std::map<std::string, std::string> details;  // by type: the same order every time
-  const absl::Status full = HasDetails(status) ? status : WithGenericDetails(absl::Status(status.code(), rpc.message()));
-  full.ForEachPayload([&](absl::string_view url, const absl::Cord& value) {
-    if (absl::StartsWith(url, kTypeUrlPrefix)) details[std::string(url)] = std::string(value);
+  absl::Status clean(status.code(), rpc.message());
+  status.ForEachPayload([&](absl::string_view url, const absl::Cord& value) {
+    if (absl::StartsWith(url, kTypeUrlPrefix)) clean.SetPayload(url, value);
+  });
+  Completed(clean).ForEachPayload([&](absl::string_view url, const absl::Cord& value) {
+    details[std::string(url)] = std::string(value);
   });
   for (auto& [url, value] : details) {
     auto* detail = rpc.add_details();

@@ -51,9 +51,9 @@ absl::Status HistoryCompacted(std::string_view name, int64_t first_available);
 // DATA_LOSS with ResourceInfo: a checksum differs.
 absl::Status ChecksumMismatch(std::string_view type, std::string_view name, std::string message);
 
-// What the client sees. A status made elsewhere gets an ErrorInfo with the name of its code and, where
-// its code asks for one, a RetryInfo or PreconditionFailure. Absolute paths in texts are cut to their
-// last part.
+// What the client sees. Details that the code asks for and whoever made the status left out are added:
+// ErrorInfo with the name of the code, PreconditionFailure, RetryInfo, BadRequest. Absolute paths in texts
+// are cut to their last part.
 grpc::Status ToGrpc(const absl::Status& status);
 
 // The google.rpc.Status of a status, for fields of that type; as ToGrpc.

@@ -34,12 +34,12 @@ constexpr int kMinPingIntervalMs = 20'000;   // clients ping every 30 s
 constexpr int kKeepaliveMs = 60'000;         // find dead peers
 constexpr int kKeepaliveTimeoutMs = 20'000;
 
-// Reflection on one server only: the Unix socket's.
-class WithReflection : public grpc::ServerBuilderOption {
+// Linking gRPC's reflection library puts it on every server; this takes it off one again.
+class WithoutReflection : public grpc::ServerBuilderOption {
  public:
   void UpdateArguments(grpc::ChannelArguments*) override {}
   void UpdatePlugins(std::vector<std::unique_ptr<grpc::ServerBuilderPlugin>>* plugins) override {
-    plugins->push_back(std::make_unique<grpc::reflection::ProtoServerReflectionPlugin>());
+    std::erase_if(*plugins, [](const auto& plugin) { return plugin->name() == "proto_server_reflection"; });
   }
 };
 
@@ -161,8 +161,8 @@ absl::Status Server::Impl::StartUnix() {
   if (!listener.ok()) return listener.status();
   unix_listener_ = *std::move(listener);
   unix_services_ = std::make_unique<ServiceSet>(Front{&shared_, unix_listener_.get()});
+  grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   grpc::ServerBuilder builder;
-  builder.SetOption(std::make_unique<WithReflection>());
   SetLimits(config.limits, &builder);
   unix_services_->Register(&builder);
   unix_server_ = builder.BuildAndStart();
@@ -185,6 +185,7 @@ absl::Status Server::Impl::StartTcp() {
   tcp_authenticator_ = std::make_unique<auth::TcpAuthenticator>(std::move(token));
   tcp_services_ = std::make_unique<ServiceSet>(Front{&shared_, tcp_authenticator_.get()});
   grpc::ServerBuilder builder;
+  builder.SetOption(std::make_unique<WithoutReflection>());
   SetLimits(config.limits, &builder);
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
   builder.AddListeningPort(config.tcp.address, *credentials, &tcp_port_);

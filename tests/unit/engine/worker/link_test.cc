@@ -77,7 +77,7 @@ internal::WorkerHello Hello() {
   return hello;
 }
 
-internal::WorkerCommand Run(const std::string& job) {
+internal::WorkerCommand StartRun(const std::string& job) {
   internal::WorkerCommand command;
   command.mutable_run()->set_job(job);
   command.mutable_run()->set_attempt(2);
@@ -103,7 +103,7 @@ bool Eventually(const std::function<bool()>& predicate) {
 TEST(Link, SaysHelloFirstAndNumbersItsMessages) {
   FakeDaemon daemon;
   Link link(daemon.address(), Hello());
-  LinkObserver observer(&link, Run("jobs/a").run());
+  LinkObserver observer(&link, StartRun("jobs/a").run());
   observer.OnPhase("training");
   observer.OnStep(1, 0.5, {{"loss", 2.0}});
   observer.OnCheckpoint(1, "/state/uid/checkpoints/step-00000001", 10);
@@ -120,7 +120,7 @@ TEST(Link, SaysHelloFirstAndNumbersItsMessages) {
 TEST(Link, FlushWaitsForTheAcknowledgement) {
   FakeDaemon daemon;
   Link link(daemon.address(), Hello());
-  LinkObserver observer(&link, Run("jobs/a").run());
+  LinkObserver observer(&link, StartRun("jobs/a").run());
   for (int i = 0; i < 200; ++i) observer.OnLog("line");
   link.Flush();
   EXPECT_GE(daemon.WaitFor(0).size(), 201u);
@@ -129,7 +129,7 @@ TEST(Link, FlushWaitsForTheAcknowledgement) {
 TEST(Link, SignalsReachTheRunTheyName) {
   FakeDaemon daemon;
   Link link(daemon.address(), Hello());
-  daemon.Send(Run("jobs/a"));
+  daemon.Send(StartRun("jobs/a"));
   const auto run = link.NextJob();
   ASSERT_TRUE(run.has_value());
   EXPECT_EQ(run->job(), "jobs/a");
