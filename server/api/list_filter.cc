@@ -17,8 +17,8 @@ absl::Status Bad(const std::string& what) { return InvalidField("filter", what);
 
 bool IsKnown(const std::string& field, const std::vector<std::string>& fields) {
   for (const std::string& known : fields) {
-    if (field == known) return true;
-    if (absl::EndsWith(known, ".") && absl::StartsWith(field, known) && field.size() > known.size()) return true;
+    const bool is_prefix = absl::EndsWith(known, ".");
+    if (is_prefix ? absl::StartsWith(field, known) && field.size() > known.size() : field == known) return true;
   }
   return false;
 }

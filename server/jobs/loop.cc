@@ -149,7 +149,7 @@ void JobManager::Loop::RunOnce() {
     TakeQuietly(queue::WorkerAlive{progress_}).IgnoreError();
     alive_ = progress_ = false;
   }
-  if (absl::Now() >= scheduler_.NextDeadline(absl::Now())) TakeQuietly(queue::Tick{}).IgnoreError();
+  const bool late = absl::Now() >= tick_at_ && !TakeQuietly(queue::Tick{}).ok();
   if (absl::Now() >= flush_at_) {
     if (const absl::Status status = Transact(nullptr); !status.ok()) {
       LogError(absl::StrCat("events of the worker wait to be stored: ", status.message()));
@@ -157,14 +157,13 @@ void JobManager::Loop::RunOnce() {
     }
   }
   if (absl::Now() >= housekeeping_at_) Housekeeping();
+  tick_at_ = late ? absl::Now() + kRetryDelay : scheduler_.NextDeadline(absl::Now());
   if (options_.on_loop) options_.on_loop();
 }
 
 absl::Time JobManager::Loop::NextWake() const {
-  const absl::Time now = absl::Now();
-  absl::Time next = std::min({now + kLongestWait, flush_at_, housekeeping_at_});
-  if (!inbox_.empty()) next = std::min(next, retry_at_);
-  return std::min(next, scheduler_.NextDeadline(now));
+  const absl::Time next = std::min({absl::Now() + kLongestWait, flush_at_, housekeeping_at_, tick_at_});
+  return inbox_.empty() ? next : std::min(next, retry_at_);
 }
 
 void JobManager::Loop::WaitForWork() {

@@ -138,6 +138,7 @@ class JobManager::Loop {
   store::WriteBatch pending_;                         // of the worker, not durable yet; without jobs
   std::set<std::string> dirty_;                       // jobs of live_ ahead of the store
   absl::Time flush_at_ = absl::InfiniteFuture();
+  absl::Time tick_at_ = absl::InfinitePast();         // when the scheduler wants to look at the clock
   // Words of the worker in their order. One that cannot be stored is tried again later.
   std::deque<std::function<absl::Status()>> inbox_;
   absl::Time retry_at_ = absl::InfinitePast();

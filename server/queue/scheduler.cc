@@ -197,8 +197,9 @@ absl::Status Scheduler::Take(const WorkerGone& in, absl::Time now) {
     if (told) {
       LetGo(now);
     } else {
+      const bool killed = worker_.state == WorkerState::kStopping;
       Crash(worker_.stalled ? v1::WORKER_STALLED : v1::WORKER_CRASHED,
-            worker_.kill_why.empty() ? in.message : absl::StrCat("the worker ", worker_.kill_why), now);
+            killed ? absl::StrCat("the worker ", worker_.kill_why) : in.message, now);
     }
   }
   const absl::Time start_after = worker_.start_after;
