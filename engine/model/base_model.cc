@@ -166,6 +166,11 @@ int64_t BaseModel::bytes() const {
   return sum;
 }
 
+void BaseModel::Finish() {
+  inv_freq = at::tensor(format::InverseFrequencies(config)).to(at::kFloat).to(options.device);
+  scratch = NewScratch(*this);
+}
+
 absl::StatusOr<std::shared_ptr<BaseModel>> LoadBaseModel(const format::ModelSource& source,
                                                          const std::string& path,
                                                          const LoadOptions& options) {
@@ -191,9 +196,7 @@ absl::StatusOr<std::shared_ptr<BaseModel>> LoadBaseModel(const format::ModelSour
   for (int64_t i = 0; i < m.num_hidden_layers; ++i) {
     if (absl::Status s = LoadLayer(loader, m, i, &model->layers[i]); !s.ok()) return s;
   }
-  model->inv_freq =
-      at::tensor(format::InverseFrequencies(m)).to(at::kFloat).to(options.device);
-  model->scratch = NewScratch(*model);
+  model->Finish();
   return model;
 }
 

@@ -43,6 +43,8 @@ struct BaseModel {
   std::vector<LayerWeights> layers;
   at::Tensor scratch;               // compute type: the largest fused linear, dequantized
 
+  // Makes inv_freq and scratch, which follow from the rest.
+  void Finish();
   int64_t bytes() const;  // of everything above
 };
 

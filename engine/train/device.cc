@@ -5,6 +5,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <fstream>
 #include <thread>
@@ -87,6 +88,16 @@ void AddMemory(const at::Device& device, std::map<std::string, double>* values) 
 void ResetPeak(const at::Device& device) {
 #ifdef FINETUNED_HAVE_CUDA
   if (device.is_cuda()) c10::cuda::CUDACachingAllocator::resetPeakStats(device.index());
+#endif
+}
+
+void CapMemory(const at::Device& device, int64_t bytes) {
+#ifdef FINETUNED_HAVE_CUDA
+  if (!device.is_cuda()) return;
+  size_t free = 0, total = 0;
+  cudaMemGetInfo(&free, &total);
+  const double fraction = bytes > 0 ? static_cast<double>(bytes) / static_cast<double>(total) : 1.0;
+  c10::cuda::CUDACachingAllocator::setMemoryFraction(std::min(1.0, fraction), device.index());
 #endif
 }
 

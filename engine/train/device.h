@@ -30,6 +30,9 @@ void ConfigureLibrary(const job::TrainSpec& spec);
 void AddMemory(const at::Device& device, std::map<std::string, double>* values);
 void ResetPeak(const at::Device& device);
 
+// Tensors on the GPU may take this much and no more; 0: all. On the CPU nothing happens.
+void CapMemory(const at::Device& device, int64_t bytes);
+
 // Gives memory that no tensor uses back to the device.
 void ReleaseCachedMemory(const at::Device& device);
 

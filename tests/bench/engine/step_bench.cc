@@ -1,0 +1,248 @@
+// Times whole optimizer steps (forward, backward, clipping, update) of a model with random weights and prints
+// one JSON line: tokens per second, peak bytes, the time the frozen products alone take in the same run, and,
+// with --profile, the time of each kind of kernel.
+//
+// step_bench [--shape llama-3.1-8b] [--documents 4] [--length 2048] [--rank 16] [--checkpointing]
+//            [--format nf4|bf16] [--steps 5] [--profile] [--device cuda|cpu] [--cap-gib N]
+#include <ATen/ATen.h>
+#include <ATen/Context.h>
+#include <c10/core/InferenceMode.h>
+#include <torch/csrc/autograd/profiler_kineto.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <functional>
+#include <map>
+#include <regex>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "engine/model/decoder.h"
+#include "engine/train/device.h"
+#include "engine/train/optimizer.h"
+#include "kernels/finite.h"
+#include "nlohmann/json.hpp"
+#include "tests/bench/engine/random_model.h"
+
+namespace finetuned::bench {
+namespace {
+
+struct Arguments {
+  std::string shape = "llama-3.1-8b", format = "nf4", device = "cuda";
+  int64_t documents = 4, length = 2048, rank = 16, steps = 5;
+  double cap_gib = 0;
+  bool checkpointing = false, profile = false;
+};
+
+[[noreturn]] void Usage(const char* what) {
+  std::fprintf(stderr, "step_bench: %s; see the head of step_bench.cc\n", what);
+  std::exit(64);
+}
+
+Arguments Parse(int argc, char** argv) {
+  Arguments a;
+  const std::map<std::string, int64_t*> numbers = {
+      {"--documents", &a.documents}, {"--length", &a.length}, {"--rank", &a.rank}, {"--steps", &a.steps}};
+  const std::map<std::string, std::string*> texts = {
+      {"--shape", &a.shape}, {"--format", &a.format}, {"--device", &a.device}};
+  const std::map<std::string, bool*> flags = {{"--checkpointing", &a.checkpointing}, {"--profile", &a.profile}};
+  for (int i = 1; i < argc; ++i) {
+    const std::string name = argv[i];
+    if (flags.contains(name)) {
+      *flags.at(name) = true;
+      continue;
+    }
+    if (++i == argc) Usage("a value is missing");
+    if (numbers.contains(name)) {
+      *numbers.at(name) = std::stoll(argv[i]);
+    } else if (texts.contains(name)) {
+      *texts.at(name) = argv[i];
+    } else if (name == "--cap-gib") {
+      a.cap_gib = std::stod(argv[i]);
+    } else {
+      Usage(("unknown argument " + name).c_str());
+    }
+  }
+  return a;
+}
+
+double Now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+void Wait(at::Device device) {
+  if (device.is_cuda()) at::empty({1}, at::device(device)).cpu();  // in stream order
+}
+
+// One job's machinery around one batch that never changes.
+class Stepper {
+ public:
+  Stepper(const Arguments& a, const model::BaseModel& base)
+      : device_(base.options.device),
+        packed_(RandomBatch(base.config, a.documents, a.length)),
+        adapter_(base.config, {a.rank, 2.0 * static_cast<double>(a.rank), 0, false, *lora::ParseTargets({})}, device_,
+                 base.options.dtype),
+        optimizer_({}, &adapter_),
+        decoder_(base, adapter_, {.recompute_activations = a.checkpointing}) {
+    adapter_.Initialize(1);
+    adapter_.RefreshCompute();
+  }
+
+  // As Trainer::TrainStep: one wait, at the end.
+  double Step() {
+    const auto f32 = at::device(device_).dtype(at::kFloat);
+    adapter_.ZeroGradients();
+    at::Tensor sums = at::zeros({model::kLossSums}, at::device(device_).dtype(at::kDouble));
+    const at::Tensor scale = at::full({1}, 1.0 / static_cast<double>(packed_.num_targets), f32);
+    decoder_.ForwardBackward(model::Upload(packed_, device_), scale, 1, static_cast<uint64_t>(step_), sums);
+    at::Tensor norm = at::empty({1}, f32), clip = at::empty({1}, f32), skip = at::empty({1}, f32);
+    kernels::GradNormAndScale({adapter_.gradients()}, 1.0, norm, clip, skip);
+    optimizer_.Step(1e-4, ++step_, clip, skip);
+    return sums.cpu()[0].item<double>() / static_cast<double>(packed_.num_targets);
+  }
+
+  int64_t tokens() const { return static_cast<int64_t>(packed_.input_ids.size()); }
+  const model::Workspace& workspace() const { return decoder_.workspace(); }
+
+ private:
+  const at::Device device_;
+  const data::PackedBatch packed_;
+  lora::Adapter adapter_;
+  train::Optimizer optimizer_;
+  model::Decoder decoder_;
+  int64_t step_ = 0;
+};
+
+double MedianSeconds(int64_t times, const std::function<void()>& call) {
+  std::vector<double> seconds;
+  for (int64_t i = 0; i < times; ++i) {
+    const double start = Now();
+    call();
+    seconds.push_back(Now() - start);
+  }
+  std::nth_element(seconds.begin(), seconds.begin() + times / 2, seconds.end());
+  return seconds[times / 2];
+}
+
+// Seconds of the frozen products of one step, forward and input gradient, alone: dense weights, no adapter.
+double ProductSeconds(const format::ModelConfig& m, int64_t tokens, at::Device device, at::ScalarType dtype) {
+  const auto options = at::device(device).dtype(dtype);
+  const auto pair = [&](int64_t in, int64_t out, int64_t rows) {
+    const at::Tensor x = at::randn({rows, in}, options), w = at::randn({out, in}, options);
+    at::Tensor y = at::empty({rows, out}, options), dx = at::empty({rows, in}, options);
+    const auto both = [&] {
+      for (int i = 0; i < 8; ++i) {
+        at::mm_out(y, x, w.t());
+        at::mm_out(dx, y, w);
+      }
+      Wait(device);
+    };
+    both();
+    return MedianSeconds(3, both) / 8;
+  };
+  const double layer = pair(m.hidden_size, m.q_size() + 2 * m.kv_size(), tokens) +
+                       pair(m.q_size(), m.hidden_size, tokens) +
+                       pair(m.hidden_size, 2 * m.intermediate_size, tokens) +
+                       pair(m.intermediate_size, m.hidden_size, tokens);
+  const int64_t chunk = std::min<int64_t>(tokens, 1024);
+  return layer * static_cast<double>(m.num_hidden_layers) +
+         pair(m.hidden_size, m.vocab_size, chunk) * static_cast<double>(tokens) / static_cast<double>(chunk);
+}
+
+const char* KindOf(const std::string& kernel) {
+  static const std::vector<std::pair<const char*, std::regex>> kinds = {
+      {"attention", std::regex("flash|fmha|attention|sdpa")},
+      {"dequantization", std::regex("nf4|fp8_weight")},
+      {"optimizer", std::regex("adamw|grad_norm|finite")},
+      {"loss", std::regex("cross_entropy")},
+      {"copies", std::regex("Memcpy|Memset")},
+      {"product", std::regex("gemm|cutlass|nvjet|xmma|gemv|splitK|cublas")},
+      {"norm, rope, swiglu", std::regex("rms_norm|rope|swiglu|embedding|dropout")},
+  };
+  for (const auto& [kind, pattern] : kinds) {
+    if (std::regex_search(kernel, pattern)) return kind;
+  }
+  return "other elementwise";
+}
+
+// Device milliseconds by kind, and of the 30 longest kernels, over one step.
+nlohmann::json Profile(Stepper& stepper) {
+  namespace prof = torch::autograd::profiler;
+  const prof::ProfilerConfig config(prof::ProfilerState::KINETO);
+  const std::set<prof::ActivityType> activities = {prof::ActivityType::CUDA};
+  prof::prepareProfiler(config, activities);
+  prof::enableProfiler(config, activities);
+  const double start = Now();
+  stepper.Step();
+  const double wall = Now() - start;
+  const auto result = prof::disableProfiler();
+  std::map<std::string, double> kinds;
+  std::map<std::string, std::pair<double, int>> kernels;
+  double busy = 0;
+  for (const auto& event : result->events()) {
+    if (event.deviceType() != c10::DeviceType::CUDA) continue;
+    const double ms = static_cast<double>(event.durationNs()) * 1e-6;
+    kinds[KindOf(event.name())] += ms;
+    auto& [sum, count] = kernels[event.name().substr(0, 110)];
+    sum += ms;
+    ++count;
+    busy += ms;
+  }
+  std::vector<std::pair<std::string, std::pair<double, int>>> longest(kernels.begin(), kernels.end());
+  std::sort(longest.begin(), longest.end(),
+            [](const auto& a, const auto& b) { return a.second.first > b.second.first; });
+  nlohmann::json out = {{"ms_by_kind", kinds}, {"step_ms_profiled", wall * 1e3}, {"busy_ms", busy}};
+  for (size_t i = 0; i < std::min<size_t>(30, longest.size()); ++i) {
+    out["kernels"].push_back({longest[i].first, longest[i].second.first, longest[i].second.second});
+  }
+  return out;
+}
+
+int Main(int argc, char** argv) {
+  const Arguments a = Parse(argc, argv);
+  c10::InferenceMode no_autograd;
+  const at::Device device = a.device == "cpu" ? at::Device(at::kCPU) : at::Device(at::kCUDA, 0);
+  const model::LoadOptions options = {device, device.is_cuda() ? at::kBFloat16 : at::kFloat, a.format == "nf4"};
+  const format::ModelConfig config = Shape(a.shape);
+  train::CapMemory(device, static_cast<int64_t>(a.cap_gib * (1 << 30)));
+  nlohmann::json out = {{"shape", a.shape},   {"documents", a.documents},
+                        {"length", a.length}, {"rank", a.rank},
+                        {"format", a.format}, {"checkpointing", a.checkpointing}};
+  const auto base = RandomModel(config, options);
+  Stepper stepper(a, *base);
+  out["base_bytes"] = base->bytes();
+  stepper.Step();
+  train::ReleaseCachedMemory(device);
+  train::ResetPeak(device);
+  double loss = stepper.Step();
+  const double seconds = MedianSeconds(a.steps, [&] { loss = stepper.Step(); });
+  out["loss"] = loss;
+  out["step_ms"] = seconds * 1e3;
+  out["tokens_per_second"] = static_cast<double>(stepper.tokens()) / seconds;
+  std::map<std::string, double> memory;
+  train::AddMemory(device, &memory);
+  for (const auto& [name, value] : memory) out[name] = value;
+  for (const auto& [name, bytes] : stepper.workspace().Bytes()) out["workspace"][name] = bytes;
+  if (a.profile) out["profile"] = Profile(stepper);
+  if (a.cap_gib == 0) {
+    const double products = ProductSeconds(config, stepper.tokens(), device, options.dtype);
+    out["products_alone_ms"] = products * 1e3;
+    out["share_of_products"] = products / seconds;
+  }
+  std::printf("%s\n", out.dump().c_str());
+  return 0;
+}
+
+}  // namespace
+}  // namespace finetuned::bench
+
+int main(int argc, char** argv) {
+  try {
+    return finetuned::bench::Main(argc, argv);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "step_bench: %s\n", error.what());
+    return 1;
+  }
+}
