@@ -1,5 +1,6 @@
 #include "kernels/cross_entropy.h"
 
+#include <ATen/ATen.h>
 #include <ATen/record_function.h>
 
 #include "kernels/cross_entropy_params.h"
@@ -19,7 +20,8 @@ void CheckLabels(const char* op, const CrossEntropyParams& p) {
 
 void CrossEntropyChunk(at::Tensor& logits_CV, const at::Tensor& labels_C, const at::Tensor& scale,
                        double label_smoothing, bool write_grad, at::Tensor& loss_C,
-                       const at::Tensor& entropy_C, const at::Tensor& correct_C) {
+                       const at::Tensor& entropy_C, const at::Tensor& correct_C,
+                       bool narrow_grad) {
   const char* op = "CrossEntropyChunk";
   RECORD_FUNCTION(op, c10::ArrayRef<const c10::IValue>{});
   const Dtype dtype = DtypeOf(op, logits_CV);
@@ -27,6 +29,8 @@ void CrossEntropyChunk(at::Tensor& logits_CV, const at::Tensor& labels_C, const 
               ", expected [C, V]");
   TORCH_CHECK(label_smoothing >= 0 && label_smoothing < 1, op, ": label_smoothing is ",
               label_smoothing, ", expected 0 <= label_smoothing < 1");
+  TORCH_CHECK(!narrow_grad || (logits_CV.is_cuda() && dtype == Dtype::kFloat32), op,
+              ": a narrow gradient needs float32 logits on CUDA");
   const at::Device device = logits_CV.device();
   const int64_t C = logits_CV.size(0);
   CheckTensor(op, "logits", logits_CV, logits_CV.sizes(), logits_CV.scalar_type(), device);
@@ -49,6 +53,7 @@ void CrossEntropyChunk(at::Tensor& logits_CV, const at::Tensor& labels_C, const 
       .V = logits_CV.size(1),
       .label_smoothing = label_smoothing,
       .write_grad = write_grad,
+      .narrow_grad = narrow_grad,
   };
   if (logits_CV.is_cuda()) {
     OnCuda(op, logits_CV, [&](auto stream) { CrossEntropyCuda(p, dtype, stream); });
@@ -56,6 +61,10 @@ void CrossEntropyChunk(at::Tensor& logits_CV, const at::Tensor& labels_C, const 
     CheckLabels(op, p);
     CrossEntropyCpu(p, dtype);
   }
+}
+
+at::Tensor NarrowGradient(const at::Tensor& logits_CV) {
+  return logits_CV.view(at::kBFloat16).narrow(1, 0, logits_CV.size(1));
 }
 
 }  // namespace finetuned::kernels

@@ -179,6 +179,26 @@ __device__ void WriteGradient(T* row, int64_t V, const Gradient& g) {
   if (tail < V) row[tail] = g.At<T>(ToFloat(row[tail]), tail);
 }
 
+// The gradient in half the width, over the logits it comes from. A step of the loop writes the first half of
+// what it and earlier steps have read, so all must have read before any writes.
+template <int kN>
+__device__ void WriteNarrowGradient(float* row, int64_t V, const Gradient& g, bool counts) {
+  __nv_bfloat16* out = reinterpret_cast<__nv_bfloat16*>(row);
+  for (int64_t begin = 0; begin < V; begin += kThreads * kN) {
+    const int64_t i = begin + threadIdx.x * kN;
+    Vec<float, kN> x;
+    if (i < V) x = LoadVec<float, kN>(row + i);
+    __syncthreads();
+    if (i >= V) continue;
+    Vec<__nv_bfloat16, kN> y;
+#pragma unroll
+    for (int j = 0; j < kN; ++j) {
+      y.v[j] = FromFloat<__nv_bfloat16>(counts ? g.At<float>(x.v[j], i + j) : 0.0f);
+    }
+    StoreVec(out + i, y);
+  }
+}
+
 // kExtra: entropy or correct is wanted.
 template <typename T, bool kExtra>
 __global__ void __launch_bounds__(kThreads) cross_entropy_kernel(CrossEntropyParams p) {
@@ -206,10 +226,14 @@ __global__ void __launch_bounds__(kThreads) cross_entropy_kernel(CrossEntropyPar
   }
   if (!counts && threadIdx.x == 0) p.loss[c] = label < 0 ? 0.0f : NAN;
   if (!p.write_grad) return;
-  if (!counts) return FillZero(row, p.V);
   const float smoothing = static_cast<float>(p.label_smoothing);
   const Gradient g = {log_sum, smoothing / static_cast<float>(p.V), 1.0f - smoothing,
                       p.scale[c * p.scale_stride], label};
+  if constexpr (sizeof(T) == 4) {
+    if (p.narrow_grad && p.V % 4 == 0) return WriteNarrowGradient<4>(row, p.V, g, counts);
+    if (p.narrow_grad) return WriteNarrowGradient<1>(row, p.V, g, counts);
+  }
+  if (!counts) return FillZero(row, p.V);
   WriteGradient(row, p.V, g);
 }
 

@@ -19,6 +19,7 @@ struct CrossEntropyParams {
   int64_t V;
   double label_smoothing;
   bool write_grad;
+  bool narrow_grad;       // float32 logits: the gradient as bfloat16 in the front half of each row
 };
 
 // Labels are below V.

@@ -2,14 +2,32 @@
 
 namespace finetuned::kernels {
 
-void CheckTensor(const char* op, const char* name, const at::Tensor& t, at::IntArrayRef shape,
-                 at::ScalarType dtype, at::Device device) {
+namespace {
+
+void CheckKind(const char* op, const char* name, const at::Tensor& t, at::IntArrayRef shape,
+               at::ScalarType dtype, at::Device device) {
   TORCH_CHECK(t.defined(), op, ": ", name, " is undefined");
   TORCH_CHECK(t.sizes() == shape, op, ": ", name, " has shape ", t.sizes(), ", expected ", shape);
   TORCH_CHECK(t.scalar_type() == dtype, op, ": ", name, " is ", t.scalar_type(), ", expected ",
               dtype);
   TORCH_CHECK(t.device() == device, op, ": ", name, " is on ", t.device(), ", expected ", device);
+}
+
+}  // namespace
+
+void CheckTensor(const char* op, const char* name, const at::Tensor& t, at::IntArrayRef shape,
+                 at::ScalarType dtype, at::Device device) {
+  CheckKind(op, name, t, shape, dtype, device);
   TORCH_CHECK(t.is_contiguous(), op, ": ", name, " must be contiguous, strides are ", t.strides());
+}
+
+int64_t CheckRows(const char* op, const char* name, const at::Tensor& t, at::IntArrayRef shape,
+                  at::ScalarType dtype, at::Device device) {
+  CheckKind(op, name, t, shape, dtype, device);
+  if (t.numel() == 0) return shape[1];
+  TORCH_CHECK((t.size(1) == 1 || t.stride(1) == 1) && (t.size(0) == 1 || t.stride(0) >= t.size(1)), op,
+              ": ", name, " has strides ", t.strides(), ", expected [>= ", t.size(1), ", 1]");
+  return t.size(0) == 1 ? t.size(1) : t.stride(0);
 }
 
 Dtype DtypeOf(const char* op, const at::Tensor& t) {

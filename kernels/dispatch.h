@@ -18,6 +18,11 @@ namespace finetuned::kernels {
 void CheckTensor(const char* op, const char* name, const at::Tensor& t, at::IntArrayRef shape,
                  at::ScalarType dtype, at::Device device);
 
+// The same for a matrix whose rows may lie further apart than their length; returns the elements from row
+// to row.
+int64_t CheckRows(const char* op, const char* name, const at::Tensor& t, at::IntArrayRef shape,
+                  at::ScalarType dtype, at::Device device);
+
 // The Dtype of t, if op supports it on t's device: float32 and float64 on the CPU, float32 and
 // bfloat16 on CUDA. Otherwise throws, naming op, dtype and what is supported.
 Dtype DtypeOf(const char* op, const at::Tensor& t);

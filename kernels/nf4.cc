@@ -84,7 +84,12 @@ void Nf4Dequantize(const Nf4Tensor& q, at::Tensor& out) {
   const Dtype dtype = WeightDtype(op, out.scalar_type(), false);
   const int64_t n = out.numel(), B = CeilDiv(n, kNf4Block);
   const at::Device device = out.device();
-  CheckTensor(op, "out", out, out.sizes(), out.scalar_type(), device);
+  const bool rows = out.dim() == 2;
+  const int64_t columns = rows ? out.size(1) : n;
+  const int64_t row_stride =
+      rows ? CheckRows(op, "out", out, out.sizes(), out.scalar_type(), device) : n;
+  TORCH_CHECK(n < int64_t{1} << 32, op, ": ", n, " elements are too many for one matrix");
+  if (!rows) CheckTensor(op, "out", out, out.sizes(), out.scalar_type(), device);
   CheckTensor(op, "codes", q.codes, {(n + 1) / 2}, at::kByte, device);
   CheckTensor(op, "code_map", q.code_map, {16}, at::kFloat, device);
   if (q.nested) {
@@ -103,6 +108,8 @@ void Nf4Dequantize(const Nf4Tensor& q, at::Tensor& out) {
       .code_map = q.code_map.const_data_ptr<float>(),
       .nested_map = q.nested ? q.nested_map.const_data_ptr<float>() : nullptr,
       .out = out.data_ptr(),
+      .columns = columns,
+      .row_stride = row_stride,
       .n = n,
       .offset = q.offset,
   };

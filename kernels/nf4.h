@@ -33,7 +33,8 @@ struct Nf4Tensor {
 // rounding; a few codes next to a midpoint differ by one).
 Nf4Tensor Nf4Quantize(const at::Tensor& w, bool double_quant);
 
-// out: float32 or bfloat16, contiguous, n elements, written. No host sync.
+// out: float32 or bfloat16, n elements, written; contiguous, or a matrix whose rows lie further apart than
+// their length. No host sync.
 void Nf4Dequantize(const Nf4Tensor& q, at::Tensor& out);
 
 }  // namespace finetuned::kernels

@@ -66,9 +66,14 @@ void Dequantize(const Nf4DequantizeParams& p) {
       for (int i = 0; i < 16; ++i) table[i] = static_cast<T>(p.code_map[i] * absmax);
       const int64_t first = block * kBlock, last = std::min(p.n, first + kBlock);
       T* out = static_cast<T*>(p.out);
-      for (int64_t i = first; i < last; ++i) {
-        const uint8_t byte = p.codes[i / 2];
-        out[i] = table[i % 2 == 0 ? byte >> 4 : byte & 15];
+      for (int64_t i = first; i < last;) {
+        // The part of the block that lies in one row.
+        const int64_t row = i / p.columns, end = std::min(last, (row + 1) * p.columns);
+        T* to = out + row * (p.row_stride - p.columns);
+        for (; i < end; ++i) {
+          const uint8_t byte = p.codes[i / 2];
+          to[i] = table[i % 2 == 0 ? byte >> 4 : byte & 15];
+        }
       }
     }
   });

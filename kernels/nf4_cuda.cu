@@ -60,6 +60,13 @@ __global__ void __launch_bounds__(kNestedBlock) nf4_nest_kernel(Nf4NestParams p)
 constexpr int kChunk = 8;
 constexpr int kUnroll = 4;  // chunks per thread, kThreads apart, loaded before any is stored
 
+// Where element i of the weight goes. A matrix has fewer than 2^32 elements (checked by the launch).
+__device__ __forceinline__ int64_t OutIndex(const Nf4DequantizeParams& p, int64_t i) {
+  if (p.row_stride == p.columns) return i;
+  const uint32_t row = static_cast<uint32_t>(i) / static_cast<uint32_t>(p.columns);
+  return i + row * (p.row_stride - p.columns);
+}
+
 // kNested: absmax is rebuilt from absmax_q. The table of 16 values lies in 16 banks: lookups never
 // conflict.
 template <typename T, bool kNested>
@@ -95,7 +102,7 @@ __global__ void __launch_bounds__(kThreads) nf4_dequantize_kernel(Nf4DequantizeP
       const uint32_t code = codes[u] >> (8 * (j / 2) + (j % 2 == 0 ? 4 : 0)) & 15u;
       out.v[j] = FromFloat<T>(code_map[code] * absmax[u]);
     }
-    StoreVec(static_cast<T*>(p.out) + chunk * kChunk, out);
+    StoreVec(static_cast<T*>(p.out) + OutIndex(p, chunk * kChunk), out);
   }
 }
 
@@ -114,7 +121,7 @@ __global__ void __launch_bounds__(kThreads)
   }
   const uint8_t byte = p.codes[i / 2];
   const int code = i % 2 == 0 ? byte >> 4 : byte & 15;
-  static_cast<T*>(p.out)[i] = FromFloat<T>(p.code_map[code] * absmax);
+  static_cast<T*>(p.out)[OutIndex(p, i)] = FromFloat<T>(p.code_map[code] * absmax);
 }
 
 unsigned Blocks(int64_t items, int64_t per_block) {
@@ -124,7 +131,10 @@ unsigned Blocks(int64_t items, int64_t per_block) {
 template <typename T>
 void LaunchDequantize(const Nf4DequantizeParams& p, CudaStream stream) {
   int64_t done = 0;
-  if (Aligned16(p.out) && reinterpret_cast<uintptr_t>(p.codes) % 4 == 0 && p.n >= kChunk) {
+  const bool whole_rows =
+      p.row_stride == p.columns || (p.columns % kChunk == 0 && p.row_stride % kChunk == 0);
+  if (whole_rows && Aligned16(p.out) && reinterpret_cast<uintptr_t>(p.codes) % 4 == 0 &&
+      p.n >= kChunk) {
     done = p.n / kChunk * kChunk;
     const unsigned blocks = Blocks(p.n / kChunk, kThreads * kUnroll);
     if (p.absmax_q) {

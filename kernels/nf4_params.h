@@ -63,7 +63,9 @@ struct Nf4DequantizeParams {
   const float* absmax;    // null when nested
   const float* code_map;  // [16]
   const float* nested_map;
-  void* out;  // [n] float32 or bfloat16
+  void* out;           // [n / columns, columns] float32 or bfloat16, rows row_stride apart
+  int64_t columns;
+  int64_t row_stride;
   int64_t n;
   float offset;
 };

@@ -29,7 +29,7 @@ void Forward(const char* op, const at::Tensor& x_TD, const at::Tensor* delta_TD,
     CheckTensor(op, "delta", *delta_TD, x_TD.sizes(), x_TD.scalar_type(), x_TD.device());
   }
   const bool mixed = CheckWeight(op, w_D, x_TD);
-  CheckTensor(op, "y", y_TD, x_TD.sizes(), x_TD.scalar_type(), x_TD.device());
+  const int64_t y_stride = CheckRows(op, "y", y_TD, x_TD.sizes(), x_TD.scalar_type(), x_TD.device());
   CheckTensor(op, "rstd", rstd_T, {x_TD.size(0)}, StatType(x_TD), x_TD.device());
   if (x_TD.numel() == 0) return;
   const RmsNormForwardParams p = {
@@ -37,6 +37,7 @@ void Forward(const char* op, const at::Tensor& x_TD, const at::Tensor* delta_TD,
       .delta = delta_TD ? delta_TD->data_ptr() : nullptr,
       .w = w_D.data_ptr(),
       .y = y_TD.data_ptr(),
+      .y_stride = y_stride,
       .rstd = rstd_T.data_ptr(),
       .T = x_TD.size(0),
       .D = x_TD.size(1),
@@ -69,8 +70,10 @@ void RmsNormBackward(const at::Tensor& dy_TD, const at::Tensor& x_TD, const at::
   const Dtype dtype = DtypeOf(op, x_TD);
   TORCH_CHECK(x_TD.dim() == 2, op, ": x has shape ", x_TD.sizes(), ", expected [T, D]");
   CheckTensor(op, "x", x_TD, x_TD.sizes(), x_TD.scalar_type(), x_TD.device());
-  CheckTensor(op, "dy", dy_TD, x_TD.sizes(), x_TD.scalar_type(), x_TD.device());
-  CheckTensor(op, "dx", dx_TD, x_TD.sizes(), x_TD.scalar_type(), x_TD.device());
+  const int64_t dy_stride =
+      CheckRows(op, "dy", dy_TD, x_TD.sizes(), x_TD.scalar_type(), x_TD.device());
+  const int64_t dx_stride =
+      CheckRows(op, "dx", dx_TD, x_TD.sizes(), x_TD.scalar_type(), x_TD.device());
   CheckTensor(op, "rstd", rstd_T, {x_TD.size(0)}, StatType(x_TD), x_TD.device());
   const bool mixed = CheckWeight(op, w_D, x_TD);
   if (x_TD.numel() == 0) return;
@@ -80,6 +83,8 @@ void RmsNormBackward(const at::Tensor& dy_TD, const at::Tensor& x_TD, const at::
       .w = w_D.data_ptr(),
       .rstd = rstd_T.data_ptr(),
       .dx = dx_TD.data_ptr(),
+      .dy_stride = dy_stride,
+      .dx_stride = dx_stride,
       .T = x_TD.size(0),
       .D = x_TD.size(1),
       .accumulate = accumulate,

@@ -1,5 +1,6 @@
 // Root-mean-square normalization of each token's hidden vector, as LlamaRMSNorm of transformers.
-// Legend: T tokens, D hidden size. All tensors contiguous and on one device.
+// Legend: T tokens, D hidden size. All tensors on one device and contiguous; rows of y, dy and dx may lie
+// further apart than D.
 #pragma once
 
 #include <ATen/core/Tensor.h>

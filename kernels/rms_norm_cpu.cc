@@ -47,7 +47,7 @@ void Forward(const RmsNormForwardParams& p) {
     for (int64_t t = begin; t < end; ++t) {
       const R* delta = p.delta ? static_cast<const R*>(p.delta) + t * p.D : nullptr;
       ForwardRow(static_cast<R*>(p.x) + t * p.D, delta, static_cast<const R*>(p.w),
-                 static_cast<R*>(p.y) + t * p.D, static_cast<R*>(p.rstd) + t, p.D, p.eps);
+                 static_cast<R*>(p.y) + t * p.y_stride, static_cast<R*>(p.rstd) + t, p.D, p.eps);
     }
   });
 }
@@ -56,9 +56,9 @@ template <typename R>
 void Backward(const RmsNormBackwardParams& p) {
   at::parallel_for(0, p.T, RowsPerTask(p.D), [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
-      BackwardRow(static_cast<const R*>(p.dy) + t * p.D, static_cast<const R*>(p.x) + t * p.D,
+      BackwardRow(static_cast<const R*>(p.dy) + t * p.dy_stride, static_cast<const R*>(p.x) + t * p.D,
                   static_cast<const R*>(p.w), static_cast<const R*>(p.rstd)[t],
-                  static_cast<R*>(p.dx) + t * p.D, p.D, p.accumulate);
+                  static_cast<R*>(p.dx) + t * p.dx_stride, p.D, p.accumulate);
     }
   });
 }

@@ -71,7 +71,7 @@ __global__ void __launch_bounds__(kThreads) rms_norm_forward_kernel(RmsNormForwa
     for (int j = 0; j < kVec<T>; ++j) {
       y.v[j] = Normalized<T, W>(ToFloat(row[i].v[j]), rstd, w.v[j]);
     }
-    StoreVec(static_cast<T*>(p.y) + t * p.D + d, y);
+    StoreVec(static_cast<T*>(p.y) + t * p.y_stride + d, y);
   }
 }
 
@@ -91,7 +91,7 @@ __global__ void __launch_bounds__(kThreads) rms_norm_forward_scalar_kernel(RmsNo
   const float rstd = 1.0f / sqrtf(sum / p.D + static_cast<float>(p.eps));
   if (threadIdx.x == 0) static_cast<float*>(p.rstd)[t] = rstd;
   for (int64_t d = threadIdx.x; d < p.D; d += kThreads) {
-    static_cast<T*>(p.y)[t * p.D + d] =
+    static_cast<T*>(p.y)[t * p.y_stride + d] =
         Normalized<T, W>(ToFloat(x[d]), rstd, static_cast<const W*>(p.w)[d]);
   }
 }
@@ -111,7 +111,7 @@ __global__ void __launch_bounds__(kThreads) rms_norm_backward_kernel(RmsNormBack
     const int64_t d = int64_t{i * kRow + lane} * kVec<T>;
     if (d >= p.D) break;
     x[i] = LoadVec<T, kVec<T>>(static_cast<const T*>(p.x) + t * p.D + d);
-    dy[i] = LoadVec<T, kVec<T>>(static_cast<const T*>(p.dy) + t * p.D + d);
+    dy[i] = LoadVec<T, kVec<T>>(static_cast<const T*>(p.dy) + t * p.dy_stride + d);
     const auto w = LoadVec<W, kVec<T>>(static_cast<const W*>(p.w) + d);
 #pragma unroll
     for (int j = 0; j < kVec<T>; ++j) {
@@ -126,7 +126,7 @@ __global__ void __launch_bounds__(kThreads) rms_norm_backward_kernel(RmsNormBack
     const int64_t d = int64_t{i * kRow + lane} * kVec<T>;
     if (d >= p.D) break;
     const auto w = LoadVec<W, kVec<T>>(static_cast<const W*>(p.w) + d);
-    T* out = static_cast<T*>(p.dx) + t * p.D + d;
+    T* out = static_cast<T*>(p.dx) + t * p.dx_stride + d;
     Vec<T, kVec<T>> dx;
     if (p.accumulate) dx = LoadVec<T, kVec<T>>(out);
 #pragma unroll
@@ -144,9 +144,9 @@ __global__ void __launch_bounds__(kThreads)
   __shared__ float shared[kWarp];
   const int64_t t = blockIdx.x;
   const T* x = static_cast<const T*>(p.x) + t * p.D;
-  const T* dy = static_cast<const T*>(p.dy) + t * p.D;
+  const T* dy = static_cast<const T*>(p.dy) + t * p.dy_stride;
   const W* w = static_cast<const W*>(p.w);
-  T* dx = static_cast<T*>(p.dx) + t * p.D;
+  T* dx = static_cast<T*>(p.dx) + t * p.dx_stride;
   float dot = 0;
   for (int64_t d = threadIdx.x; d < p.D; d += kThreads) {
     dot += ToFloat(dy[d]) * ToFloat(w[d]) * ToFloat(x[d]);
@@ -215,12 +215,14 @@ void LaunchTyped(const Params& p, Dtype dtype, bool aligned, CudaStream stream) 
 }  // namespace
 
 void RmsNormForwardCuda(const RmsNormForwardParams& p, Dtype dtype, CudaStream stream) {
-  const bool aligned = Aligned16(p.x) && Aligned16(p.w) && Aligned16(p.y) && Aligned16(p.delta);
+  const bool aligned = Aligned16(p.x) && Aligned16(p.w) && Aligned16(p.y) && Aligned16(p.delta) &&
+                       p.y_stride % 8 == 0;
   LaunchTyped(p, dtype, aligned, stream);
 }
 
 void RmsNormBackwardCuda(const RmsNormBackwardParams& p, Dtype dtype, CudaStream stream) {
-  const bool aligned = Aligned16(p.x) && Aligned16(p.w) && Aligned16(p.dy) && Aligned16(p.dx);
+  const bool aligned = Aligned16(p.x) && Aligned16(p.w) && Aligned16(p.dy) && Aligned16(p.dx) &&
+                       p.dy_stride % 8 == 0 && p.dx_stride % 8 == 0;
   LaunchTyped(p, dtype, aligned, stream);
 }
 

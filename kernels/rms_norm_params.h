@@ -11,7 +11,8 @@ struct RmsNormForwardParams {
   void* x;            // [T, D], read; with delta: the residual, updated
   const void* delta;  // [T, D] or null
   const void* w;      // [D]
-  void* y;            // [T, D]
+  void* y;            // [T, D], rows y_stride apart
+  int64_t y_stride;
   void* rstd;         // [T] float32; float64 for float64 x
   int64_t T;
   int64_t D;
@@ -24,7 +25,9 @@ struct RmsNormBackwardParams {
   const void* x;     // [T, D]
   const void* w;     // [D]
   const void* rstd;  // [T]
-  void* dx;          // [T, D]; may be dy when !accumulate
+  void* dx;          // [T, D], rows dx_stride apart; may be dy when !accumulate
+  int64_t dy_stride;
+  int64_t dx_stride;
   int64_t T;
   int64_t D;
   bool accumulate;

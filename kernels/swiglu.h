@@ -1,6 +1,7 @@
 // Gate of the Llama MLP: h = silu(gate) * up, from one fused projection.
 // Legend: T tokens, F intermediate size. gate_up_T2F holds gate in columns [0, F), up in [F, 2F).
-// All tensors contiguous, float32 or bfloat16 (CPU: float32, float64), math in float32.
+// float32 or bfloat16 (CPU: float32, float64), math in float32. Contiguous, but rows of gate_up, of its gradient
+// and of the forward's h may lie further apart than their length.
 #pragma once
 
 #include <ATen/core/Tensor.h>

@@ -13,9 +13,9 @@ template <typename R>
 void Forward(const SwigluForwardParams& p) {
   at::parallel_for(0, p.T, RowsPerTask(p.F), [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
-      const R* gate = static_cast<const R*>(p.gate_up) + t * 2 * p.F;
+      const R* gate = static_cast<const R*>(p.gate_up) + t * p.gate_up_stride;
       const R* up = gate + p.F;
-      R* h = static_cast<R*>(p.h) + t * p.F;
+      R* h = static_cast<R*>(p.h) + t * p.h_stride;
 #pragma omp simd
       for (int64_t f = 0; f < p.F; ++f) h[f] = gate[f] * Sigmoid(gate[f]) * up[f];
     }
@@ -40,9 +40,9 @@ template <typename R>
 void Backward(const SwigluBackwardParams& p) {
   at::parallel_for(0, p.T, RowsPerTask(p.F), [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
-      const R* gate = static_cast<const R*>(p.gate_up) + t * 2 * p.F;
+      const R* gate = static_cast<const R*>(p.gate_up) + t * p.gate_up_stride;
       const R* dh = static_cast<const R*>(p.dh) + t * p.F;
-      R* dgate = static_cast<R*>(p.d_gate_up) + t * 2 * p.F;
+      R* dgate = static_cast<R*>(p.d_gate_up) + t * p.d_gate_up_stride;
       if (p.h) {
         R* h = static_cast<R*>(p.h) + t * p.F;
         BackwardRow<R, true>(dh, gate, gate + p.F, dgate, dgate + p.F, h, p.F);

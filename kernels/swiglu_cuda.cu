@@ -19,7 +19,7 @@ __global__ void __launch_bounds__(kMaxThreads)
   const int64_t t = blockIdx.x / pieces;
   const int64_t f = (int64_t{blockIdx.x % pieces} * blockDim.x + threadIdx.x) * kVec;
   if (f >= p.F) return;
-  const T* gate = static_cast<const T*>(p.gate_up) + t * 2 * p.F + f;
+  const T* gate = static_cast<const T*>(p.gate_up) + t * p.gate_up_stride + f;
   const auto g = LoadVec<T, kVec>(gate);
   const auto u = LoadVec<T, kVec>(gate + p.F);
   Vec<T, kVec> h;
@@ -28,7 +28,7 @@ __global__ void __launch_bounds__(kMaxThreads)
     const float x = ToFloat(g.v[j]);
     h.v[j] = FromFloat<T>(x * Sigmoid<T>(x) * ToFloat(u.v[j]));
   }
-  StoreVec(static_cast<T*>(p.h) + t * p.F + f, h);
+  StoreVec(static_cast<T*>(p.h) + t * p.h_stride + f, h);
 }
 
 template <typename T, int kVec>
@@ -37,7 +37,7 @@ __global__ void __launch_bounds__(kMaxThreads)
   const int64_t t = blockIdx.x / pieces;
   const int64_t f = (int64_t{blockIdx.x % pieces} * blockDim.x + threadIdx.x) * kVec;
   if (f >= p.F) return;
-  const T* gate = static_cast<const T*>(p.gate_up) + t * 2 * p.F + f;
+  const T* gate = static_cast<const T*>(p.gate_up) + t * p.gate_up_stride + f;
   const auto g = LoadVec<T, kVec>(gate);
   const auto u = LoadVec<T, kVec>(gate + p.F);
   const auto d = LoadVec<T, kVec>(static_cast<const T*>(p.dh) + t * p.F + f);
@@ -51,7 +51,7 @@ __global__ void __launch_bounds__(kMaxThreads)
     dup.v[j] = FromFloat<T>(dh * silu);
     h.v[j] = FromFloat<T>(silu * up);
   }
-  T* out = static_cast<T*>(p.d_gate_up) + t * 2 * p.F + f;
+  T* out = static_cast<T*>(p.d_gate_up) + t * p.d_gate_up_stride + f;
   StoreVec(out, dgate);
   StoreVec(out + p.F, dup);
   if (p.h) StoreVec(static_cast<T*>(p.h) + t * p.F + f, h);
@@ -68,7 +68,8 @@ void Launch(Kernel kernel, const Params& p, CudaStream stream) {
 template <typename T>
 void LaunchForward(const SwigluForwardParams& p, CudaStream stream) {
   constexpr int kVec = 16 / sizeof(T);
-  if (p.F % kVec == 0 && Aligned16(p.gate_up) && Aligned16(p.h)) {
+  if (p.F % kVec == 0 && p.gate_up_stride % kVec == 0 && p.h_stride % kVec == 0 &&
+      Aligned16(p.gate_up) && Aligned16(p.h)) {
     return Launch<T, kVec>(swiglu_forward_kernel<T, kVec>, p, stream);
   }
   Launch<T, 1>(swiglu_forward_kernel<T, 1>, p, stream);
@@ -77,8 +78,8 @@ void LaunchForward(const SwigluForwardParams& p, CudaStream stream) {
 template <typename T>
 void LaunchBackward(const SwigluBackwardParams& p, CudaStream stream) {
   constexpr int kVec = 16 / sizeof(T);
-  if (p.F % kVec == 0 && Aligned16(p.gate_up) && Aligned16(p.dh) && Aligned16(p.d_gate_up) &&
-      Aligned16(p.h)) {
+  if (p.F % kVec == 0 && p.gate_up_stride % kVec == 0 && p.d_gate_up_stride % kVec == 0 &&
+      Aligned16(p.gate_up) && Aligned16(p.dh) && Aligned16(p.d_gate_up) && Aligned16(p.h)) {
     return Launch<T, kVec>(swiglu_backward_kernel<T, kVec>, p, stream);
   }
   Launch<T, 1>(swiglu_backward_kernel<T, 1>, p, stream);

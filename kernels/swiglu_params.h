@@ -10,6 +10,8 @@ namespace finetuned::kernels {
 struct SwigluForwardParams {
   const void* gate_up;  // [T, 2F], gate first
   void* h;              // [T, F]
+  int64_t gate_up_stride;  // elements from row to row
+  int64_t h_stride;
   int64_t T;
   int64_t F;
 };
@@ -19,6 +21,8 @@ struct SwigluBackwardParams {
   const void* gate_up;  // [T, 2F]
   void* d_gate_up;      // [T, 2F]; may be gate_up
   void* h;              // [T, F] or null; may be dh
+  int64_t gate_up_stride;
+  int64_t d_gate_up_stride;
   int64_t T;
   int64_t F;
 };

@@ -160,7 +160,7 @@ void VarlenAttentionForward(const at::Tensor& q_THE, const at::Tensor& k_TKE,
   const at::ScalarType stat = q_THE.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
   const std::vector<int64_t> lse_shape = {q_THE.size(1), q_THE.size(0)};
   if (out_THE.defined()) {
-    CheckTensor(op, "out", out_THE, q_THE.sizes(), q_THE.scalar_type(), q_THE.device());
+    CheckHeads(op, "out", out_THE, q_THE.sizes(), q_THE);
   }
   if (lse_HT.defined()) CheckTensor(op, "lse", lse_HT, lse_shape, stat, q_THE.device());
   if (UsesFlash(q_THE) && q_THE.numel() > 0) {
@@ -192,7 +192,7 @@ void VarlenAttentionBackward(const at::Tensor& dout_THE, const at::Tensor& q_THE
   CheckInputs(op, in, cu_seqlens, max_seqlen);
   const at::ScalarType stat = q_THE.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
   CheckTensor(op, "dout", dout_THE, q_THE.sizes(), q_THE.scalar_type(), q_THE.device());
-  CheckTensor(op, "out", out_THE, q_THE.sizes(), q_THE.scalar_type(), q_THE.device());
+  CheckHeads(op, "out", out_THE, q_THE.sizes(), q_THE);
   CheckTensor(op, "lse", lse_HT, {q_THE.size(1), q_THE.size(0)}, stat, q_THE.device());
   if (dq_THE.defined()) CheckHeads(op, "dq", dq_THE, q_THE.sizes(), q_THE);
   if (dk_TKE.defined()) CheckHeads(op, "dk", dk_TKE, k_TKE.sizes(), q_THE);

@@ -17,7 +17,7 @@ namespace finetuned::kernels {
 //   cu_seqlens           int32 [N+1] on the device of q: document n is rows [cu[n], cu[n+1]);
 //                        cu[0] = 0, cu[N] = T. cu_seqlens_host: the same numbers on the host.
 //   max_seqlen           longest document.
-//   out_THE              dtype of q, contiguous. Defined: written. Undefined: set to a new tensor,
+//   out_THE              dtype of q, rows may lie further apart than H*E. Defined: written. Undefined: set to a new tensor,
 //                        which saves a copy on CUDA.
 //   lse_HT               float32 (float64 for float64) log-sum-exp of each row; as out_THE.
 void VarlenAttentionForward(const at::Tensor& q_THE, const at::Tensor& k_TKE,

@@ -101,6 +101,11 @@ void BackwardRow(S* p, S* dp, int64_t visible, int64_t columns, S scale, S lse, 
 }
 
 template <typename S>
+const S* HeadRow(const at::Tensor& x_THE, int64_t head, int64_t t) {
+  return x_THE.const_data_ptr<S>() + t * x_THE.stride(0) + head * x_THE.stride(1);
+}
+
+template <typename S>
 S Dot(const S* a, const S* b, int64_t n) {
   S sum = 0;
 #pragma omp simd reduction(+ : sum)
@@ -128,9 +133,8 @@ void Backward(const VarlenAttentionInputs& in, const at::Tensor& dout_THE,
         at::Tensor p = at::mm(q, k.t());
         at::Tensor dp = at::mm(dout, HeadRows(in.v_TKE, kv, start, columns).t());
         for (int64_t r = 0; r < rows; ++r) {
-          const int64_t t = start + first + r, row = (t * H + h) * E;
-          const S delta =
-              Dot(dout_THE.const_data_ptr<S>() + row, out_THE.const_data_ptr<S>() + row, E);
+          const int64_t t = start + first + r;
+          const S delta = Dot(HeadRow<S>(dout_THE, h, t), HeadRow<S>(out_THE, h, t), E);
           BackwardRow(p.data_ptr<S>() + r * columns, dp.data_ptr<S>() + r * columns, first + r + 1,
                       columns, static_cast<S>(in.scale), lse_HT.const_data_ptr<S>()[h * T + t],
                       delta);

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include "kernels/dropout.h"
+#include "kernels/low_rank_border.h"
 
 namespace finetuned::lora {
 namespace {
@@ -17,17 +18,41 @@ void AccumulateProduct(at::Tensor gradient, const at::Tensor& a, const at::Tenso
   if (a.scalar_type() == at::kFloat) {
     gradient.addmm_(a, b, 1, scale);
   } else {
-    gradient.add_(at::mm(a, b, at::kFloat), scale);
+    at::addmm_out(gradient, gradient, a, b, at::kFloat, /*beta=*/1, /*alpha=*/scale);
   }
 }
 
 void Drop(const Site& site, const at::Tensor& x_TI, const DropoutKey& key, at::Tensor& out_TI) {
   const uint64_t offset =
       key.pass * static_cast<uint64_t>(key.sites) + static_cast<uint64_t>(site.index);
-  kernels::DropoutForward(x_TI, key.p, key.seed, offset, out_TI);
+  if (!x_TI.is_same(out_TI)) out_TI.copy_(x_TI);  // rows of x may lie further apart
+  kernels::DropoutForward(out_TI, key.p, key.seed, offset, out_TI);
 }
 
 }  // namespace
+
+void ExtendWeight(const Group& group, double scaling, bool with_a, at::Tensor& extended) {
+  if (group.sites.empty()) return;
+  std::vector<kernels::LowRankPart> parts;
+  for (size_t i = 0; i < group.sites.size(); ++i) {
+    parts.push_back({group.sites[i].compute_b_OR, group.first_column[i]});
+  }
+  kernels::WriteLowRankBorder(extended, group.compute_a_GI, parts, scaling, with_a);
+}
+
+void AddGradients(const Group& group, double scaling, const at::Tensor& dy_TO,
+                  const at::Tensor& du_TG, const at::Tensor& x_TI, const at::Tensor& u_TG) {
+  if (group.sites.empty()) return;
+  int64_t first = 0;
+  for (size_t i = 0; i < group.sites.size(); ++i) {
+    const Site& site = group.sites[i];
+    const int64_t rank = site.compute_a_RI.size(0);
+    AccumulateProduct(site.db_OR, Columns(dy_TO, group.first_column[i], site.out).t(),
+                      Columns(u_TG, first, rank), scaling);
+    first += rank;
+  }
+  AccumulateProduct(group.da_GI, du_TG.t(), x_TI, 1);
+}
 
 void AddForward(const Group& group, double scaling, const at::Tensor& x_TI, const DropoutKey& key,
                 at::Tensor& scratch_TI, at::Tensor& u_TG, at::Tensor& y_TO) {

@@ -1,5 +1,8 @@
-// Forward and backward of the adapters of one fused linear, added to what the frozen weight gave.
+// Forward and backward of the adapters of one fused linear.
 // Legend: T tokens, I inputs, O outputs (of the whole group), G sum of the group's ranks.
+//
+// Without dropout over a dequantized base, adapters ride on the frozen products: see
+// kernels/low_rank_border.h. Otherwise they are products of their own, added to what the frozen weight gave.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -19,9 +22,17 @@ struct DropoutKey {
   int64_t sites = 1;  // of the adapter: offset = pass * sites + site
 };
 
+// A group without sites changes nothing in all of these.
+
+// Writes the border of a dequantized weight [O + G, I + G]; with_a for the backward.
+void ExtendWeight(const Group& group, double scaling, bool with_a, at::Tensor& extended);
+
+// Adds to the group's dA and dB. u_TG = x A^T; du_TG = scaling * dy B per site.
+void AddGradients(const Group& group, double scaling, const at::Tensor& dy_TO,
+                  const at::Tensor& du_TG, const at::Tensor& x_TI, const at::Tensor& u_TG);
+
 // u_TG = dropout(x) A^T per site, kept for the backward; y_TO += scaling * u B^T in each site's
-// columns. A group without sites changes nothing. scratch_TI: memory for dropped inputs, needed when
-// key.p > 0 only.
+// columns. scratch_TI: memory for dropped inputs, needed when key.p > 0 only.
 void AddForward(const Group& group, double scaling, const at::Tensor& x_TI, const DropoutKey& key,
                 at::Tensor& scratch_TI, at::Tensor& u_TG, at::Tensor& y_TO);
 

@@ -142,22 +142,11 @@ absl::Status LoadLayer(Loader& loader, const format::ModelConfig& m, int64_t ind
   return status;
 }
 
-at::Tensor NewScratch(const BaseModel& model) {
-  int64_t largest = 0;
-  for (const LayerWeights& layer : model.layers) {
-    for (const FrozenLinear* linear : {&layer.qkv, &layer.o, &layer.gate_up, &layer.down}) {
-      if (linear->quantized()) largest = std::max(largest, linear->in() * linear->out());
-    }
-  }
-  return at::empty({largest},
-                   at::TensorOptions().device(model.options.device).dtype(model.options.dtype));
-}
-
 }  // namespace
 
 int64_t BaseModel::bytes() const {
   auto of = [](const at::Tensor& t) { return static_cast<int64_t>(t.nbytes()); };
-  int64_t sum = of(embed_VD) + of(final_norm_D) + of(inv_freq) + of(scratch);
+  int64_t sum = of(embed_VD) + of(final_norm_D) + of(inv_freq);
   if (!lm_head_VD.is_same(embed_VD)) sum += of(lm_head_VD);
   for (const LayerWeights& l : layers) {
     sum += of(l.input_norm_D) + of(l.post_norm_D) + l.qkv.bytes() + l.o.bytes() +
@@ -166,9 +155,8 @@ int64_t BaseModel::bytes() const {
   return sum;
 }
 
-void BaseModel::Finish() {
-  inv_freq = at::tensor(format::InverseFrequencies(config)).to(at::kFloat).to(options.device);
-  scratch = NewScratch(*this);
+at::Tensor InverseFrequencies(const format::ModelConfig& config, at::Device device) {
+  return at::tensor(format::InverseFrequencies(config)).to(at::kFloat).to(device);
 }
 
 absl::StatusOr<std::shared_ptr<BaseModel>> LoadBaseModel(const format::ModelSource& source,
@@ -196,7 +184,7 @@ absl::StatusOr<std::shared_ptr<BaseModel>> LoadBaseModel(const format::ModelSour
   for (int64_t i = 0; i < m.num_hidden_layers; ++i) {
     if (absl::Status s = LoadLayer(loader, m, i, &model->layers[i]); !s.ok()) return s;
   }
-  model->Finish();
+  model->inv_freq = InverseFrequencies(m, options.device);
   return model;
 }
 

@@ -32,7 +32,7 @@ struct LayerWeights {
   FrozenLinear down;
 };
 
-// Immutable after loading, but for the scratch: one run at a time uses it.
+// Immutable after loading.
 struct BaseModel {
   format::ModelConfig config;
   LoadOptions options;
@@ -41,12 +41,12 @@ struct BaseModel {
   at::Tensor final_norm_D;
   at::Tensor inv_freq;              // float32 [E/2], scaling applied
   std::vector<LayerWeights> layers;
-  at::Tensor scratch;               // compute type: the largest fused linear, dequantized
 
-  // Makes inv_freq and scratch, which follow from the rest.
-  void Finish();
   int64_t bytes() const;  // of everything above
 };
+
+// float32 [E/2], on the device.
+at::Tensor InverseFrequencies(const format::ModelConfig& config, at::Device device);
 
 // Reads and, where asked, quantizes every weight; needs host memory for the largest matrix in float32
 // beside the result. INVALID_ARGUMENT names file, tensor and element for weights that are missing, of

@@ -13,6 +13,7 @@ Decoder::Decoder(const BaseModel& base, lora::Adapter& adapter, const DecoderOpt
       adapter_(adapter),
       options_(options),
       chunk_rows_(plan::LogitsChunkRows(base.config.vocab_size)),
+      scratch_elements_(ScratchElements(base, adapter)),
       workspace_(base.options.device),
       layers_(base.layers.size()) {}
 
@@ -22,6 +23,7 @@ PassContext Decoder::Pass(const DeviceBatch& batch) {
   pass.adapter = &adapter_;
   pass.batch = &batch;
   pass.workspace = &workspace_;
+  pass.scratch = workspace_.Take("dequantized_weight", 0, {scratch_elements_}, base_.options.dtype);
   pass.dropout.sites = static_cast<int64_t>(adapter_.sites().size());
   pass.deterministic = options_.deterministic;
   return pass;
@@ -66,7 +68,10 @@ void Decoder::ForwardBackward(const DeviceBatch& batch, const at::Tensor& grad_s
 
   const at::Tensor x_TD = ForwardLayers(pass, /*keep=*/true);
   const at::Tensor hidden_TD = FinalNorm(x_TD);
-  at::Tensor dhidden_TD = workspace_.Take("hidden.gradient", 0, x_TD.sizes(), x_TD.scalar_type());
+  const Extended gradient_TD =
+      workspace_.TakeExtended("hidden.gradient", 0, x_TD.size(0), x_TD.size(1),
+                              ResidualSpare(adapter_), x_TD.scalar_type());
+  at::Tensor dhidden_TD = gradient_TD.main();
   LmHeadLoss(hidden_TD, base_.lm_head_VD, batch,
              {chunk_rows_, options_.label_smoothing, grad_scale}, workspace_, dhidden_TD, sums);
 
@@ -80,7 +85,7 @@ void Decoder::ForwardBackward(const DeviceBatch& batch, const at::Tensor& grad_s
       at::Tensor out_TD = LayerInput(i + 1, batch);
       LayerForward(pass, i, /*slot=*/0, &a, out_TD);
     }
-    LayerBackward(pass, i, &a, /*need_input_gradient=*/i > 0, dx_TD);
+    LayerBackward(pass, i, &a, /*need_input_gradient=*/i > 0, gradient_TD);
     a = {};
   }
 }

@@ -54,6 +54,7 @@ class Decoder {
   lora::Adapter& adapter_;
   const DecoderOptions options_;
   const int64_t chunk_rows_;
+  const int64_t scratch_elements_;
   Workspace workspace_;
   std::vector<LayerActivations> layers_;
   at::Tensor final_rstd_T_;

@@ -36,15 +36,28 @@ int64_t FrozenLinear::bytes() const {
   return sum;
 }
 
+// Rows start at multiples of 16 bytes where the weight's own do.
+int64_t FrozenLinear::RowStride(int64_t border) const { return in_ + (border + 7) / 8 * 8; }
+
+int64_t FrozenLinear::ScratchElements(int64_t border) const {
+  return quantized() ? (out_ + border) * RowStride(border) : 0;
+}
+
 at::Tensor FrozenLinear::Weight(const at::Tensor& scratch) const {
-  if (parts_.empty()) return dense_OI_;
+  return quantized() ? Extended(scratch, 0) : dense_OI_;
+}
+
+at::Tensor FrozenLinear::Extended(const at::Tensor& scratch, int64_t border) const {
+  at::Tensor all = scratch.narrow(0, 0, ScratchElements(border))
+                       .view({out_ + border, RowStride(border)})
+                       .narrow(1, 0, in_ + border);
   int64_t row = 0;
   for (const auto& part : parts_) {
-    at::Tensor slice = scratch.narrow(0, row * in_, part.shape[0] * in_);
-    kernels::Nf4Dequantize(part, slice);
+    at::Tensor rows = all.narrow(0, row, part.shape[0]).narrow(1, 0, in_);
+    kernels::Nf4Dequantize(part, rows);
     row += part.shape[0];
   }
-  return scratch.narrow(0, 0, out_ * in_).view({out_, in_});
+  return all;
 }
 
 }  // namespace finetuned::model

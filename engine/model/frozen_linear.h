@@ -29,11 +29,17 @@ class FrozenLinear {
   const std::vector<kernels::Nf4Tensor>& parts() const { return parts_; }
   int64_t bytes() const;
 
-  // The weight [O, I] in the compute type: the dense tensor itself, or the parts dequantized into the
-  // front of `scratch` (compute type, at least O * I elements), valid until scratch is used again.
+  // The weight [O, I] in the compute type: the dense tensor itself, or Extended(scratch, 0).
   at::Tensor Weight(const at::Tensor& scratch) const;
+  // REQUIRES: quantized(). The parts dequantized into the upper left [O, I] of a matrix
+  // [O + border, I + border] at the front of `scratch` (compute type, ScratchElements(border)), valid until
+  // scratch is used again. The border is not written.
+  at::Tensor Extended(const at::Tensor& scratch, int64_t border) const;
+  int64_t ScratchElements(int64_t border) const;
 
  private:
+  int64_t RowStride(int64_t border) const;
+
   int64_t in_ = 0, out_ = 0;
   at::Tensor dense_OI_, bias_O_;
   std::vector<kernels::Nf4Tensor> parts_;

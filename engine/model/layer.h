@@ -21,6 +21,7 @@ struct PassContext {
   const lora::Adapter* adapter = nullptr;  // null: the base alone
   const DeviceBatch* batch = nullptr;
   Workspace* workspace = nullptr;
+  at::Tensor scratch;              // for dequantized weights: ScratchElements() of the compute type
   lora::DropoutKey dropout;
   bool deterministic = false;
 };
@@ -28,23 +29,28 @@ struct PassContext {
 // What the forward pass of a layer leaves for its backward pass.
 struct LayerActivations {
   at::Tensor x_TD;         // input of the layer (residual stream); set by the caller
-  at::Tensor rstd1_T, h1_TD;
+  // Inputs of the four fused linears, each with u = x A^T behind it.
+  Extended h1_TD, attn_TD, h2_TD, act_TF;
+  at::Tensor rstd1_T, rstd2_T;
   at::Tensor qkv_TQ;       // q and k rotated
-  at::Tensor attn_TD, lse_HT;  // attn: [T, H*E]
+  at::Tensor lse_HT;
   at::Tensor mid_TD;       // residual stream after attention
-  at::Tensor rstd2_T, h2_TD;
-  at::Tensor gate_up_T2F;  // overwritten by the backward
-  at::Tensor act_TF;
-  at::Tensor u_TG[lora::kGroups];
+  Extended gate_up_T2F;    // overwritten by the backward, which puts du behind it
 };
+
+// What PassContext::scratch must hold; 0 for a dense base.
+int64_t ScratchElements(const BaseModel& base, const lora::Adapter& adapter);
+
+// Columns that the gradient of the residual stream needs behind its own.
+int64_t ResidualSpare(const lora::Adapter& adapter);
 
 // Computes out_TD from a->x_TD and fills the rest of `a` from the workspace slot `slot`.
 void LayerForward(const PassContext& pass, int64_t layer, int64_t slot, LayerActivations* a,
                   at::Tensor& out_TD);
 
-// dx_TD: in, gradient of the layer's output; out, gradient of its input. Adds to the adapter's
-// gradients. need_input_gradient false (first layer): dx_TD is left undefined in content.
+// dx: in, gradient of the layer's output; out, gradient of its input; ResidualSpare columns behind it. Adds to
+// the adapter's gradients. need_input_gradient false (first layer): dx is left undefined in content.
 void LayerBackward(const PassContext& pass, int64_t layer, LayerActivations* a,
-                   bool need_input_gradient, at::Tensor& dx_TD);
+                   bool need_input_gradient, const Extended& dx_TD);
 
 }  // namespace finetuned::model

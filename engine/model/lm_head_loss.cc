@@ -43,13 +43,11 @@ void LmHeadLoss(const at::Tensor& hidden_TD, const at::Tensor& lm_head_VD, const
     at::Tensor loss = loss_M[0].narrow(0, first, c);
     kernels::CrossEntropyChunk(logits_CV, batch.target_labels_M.narrow(0, first, c), scale,
                                options.label_smoothing, train, loss,
-                               loss_M[1].narrow(0, first, c), correct_M.narrow(0, first, c));
+                               loss_M[1].narrow(0, first, c), correct_M.narrow(0, first, c),
+                               /*narrow_grad=*/train && dtype != at::kFloat);
     if (!train) continue;
-    at::Tensor dlogits_CV = logits_CV;
-    if (dtype != at::kFloat) {
-      dlogits_CV = workspace.Take("logits_gradient_chunk", 0, {c, v}, dtype);
-      dlogits_CV.copy_(logits_CV);
-    }
+    const at::Tensor dlogits_CV =
+        dtype == at::kFloat ? logits_CV : kernels::NarrowGradient(logits_CV);
     at::Tensor& d_rows_CD = hidden_CD;  // the rows themselves are needed no more
     at::mm_out(d_rows_CD, dlogits_CV, lm_head_VD);
     d_hidden_TD.index_copy_(0, rows.to(at::kLong), d_rows_CD);

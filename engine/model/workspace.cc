@@ -16,6 +16,11 @@ at::Tensor Workspace::Take(std::string_view name, int64_t layer, at::IntArrayRef
   return buffer.narrow(0, 0, n).view(shape);
 }
 
+Extended Workspace::TakeExtended(std::string_view name, int64_t layer, int64_t rows,
+                                 int64_t columns, int64_t spare, at::ScalarType dtype) {
+  return {Take(name, layer, {rows, columns + (spare + 7) / 8 * 8}, dtype), columns};
+}
+
 std::map<std::string, int64_t> Workspace::Bytes() const {
   std::map<std::string, int64_t> sums;
   for (const auto& [key, buffer] : buffers_) {

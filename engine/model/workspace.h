@@ -11,6 +11,17 @@
 
 namespace finetuned::model {
 
+// A matrix with room for more columns behind its own: there lies the adapters' part of what a product reads.
+struct Extended {
+  at::Tensor buffer_TS;  // row stride S: a multiple of 8 above `columns`
+  int64_t columns = 0;
+
+  bool defined() const { return buffer_TS.defined(); }
+  at::Tensor main() const { return With(0); }
+  at::Tensor low(int64_t ranks) const { return buffer_TS.narrow(1, columns, ranks); }
+  at::Tensor With(int64_t ranks) const { return buffer_TS.narrow(1, 0, columns + ranks); }
+};
+
 // Each (name, layer) owns one allocation that grows to the largest request, so after the largest
 // micro-batch nothing is allocated any more. Not thread safe.
 class Workspace {
@@ -23,6 +34,9 @@ class Workspace {
   // again invalidates what was taken before. `name` must outlive the workspace (a literal).
   at::Tensor Take(std::string_view name, int64_t layer, at::IntArrayRef shape,
                   at::ScalarType dtype);
+
+  Extended TakeExtended(std::string_view name, int64_t layer, int64_t rows, int64_t columns,
+                        int64_t spare, at::ScalarType dtype);
 
   // Bytes by name, all layers together: what the plan is compared with.
   std::map<std::string, int64_t> Bytes() const;

@@ -128,8 +128,9 @@ int64_t MemoryPlan::component(const std::string& name) const {
 }
 
 int64_t LogitsChunkRows(int64_t vocab_size) {
-  constexpr int64_t kLogitsBytes = 64ll << 20;
-  return std::clamp<int64_t>(kLogitsBytes / (4 * std::max<int64_t>(1, vocab_size)), 64, 1024);
+  constexpr int64_t kLogitsBytes = 256ll << 20;
+  const int64_t rows = kLogitsBytes / (4 * std::max<int64_t>(1, vocab_size));
+  return std::clamp<int64_t>(rows / 128 * 128, 128, 1024);
 }
 
 MemoryPlan PlanMemory(const PlanInput& input) {
@@ -140,9 +141,6 @@ MemoryPlan PlanMemory(const PlanInput& input) {
   AddActivations(input, c);
   const int64_t rows = LogitsChunkRows(input.model.vocab_size);
   c.Add("logits", "logits_chunk", rows * input.model.vocab_size * 4);
-  if (input.compute_bytes != 4) {
-    c.Add("logits", "logits_gradient_chunk", rows * input.model.vocab_size * input.compute_bytes);
-  }
   if (input.on_gpu) {
     c.Add("runtime", "cuda_context", 500ll << 20);
     c.Add("runtime", "cublas_workspace", 72ll << 20);

@@ -1,5 +1,6 @@
 #include "engine/train/device.h"
 
+#include <ATen/ATen.h>
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
 #include <sys/resource.h>
@@ -94,6 +95,7 @@ void ResetPeak(const at::Device& device) {
 void CapMemory(const at::Device& device, int64_t bytes) {
 #ifdef FINETUNED_HAVE_CUDA
   if (!device.is_cuda()) return;
+  at::empty({1}, at::TensorOptions().device(device));  // the first allocation makes the allocator
   size_t free = 0, total = 0;
   cudaMemGetInfo(&free, &total);
   const double fraction = bytes > 0 ? static_cast<double>(bytes) / static_cast<double>(total) : 1.0;

@@ -79,7 +79,7 @@ std::shared_ptr<model::BaseModel> RandomModel(const format::ModelConfig& config,
     layer.down = Linear({config.hidden_size}, config.intermediate_size, options);
     base->layers.push_back(std::move(layer));
   }
-  base->Finish();
+  base->inv_freq = model::InverseFrequencies(config, options.device);
   return base;
 }
 

@@ -44,4 +44,11 @@ at::Tensor LlamaInvFreq(int64_t E);
 // Positions 0, 1, ... per document.
 at::Tensor Positions(const std::vector<int32_t>& cu_seqlens);
 
+// A matrix like `x` whose rows lie `spare` elements further apart; the spare columns hold what the memory did.
+inline at::Tensor Spread(const at::Tensor& x, int64_t spare) {
+  at::Tensor wide = at::full({x.size(0), x.size(1) + spare}, 7, x.options());
+  wide.narrow(1, 0, x.size(1)).copy_(x);
+  return wide.narrow(1, 0, x.size(1));
+}
+
 }  // namespace finetuned::kernels

@@ -35,6 +35,19 @@ TEST(Swiglu, BackwardInPlaceRewritesHOverItsGradient) {
   EXPECT_TRUE(SameBits(dh_then_h, h));
 }
 
+TEST(Swiglu, RowsMayLieApart) {
+  const Tensor x = Normal({33, 40}, 1).to(at::kFloat), dh = Normal({33, 20}, 2).to(at::kFloat);
+  Tensor h = Poisoned({33, 20}, at::kFloat), d = Poisoned({33, 40}, at::kFloat);
+  SwigluForward(x, h);
+  SwigluBackward(dh, x, d);
+  const Tensor apart = Spread(x, 3);
+  Tensor h_apart = Spread(h.mul(0), 5), d_apart = apart;
+  SwigluForward(apart, h_apart);
+  SwigluBackward(dh, apart, d_apart);
+  EXPECT_TRUE(SameBits(h_apart.contiguous(), h));
+  EXPECT_TRUE(SameBits(d_apart.contiguous(), d));
+}
+
 TEST(Swiglu, LargeGatesSaturate) {
   const Tensor x = at::tensor({-1e4f, -90.0f, 90.0f, 1e4f, 1.0f, 1.0f, 1.0f, 1.0f}).view({1, 8});
   Tensor h = Poisoned({1, 4}, at::kFloat);
