@@ -46,6 +46,18 @@ if(FINETUNED_BUILD_ENGINE)
     target_link_libraries(ft_torch INTERFACE
       -Wl,--no-as-needed ${_torch}/lib/libtorch_cuda.so ${_torch}/lib/libc10_cuda.so
       -Wl,--as-needed CUDA::cudart)
+    # cuDNN's attention is used where its headers (CUDA toolkit) and those of its graph API (PyPI) are there.
+    find_path(FINETUNED_CUDNN_INCLUDE cudnn.h HINTS ${CUDAToolkit_INCLUDE_DIRS})
+    find_library(FINETUNED_CUDNN_LIBRARY cudnn HINTS ${CUDAToolkit_LIBRARY_DIR})
+    find_path(FINETUNED_CUDNN_FRONTEND_INCLUDE cudnn_frontend.h
+              HINTS ${FINETUNED_SITE_PACKAGES}/include NO_DEFAULT_PATH)
+    if(FINETUNED_CUDNN_INCLUDE AND FINETUNED_CUDNN_LIBRARY AND FINETUNED_CUDNN_FRONTEND_INCLUDE)
+      add_library(ft_cudnn INTERFACE)
+      target_include_directories(ft_cudnn SYSTEM INTERFACE ${FINETUNED_CUDNN_INCLUDE}
+                                 ${FINETUNED_CUDNN_FRONTEND_INCLUDE})
+      target_link_libraries(ft_cudnn INTERFACE ${FINETUNED_CUDNN_LIBRARY} CUDA::nvrtc
+                            CUDA::cudart)
+    endif()
     list(APPEND _rpath /usr/local/cuda/lib64 /usr/local/cuda/extras/CUPTI/lib64)
   endif()
   list(JOIN _rpath ":" _rpath_joined)

@@ -49,7 +49,7 @@ install_pinned() {
 }
 
 torch_packages=(torch==2.11.0 nvidia-cusparselt-cu13==0.8.0 nvidia-nvshmem-cu13==3.4.5
-  nvidia-cufile==1.15.1.6 googleapis-common-protos==1.70.0)
+  nvidia-cufile==1.15.1.6 googleapis-common-protos==1.70.0 nvidia-cudnn-frontend==1.32.0)
 if [ ! -e /usr/local/cuda/lib64/libcudart.so.13 ]; then
   # Without a CUDA 13 toolkit the CPU half of LibTorch still needs these two libraries.
   torch_packages+=(nvidia-cuda-runtime==13.0.96 nvidia-cuda-cupti==13.0.85)

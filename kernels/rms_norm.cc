@@ -19,14 +19,17 @@ at::ScalarType StatType(const at::Tensor& x) {
   return x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
 }
 
+// delta, sum: both or neither.
 void Forward(const char* op, const at::Tensor& x_TD, const at::Tensor* delta_TD,
-             const at::Tensor& w_D, double eps, at::Tensor& y_TD, at::Tensor& rstd_T) {
+             const at::Tensor& w_D, double eps, at::Tensor* sum_TD, at::Tensor& y_TD,
+             at::Tensor& rstd_T) {
   RECORD_FUNCTION(op, c10::ArrayRef<const c10::IValue>{});
   const Dtype dtype = DtypeOf(op, x_TD);
   TORCH_CHECK(x_TD.dim() == 2, op, ": x has shape ", x_TD.sizes(), ", expected [T, D]");
   CheckTensor(op, "x", x_TD, x_TD.sizes(), x_TD.scalar_type(), x_TD.device());
   if (delta_TD) {
     CheckTensor(op, "delta", *delta_TD, x_TD.sizes(), x_TD.scalar_type(), x_TD.device());
+    CheckTensor(op, "sum", *sum_TD, x_TD.sizes(), x_TD.scalar_type(), x_TD.device());
   }
   const bool mixed = CheckWeight(op, w_D, x_TD);
   const int64_t y_stride = CheckRows(op, "y", y_TD, x_TD.sizes(), x_TD.scalar_type(), x_TD.device());
@@ -35,6 +38,7 @@ void Forward(const char* op, const at::Tensor& x_TD, const at::Tensor* delta_TD,
   const RmsNormForwardParams p = {
       .x = x_TD.data_ptr(),
       .delta = delta_TD ? delta_TD->data_ptr() : nullptr,
+      .sum = sum_TD ? sum_TD->data_ptr() : nullptr,
       .w = w_D.data_ptr(),
       .y = y_TD.data_ptr(),
       .y_stride = y_stride,
@@ -55,12 +59,12 @@ void Forward(const char* op, const at::Tensor& x_TD, const at::Tensor* delta_TD,
 
 void RmsNormForward(const at::Tensor& x_TD, const at::Tensor& w_D, double eps, at::Tensor& y_TD,
                     at::Tensor& rstd_T) {
-  Forward("RmsNormForward", x_TD, nullptr, w_D, eps, y_TD, rstd_T);
+  Forward("RmsNormForward", x_TD, nullptr, w_D, eps, nullptr, y_TD, rstd_T);
 }
 
-void AddRmsNormForward(at::Tensor& residual_TD, const at::Tensor& delta_TD, const at::Tensor& w_D,
-                       double eps, at::Tensor& y_TD, at::Tensor& rstd_T) {
-  Forward("AddRmsNormForward", residual_TD, &delta_TD, w_D, eps, y_TD, rstd_T);
+void AddRmsNormForward(const at::Tensor& x_TD, const at::Tensor& delta_TD, const at::Tensor& w_D,
+                       double eps, at::Tensor& sum_TD, at::Tensor& y_TD, at::Tensor& rstd_T) {
+  Forward("AddRmsNormForward", x_TD, &delta_TD, w_D, eps, &sum_TD, y_TD, rstd_T);
 }
 
 void RmsNormBackward(const at::Tensor& dy_TD, const at::Tensor& x_TD, const at::Tensor& w_D,

@@ -18,9 +18,9 @@ namespace finetuned::kernels {
 void RmsNormForward(const at::Tensor& x_TD, const at::Tensor& w_D, double eps, at::Tensor& y_TD,
                     at::Tensor& rstd_T);
 
-// residual += delta (rounded to its dtype), then y and rstd as RmsNormForward(residual).
-void AddRmsNormForward(at::Tensor& residual_TD, const at::Tensor& delta_TD, const at::Tensor& w_D,
-                       double eps, at::Tensor& y_TD, at::Tensor& rstd_T);
+// sum = x + delta, rounded to their dtype, then y and rstd as RmsNormForward(sum). sum_TD may be x_TD.
+void AddRmsNormForward(const at::Tensor& x_TD, const at::Tensor& delta_TD, const at::Tensor& w_D,
+                       double eps, at::Tensor& sum_TD, at::Tensor& y_TD, at::Tensor& rstd_T);
 
 // dx = gradient of the norm with respect to x; the weight is frozen and gets none.
 //   x_TD, rstd_T  the values of the forward call.

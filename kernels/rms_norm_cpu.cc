@@ -11,11 +11,13 @@ namespace {
 int64_t RowsPerTask(int64_t D) { return 1 + 32768 / D; }
 
 template <typename R>
-void ForwardRow(R* x, const R* delta, const R* w, R* y, R* rstd, int64_t D, double eps) {
+void ForwardRow(const R* x, const R* delta, R* added, const R* w, R* y, R* rstd, int64_t D,
+                double eps) {
   R sum = 0;
   if (delta) {
 #pragma omp simd
-    for (int64_t d = 0; d < D; ++d) x[d] += delta[d];
+    for (int64_t d = 0; d < D; ++d) added[d] = x[d] + delta[d];
+    x = added;
   }
 #pragma omp simd reduction(+ : sum)
   for (int64_t d = 0; d < D; ++d) sum += x[d] * x[d];
@@ -46,7 +48,8 @@ void Forward(const RmsNormForwardParams& p) {
   at::parallel_for(0, p.T, RowsPerTask(p.D), [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
       const R* delta = p.delta ? static_cast<const R*>(p.delta) + t * p.D : nullptr;
-      ForwardRow(static_cast<R*>(p.x) + t * p.D, delta, static_cast<const R*>(p.w),
+      R* added = p.delta ? static_cast<R*>(p.sum) + t * p.D : nullptr;
+      ForwardRow(static_cast<const R*>(p.x) + t * p.D, delta, added, static_cast<const R*>(p.w),
                  static_cast<R*>(p.y) + t * p.y_stride, static_cast<R*>(p.rstd) + t, p.D, p.eps);
     }
   });

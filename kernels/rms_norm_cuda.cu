@@ -38,7 +38,7 @@ __global__ void __launch_bounds__(kThreads) rms_norm_forward_kernel(RmsNormForwa
   const int lane = threadIdx.x % kRow;
   const int64_t t = int64_t{blockIdx.x} * (kThreads / kRow) + threadIdx.x / kRow;
   if (t >= p.T) return;  // a whole warp or a whole block
-  T* x = static_cast<T*>(p.x) + t * p.D;
+  const T* x = static_cast<const T*>(p.x) + t * p.D;
   const T* delta = p.delta ? static_cast<const T*>(p.delta) + t * p.D : nullptr;
   Vec<T, kVec<T>> row[kVectors];
   float sum = 0;
@@ -53,7 +53,7 @@ __global__ void __launch_bounds__(kThreads) rms_norm_forward_kernel(RmsNormForwa
       for (int j = 0; j < kVec<T>; ++j) {
         row[i].v[j] = FromFloat<T>(ToFloat(row[i].v[j]) + ToFloat(add.v[j]));
       }
-      StoreVec(x + d, row[i]);
+      StoreVec(static_cast<T*>(p.sum) + t * p.D + d, row[i]);
     }
 #pragma unroll
     for (int j = 0; j < kVec<T>; ++j) sum += ToFloat(row[i].v[j]) * ToFloat(row[i].v[j]);
@@ -80,13 +80,17 @@ template <typename T, typename W>
 __global__ void __launch_bounds__(kThreads) rms_norm_forward_scalar_kernel(RmsNormForwardParams p) {
   __shared__ float shared[kWarp];
   const int64_t t = blockIdx.x;
-  T* x = static_cast<T*>(p.x) + t * p.D;
+  const T* x = static_cast<const T*>(p.x) + t * p.D;
   const T* delta = p.delta ? static_cast<const T*>(p.delta) + t * p.D : nullptr;
   float sum = 0;
-  for (int64_t d = threadIdx.x; d < p.D; d += kThreads) {
-    if (delta) x[d] = FromFloat<T>(ToFloat(x[d]) + ToFloat(delta[d]));
-    sum += ToFloat(x[d]) * ToFloat(x[d]);
+  if (delta) {
+    T* added = static_cast<T*>(p.sum) + t * p.D;
+    for (int64_t d = threadIdx.x; d < p.D; d += kThreads) {
+      added[d] = FromFloat<T>(ToFloat(x[d]) + ToFloat(delta[d]));
+    }
+    x = added;  // each thread reads back what it wrote itself
   }
+  for (int64_t d = threadIdx.x; d < p.D; d += kThreads) sum += ToFloat(x[d]) * ToFloat(x[d]);
   sum = BlockSum<kThreads>(sum, shared);
   const float rstd = 1.0f / sqrtf(sum / p.D + static_cast<float>(p.eps));
   if (threadIdx.x == 0) static_cast<float*>(p.rstd)[t] = rstd;
@@ -216,7 +220,7 @@ void LaunchTyped(const Params& p, Dtype dtype, bool aligned, CudaStream stream) 
 
 void RmsNormForwardCuda(const RmsNormForwardParams& p, Dtype dtype, CudaStream stream) {
   const bool aligned = Aligned16(p.x) && Aligned16(p.w) && Aligned16(p.y) && Aligned16(p.delta) &&
-                       p.y_stride % 8 == 0;
+                       Aligned16(p.sum) && p.y_stride % 8 == 0;
   LaunchTyped(p, dtype, aligned, stream);
 }
 

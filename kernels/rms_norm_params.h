@@ -8,8 +8,9 @@
 namespace finetuned::kernels {
 
 struct RmsNormForwardParams {
-  void* x;            // [T, D], read; with delta: the residual, updated
+  const void* x;      // [T, D]
   const void* delta;  // [T, D] or null
+  void* sum;          // [T, D], with delta: x + delta, what is normalized; may be x
   const void* w;      // [D]
   void* y;            // [T, D], rows y_stride apart
   int64_t y_stride;

@@ -145,6 +145,12 @@ at::Tensor EmptyLike(const at::Tensor& x) { return at::empty(x.sizes(), x.option
 // keeps it on the ordinary path.
 int64_t FlashMaxSeqlen(int64_t max_seqlen) { return std::max<int64_t>(max_seqlen, 2); }
 
+#ifdef FINETUNED_HAVE_CUDNN
+bool UsesCudnn(const VarlenAttentionInputs& in, int64_t max_seqlen) {
+  return in.q_THE.numel() > 0 && CudnnAttentionFits(in, max_seqlen);
+}
+#endif
+
 bool UsesFlash(const at::Tensor& q) { return q.is_cuda() && q.scalar_type() == at::kBFloat16; }
 
 }  // namespace
@@ -163,6 +169,13 @@ void VarlenAttentionForward(const at::Tensor& q_THE, const at::Tensor& k_TKE,
     CheckHeads(op, "out", out_THE, q_THE.sizes(), q_THE);
   }
   if (lse_HT.defined()) CheckTensor(op, "lse", lse_HT, lse_shape, stat, q_THE.device());
+#ifdef FINETUNED_HAVE_CUDNN
+  if (UsesCudnn(in, max_seqlen)) {
+    if (!out_THE.defined()) out_THE = EmptyLike(q_THE);
+    if (!lse_HT.defined()) lse_HT = at::empty(lse_shape, q_THE.options().dtype(stat));
+    return CudnnAttentionForward(in, cu_seqlens, max_seqlen, out_THE, lse_HT);
+  }
+#endif
   if (UsesFlash(q_THE) && q_THE.numel() > 0) {
     const int64_t longest = FlashMaxSeqlen(max_seqlen);
     const auto result =
@@ -197,6 +210,15 @@ void VarlenAttentionBackward(const at::Tensor& dout_THE, const at::Tensor& q_THE
   if (dq_THE.defined()) CheckHeads(op, "dq", dq_THE, q_THE.sizes(), q_THE);
   if (dk_TKE.defined()) CheckHeads(op, "dk", dk_TKE, k_TKE.sizes(), q_THE);
   if (dv_TKE.defined()) CheckHeads(op, "dv", dv_TKE, v_TKE.sizes(), q_THE);
+#ifdef FINETUNED_HAVE_CUDNN
+  if (UsesCudnn(in, max_seqlen)) {
+    if (!dq_THE.defined()) dq_THE = EmptyLike(q_THE);
+    if (!dk_TKE.defined()) dk_TKE = EmptyLike(k_TKE);
+    if (!dv_TKE.defined()) dv_TKE = EmptyLike(v_TKE);
+    return CudnnAttentionBackward(in, cu_seqlens, max_seqlen, dout_THE, out_THE, lse_HT, dq_THE,
+                                  dk_TKE, dv_TKE, deterministic);
+  }
+#endif
   if (UsesFlash(q_THE) && q_THE.numel() > 0) {
     const DeterministicScope scope(deterministic);
     // The two random number tensors are unused without dropout.

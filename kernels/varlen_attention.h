@@ -10,16 +10,19 @@
 
 namespace finetuned::kernels {
 
+// bfloat16 on CUDA: long documents on sm_90 and later go through cuDNN's graphs, everything else through
+// LibTorch's flash attention (sm_80+). Which one depends on the batch alone.
+
 // out = softmax(scale * q k^T, causal inside each document) v.
 //   q_THE, k_TKE, v_TKE  one dtype; strides [any, E, 1]: slices of a fused qkv buffer are allowed.
-//                        CUDA: bfloat16 (flash attention of LibTorch, E a multiple of 8, E <= 256)
-//                        or float32 (slow composed reference for tests). CPU: float32, float64.
+//                        CUDA: bfloat16 (E a multiple of 8, E <= 256) or float32 (slow composed reference for tests). CPU: float32, float64.
 //   cu_seqlens           int32 [N+1] on the device of q: document n is rows [cu[n], cu[n+1]);
 //                        cu[0] = 0, cu[N] = T. cu_seqlens_host: the same numbers on the host.
 //   max_seqlen           longest document.
-//   out_THE              dtype of q, rows may lie further apart than H*E. Defined: written. Undefined: set to a new tensor,
-//                        which saves a copy on CUDA.
-//   lse_HT               float32 (float64 for float64) log-sum-exp of each row; as out_THE.
+//   out_THE              dtype of q, rows may lie further apart than H*E. Defined: written. Undefined:
+//                        set to a new tensor.
+//   lse_HT               float32 (float64 for float64) log-sum-exp of each row, contiguous; as
+//                        out_THE. What cuDNN (below) leaves in it is for its backward alone.
 void VarlenAttentionForward(const at::Tensor& q_THE, const at::Tensor& k_TKE,
                             const at::Tensor& v_TKE, const at::Tensor& cu_seqlens,
                             const std::vector<int32_t>& cu_seqlens_host, int64_t max_seqlen,

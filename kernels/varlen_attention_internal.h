@@ -25,4 +25,14 @@ void VarlenAttentionBackwardCpu(const VarlenAttentionInputs& in, const at::Tenso
                                 const at::Tensor& out_THE, const at::Tensor& lse_HT,
                                 at::Tensor& dq_THE, at::Tensor& dk_TKE, at::Tensor& dv_TKE);
 
+// cuDNN's attention for bfloat16 on CUDA (varlen_attention_cudnn.cc). Its statistics fill the memory of lse_HT as
+// [T, H]. Compiled once per shape class; the class depends on the batch alone, so equal batches take equal paths.
+bool CudnnAttentionFits(const VarlenAttentionInputs& in, int64_t max_seqlen);
+void CudnnAttentionForward(const VarlenAttentionInputs& in, const at::Tensor& cu_seqlens,
+                           int64_t max_seqlen, at::Tensor& out_THE, at::Tensor& lse_HT);
+void CudnnAttentionBackward(const VarlenAttentionInputs& in, const at::Tensor& cu_seqlens,
+                            int64_t max_seqlen, const at::Tensor& dout_THE,
+                            const at::Tensor& out_THE, const at::Tensor& lse_HT, at::Tensor& dq_THE,
+                            at::Tensor& dk_TKE, at::Tensor& dv_TKE, bool deterministic);
+
 }  // namespace finetuned::kernels

@@ -175,10 +175,10 @@ void LayerForward(const PassContext& pass, int64_t layer, int64_t slot, LayerAct
                                   b.cu_seqlens_host, b.max_seqlen, AttentionScale(m), attn_THE,
                                   a->lse_HT);
   project.o.Forward(a->attn_TD, delta_TD);
-  at::add_out(a->mid_TD, a->x_TD, delta_TD);
 
   at::Tensor h2_TD = a->h2_TD.main();
-  kernels::RmsNormForward(a->mid_TD, weights.post_norm_D, m.rms_norm_eps, h2_TD, a->rstd2_T);
+  kernels::AddRmsNormForward(a->x_TD, delta_TD, weights.post_norm_D, m.rms_norm_eps, a->mid_TD,
+                             h2_TD, a->rstd2_T);
   project.gate_up.Forward(a->h2_TD, a->gate_up_T2F.main());
   at::Tensor act_TF = a->act_TF.main();
   kernels::SwigluForward(a->gate_up_T2F.main(), act_TF);

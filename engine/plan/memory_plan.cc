@@ -37,11 +37,33 @@ int64_t Nf4Bytes(int64_t n) {
   return (n + 1) / 2 + blocks + 4 * ((blocks + 255) / 256);
 }
 
-int64_t CountTargets(const PlanInput& input) {
-  int64_t n = 0;
-  for (const Linear& l : LayerLinears(input.model)) n += IsTarget(input, l.name);
-  return n;
-}
+// The fused linears of a layer, each with the sum of its adapters' ranks.
+struct Fused {
+  int64_t in, out, ranks;
+};
+
+struct FusedLinears {
+  Fused qkv, o, gate_up, down;
+
+  explicit FusedLinears(const PlanInput& input) {
+    const auto linears = LayerLinears(input.model);
+    const auto fuse = [&](size_t first, size_t count) {
+      Fused f = {linears[first].in, 0, 0};
+      for (size_t i = first; i < first + count; ++i) {
+        f.out += linears[i].out;
+        f.ranks += IsTarget(input, linears[i].name) ? input.lora_rank : 0;
+      }
+      return f;
+    };
+    qkv = fuse(0, 3);
+    o = fuse(3, 1);
+    gate_up = fuse(4, 2);
+    down = fuse(6, 1);
+  }
+};
+
+// Columns kept free behind a matrix for the adapters' part of a product: rows start at multiples of 8.
+int64_t Spare(int64_t ranks) { return (ranks + 7) / 8 * 8; }
 
 class Collector {
  public:
@@ -60,17 +82,19 @@ void AddWeights(const PlanInput& in, Collector& c) {
   c.Add("weights", "embed_tokens", embedding);
   if (!m.tie_word_embeddings) c.Add("weights", "lm_head", embedding);
   c.Add("weights", "norms", (2 * m.num_hidden_layers + 1) * m.hidden_size * in.compute_bytes);
-  int64_t largest = 0;
   for (const Linear& l : LayerLinears(m)) {
     const int64_t n = l.in * l.out;
     const int64_t bytes = in.base == BaseFormat::kNf4 ? Nf4Bytes(n) : n * in.compute_bytes;
     c.Add("weights", std::string("layer.") + l.name, m.num_hidden_layers * bytes);
-    largest = std::max(largest, n);
   }
   if (in.base == BaseFormat::kNf4) {
-    // One reused buffer holds the dequantized fused matrix in use: gate and up together.
-    const int64_t fused = std::max(largest, 2 * m.hidden_size * m.intermediate_size);
-    c.Add("runtime", "dequantized_weight", fused * in.compute_bytes);
+    // One reused buffer holds the fused matrix in use, dequantized, with its adapters around it.
+    const FusedLinears fused(in);
+    int64_t largest = 0;
+    for (const Fused& f : {fused.qkv, fused.o, fused.gate_up, fused.down}) {
+      largest = std::max(largest, (f.out + f.ranks) * (f.in + Spare(f.ranks)));
+    }
+    c.Add("runtime", "dequantized_weight", largest * in.compute_bytes);
   }
 }
 
@@ -84,33 +108,40 @@ void AddAdapter(const PlanInput& in, Collector& c) {
         in.optimizer == Optimizer::kAdamW8bit ? 2 * n + 8 * ((n + 255) / 256) : 8 * n);
 }
 
-// What the forward pass of one layer keeps for the backward pass, per token.
-int64_t SavedBytesPerToken(const PlanInput& in) {
-  const ModelConfig& m = in.model;
-  const int64_t e = in.compute_bytes;
-  const int64_t attention = 2 * m.q_size() + 2 * m.kv_size();  // q, k, v, attention output
-  const int64_t residuals = 4 * m.hidden_size;  // two layer inputs and their normalised copies
-  const int64_t mlp = 3 * m.intermediate_size;  // gate, up, product
-  const int64_t lora = CountTargets(in) * in.lora_rank;
-  return e * (attention + residuals + mlp + lora) + 4 * (m.num_attention_heads + 2);
-}
-
+// The workspace of engine/model, by the names it has there.
 void AddActivations(const PlanInput& in, Collector& c) {
   const ModelConfig& m = in.model;
-  const int64_t tokens = in.micro_batch_size * in.max_seq_length;
-  const int64_t e = in.compute_bytes;
-  const int64_t saved = tokens * SavedBytesPerToken(in);
-  if (in.activation_checkpointing) {
-    c.Add("activations", "layer.input", m.num_hidden_layers * tokens * m.hidden_size * e);
-    c.Add("activations", "recomputed_layer", saved);
-  } else {
-    c.Add("activations", "layer.saved", m.num_hidden_layers * saved);
-  }
-  // Gradients alive at once in the backward pass of a layer.
-  c.Add("activations", "backward_workspace",
-        tokens * e * (3 * m.hidden_size + 2 * m.q_size() + 2 * m.kv_size() + 3 * m.intermediate_size));
-  c.Add("activations", "hidden", tokens * e * 3 * m.hidden_size);
-  c.Add("activations", "tokens", tokens * 4 * 4);
+  const FusedLinears fused(in);
+  const int64_t t = in.micro_batch_size * in.max_seq_length, d = m.hidden_size, f = m.intermediate_size;
+  const auto add = [&](const char* name, int64_t copies, int64_t columns, int64_t element_bytes) {
+    c.Add("activations", name, copies * t * columns * element_bytes);
+  };
+  const int64_t e = in.compute_bytes, layers = m.num_hidden_layers;
+  add("layer.input", layers + 1, d, e);
+  // What a layer's forward leaves for its backward: of every layer, or of the one that is recomputed.
+  const int64_t kept = in.activation_checkpointing ? 1 : layers;
+  add("layer.h1", kept, d + Spare(fused.qkv.ranks), e);
+  add("layer.qkv", kept, fused.qkv.out, e);
+  add("layer.attn", kept, m.q_size() + Spare(fused.o.ranks), e);
+  add("layer.lse", kept, m.num_attention_heads, 4);
+  add("layer.mid", kept, d, e);
+  add("layer.h2", kept, d + Spare(fused.gate_up.ranks), e);
+  add("layer.gate_up", kept, 2 * f + Spare(fused.gate_up.ranks), e);
+  add("layer.act", kept, f + Spare(fused.down.ranks), e);
+  add("layer.rstd1", kept, 1, 4);
+  add("layer.rstd2", kept, 1, 4);
+  add("layer_output", 1, d, e);
+  add("hidden", 1, d, e);
+  add("hidden.rstd", 1, 1, 4);
+  add("hidden.gradient", 1, d + Spare(std::max(fused.o.ranks, fused.down.ranks)), e);
+  add("backward.act", 1, f, e);
+  add("backward.h", 1, d, e);
+  add("backward.attn", 1, m.q_size(), e);
+  add("backward.qkv", 1, fused.qkv.out + Spare(fused.qkv.ranks), e);
+  // Ids, positions, rows and labels of targets; their losses and hits.
+  add("tokens", 1, 4, 4);
+  add("loss.per_target", 1, 2, 4);
+  add("loss.correct", 1, 1, 1);
 }
 
 }  // namespace
@@ -139,8 +170,10 @@ MemoryPlan PlanMemory(const PlanInput& input) {
   AddWeights(input, c);
   AddAdapter(input, c);
   AddActivations(input, c);
-  const int64_t rows = LogitsChunkRows(input.model.vocab_size);
+  const int64_t rows = std::min(LogitsChunkRows(input.model.vocab_size),
+                                input.micro_batch_size * input.max_seq_length);
   c.Add("logits", "logits_chunk", rows * input.model.vocab_size * 4);
+  c.Add("logits", "loss.hidden", rows * input.model.hidden_size * input.compute_bytes);
   if (input.on_gpu) {
     c.Add("runtime", "cuda_context", 500ll << 20);
     c.Add("runtime", "cublas_workspace", 72ll << 20);

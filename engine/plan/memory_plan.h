@@ -40,7 +40,8 @@ struct MemoryPlan {
 };
 
 // Rows of the logits chunk of lm_head + loss for this vocabulary: at most 256 MiB of float32 logits
-// in multiples of 128 rows, between 128 and 1024: enough rows for products at full speed. The engine uses the same function.
+// in multiples of 128 rows, between 128 and 1024: enough rows for products at full speed. The engine uses
+// the same function.
 int64_t LogitsChunkRows(int64_t vocab_size);
 
 // Upper bound of the bytes the engine asks of the device for one micro-batch of

@@ -1,8 +1,10 @@
 """Starts a real daemon in a temporary directory and drives it with the command line client."""
 
+import atexit
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -29,6 +31,13 @@ class Daemon:
             f"metrics:\n  address: 127.0.0.1:0\n" + config_extra
         )
         self.process = None
+        atexit.register(self.clean)
+
+    def clean(self):
+        """Nothing stays behind, also when a test fails."""
+        if self.process is not None and self.process.poll() is None:
+            self.kill()
+        shutil.rmtree(self.dir, ignore_errors=True)
 
     def start(self):
         log = open(self.dir / "daemon.log", "a")

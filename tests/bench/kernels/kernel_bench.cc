@@ -100,7 +100,7 @@ void RunNorm(const Bench& bench, const Model& m) {
   const double row = 2.0 * m.T * m.D;
   const std::string shape = Shape(m, m.T, m.D);
   bench.Run("rms_norm", shape, 2 * row, [&] { RmsNormForward(x, w, 1e-5, y, rstd); });
-  bench.Run("rms_norm_add", shape, 4 * row, [&] { AddRmsNormForward(x, delta, w, 1e-5, y, rstd); });
+  bench.Run("rms_norm_add", shape, 4 * row, [&] { AddRmsNormForward(x, delta, w, 1e-5, x, y, rstd); });
   bench.Run("rms_norm_backward", shape, 4 * row,
             [&] { RmsNormBackward(delta, x, w, rstd, true, y); });
 }

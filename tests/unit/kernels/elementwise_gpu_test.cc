@@ -77,7 +77,7 @@ TEST_F(ElementwiseGpu, AddRmsNormAndAccumulatingBackward) {
       const Tensor sum = residual.gpu + delta.gpu;
       Tensor updated = residual.gpu.clone(), y = Poisoned({T, D}, OnGpu(type));
       Tensor rstd = Poisoned({T}, OnGpu(at::kFloat)), dx = start.gpu.clone();
-      AddRmsNormForward(updated, delta.gpu, w.gpu, 1e-5, y, rstd);
+      AddRmsNormForward(updated, delta.gpu, w.gpu, 1e-5, updated, y, rstd);
       EXPECT_TRUE(SameBits(updated, sum)) << T << "x" << D;
       Tensor y2 = Poisoned({T, D}, OnGpu(type)), rstd2 = Poisoned({T}, OnGpu(at::kFloat));
       RmsNormForward(sum, w.gpu, 1e-5, y2, rstd2);

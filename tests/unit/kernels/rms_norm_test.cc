@@ -41,7 +41,7 @@ TEST(RmsNorm, AddWritesTheResidualAndNormalizesIt) {
   const Tensor sum = residual + delta;
   Tensor y = Poisoned({7, 64}, at::kFloat), rstd = Poisoned({7}, at::kFloat);
   Tensor y2 = y.clone(), rstd2 = rstd.clone();
-  AddRmsNormForward(residual, delta, w, 1e-6, y, rstd);
+  AddRmsNormForward(residual, delta, w, 1e-6, residual, y, rstd);
   RmsNormForward(sum, w, 1e-6, y2, rstd2);
   EXPECT_TRUE(SameBits(residual, sum));
   EXPECT_TRUE(SameBits(y, y2));

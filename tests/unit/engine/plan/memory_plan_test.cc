@@ -79,8 +79,8 @@ TEST(SuggestFitting, HopelessBudgetHasNoSuggestion) {
 
 TEST(LogitsChunk, StaysWithinItsBounds) {
   EXPECT_EQ(LogitsChunkRows(256), 1024);
-  EXPECT_EQ(LogitsChunkRows(128256), 130);
-  EXPECT_EQ(LogitsChunkRows(1 << 20), 64);
+  EXPECT_EQ(LogitsChunkRows(128256), 512);
+  EXPECT_EQ(LogitsChunkRows(1 << 20), 128);
 }
 
 TEST(FormatGigabytes, PicksTheUnit) {
