@@ -146,8 +146,9 @@ at::Tensor EmptyLike(const at::Tensor& x) { return at::empty(x.sizes(), x.option
 int64_t FlashMaxSeqlen(int64_t max_seqlen) { return std::max<int64_t>(max_seqlen, 2); }
 
 #ifdef FINETUNED_HAVE_CUDNN
-bool UsesCudnn(const VarlenAttentionInputs& in, int64_t max_seqlen) {
-  return in.q_THE.numel() > 0 && CudnnAttentionFits(in, max_seqlen);
+// Its deterministic backward needs a workspace that grows with the square of the longest document.
+bool UsesCudnn(const VarlenAttentionInputs& in, int64_t max_seqlen, bool deterministic) {
+  return !deterministic && in.q_THE.numel() > 0 && CudnnAttentionFits(in, max_seqlen);
 }
 #endif
 
@@ -158,7 +159,8 @@ bool UsesFlash(const at::Tensor& q) { return q.is_cuda() && q.scalar_type() == a
 void VarlenAttentionForward(const at::Tensor& q_THE, const at::Tensor& k_TKE,
                             const at::Tensor& v_TKE, const at::Tensor& cu_seqlens,
                             const std::vector<int32_t>& cu_seqlens_host, int64_t max_seqlen,
-                            double scale, at::Tensor& out_THE, at::Tensor& lse_HT) {
+                            double scale, at::Tensor& out_THE, at::Tensor& lse_HT,
+                            bool deterministic) {
   const char* op = "VarlenAttentionForward";
   RECORD_FUNCTION(op, c10::ArrayRef<const c10::IValue>{});
   const VarlenAttentionInputs in = {q_THE, k_TKE, v_TKE, cu_seqlens_host, scale};
@@ -170,7 +172,7 @@ void VarlenAttentionForward(const at::Tensor& q_THE, const at::Tensor& k_TKE,
   }
   if (lse_HT.defined()) CheckTensor(op, "lse", lse_HT, lse_shape, stat, q_THE.device());
 #ifdef FINETUNED_HAVE_CUDNN
-  if (UsesCudnn(in, max_seqlen)) {
+  if (UsesCudnn(in, max_seqlen, deterministic)) {
     if (!out_THE.defined()) out_THE = EmptyLike(q_THE);
     if (!lse_HT.defined()) lse_HT = at::empty(lse_shape, q_THE.options().dtype(stat));
     return CudnnAttentionForward(in, cu_seqlens, max_seqlen, out_THE, lse_HT);
@@ -211,12 +213,12 @@ void VarlenAttentionBackward(const at::Tensor& dout_THE, const at::Tensor& q_THE
   if (dk_TKE.defined()) CheckHeads(op, "dk", dk_TKE, k_TKE.sizes(), q_THE);
   if (dv_TKE.defined()) CheckHeads(op, "dv", dv_TKE, v_TKE.sizes(), q_THE);
 #ifdef FINETUNED_HAVE_CUDNN
-  if (UsesCudnn(in, max_seqlen)) {
+  if (UsesCudnn(in, max_seqlen, deterministic)) {
     if (!dq_THE.defined()) dq_THE = EmptyLike(q_THE);
     if (!dk_TKE.defined()) dk_TKE = EmptyLike(k_TKE);
     if (!dv_TKE.defined()) dv_TKE = EmptyLike(v_TKE);
     return CudnnAttentionBackward(in, cu_seqlens, max_seqlen, dout_THE, out_THE, lse_HT, dq_THE,
-                                  dk_TKE, dv_TKE, deterministic);
+                                  dk_TKE, dv_TKE);
   }
 #endif
   if (UsesFlash(q_THE) && q_THE.numel() > 0) {

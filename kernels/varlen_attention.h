@@ -11,7 +11,8 @@
 namespace finetuned::kernels {
 
 // bfloat16 on CUDA: long documents on sm_90 and later go through cuDNN's graphs, everything else through
-// LibTorch's flash attention (sm_80+). Which one depends on the batch alone.
+// LibTorch's flash attention (sm_80+). Which one depends on the batch and on `deterministic` (flash) alone; both
+// calls must be given the same.
 
 // out = softmax(scale * q k^T, causal inside each document) v.
 //   q_THE, k_TKE, v_TKE  one dtype; strides [any, E, 1]: slices of a fused qkv buffer are allowed.
@@ -26,7 +27,8 @@ namespace finetuned::kernels {
 void VarlenAttentionForward(const at::Tensor& q_THE, const at::Tensor& k_TKE,
                             const at::Tensor& v_TKE, const at::Tensor& cu_seqlens,
                             const std::vector<int32_t>& cu_seqlens_host, int64_t max_seqlen,
-                            double scale, at::Tensor& out_THE, at::Tensor& lse_HT);
+                            double scale, at::Tensor& out_THE, at::Tensor& lse_HT,
+                            bool deterministic = false);
 
 // Gradients of q, k, v from dout and the values of the forward call.
 //   dq_THE, dk_TKE, dv_TKE  each defined: written, strides [any, E, 1], must not alias the inputs;

@@ -29,12 +29,12 @@ int64_t RoundUpToPowerOf2(int64_t n) {
   return static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(n)));
 }
 
-// What a compiled graph depends on. Documents, lengths and tokens are rounded up, so a run sees few classes.
+// What a compiled graph depends on. Documents and lengths are rounded up, so a run sees few classes.
 struct Class {
-  int64_t N, H, K, E, S, T;
+  int64_t N, H, K, E, S;
   std::array<int64_t, 8> row_strides;  // q k v out dout dq dk dv; 0: absent
   double scale;
-  bool backward, deterministic;
+  bool backward;
   auto operator<=>(const Class&) const = default;
 };
 
@@ -103,10 +103,7 @@ std::shared_ptr<fe::graph::Graph> Build(const Class& c) {
                              .set_causal_mask(true)
                              .set_padding_mask(true)
                              .set_seq_len_q(lengths_q)
-                             .set_seq_len_kv(lengths_kv)
-                             .set_deterministic_algorithm(c.deterministic)
-                             .set_max_total_seq_len_q(c.T)
-                             .set_max_total_seq_len_kv(c.T);
+                             .set_seq_len_kv(lengths_kv);
     auto [dq, dk, dv] = graph->sdpa_backward(q, k, v, out, dout, stats, options);
     Pack(dq->set_output(true), *graph, c, kDq, c.H, c.E, s[5], kBf16);
     Pack(dk->set_output(true), *graph, c, kDk, c.K, c.E, s[6], kBf16);
@@ -149,7 +146,6 @@ Class ClassOf(const VarlenAttentionInputs& in, int64_t max_seqlen, bool backward
   c.K = in.k_TKE.size(1);
   c.E = in.q_THE.size(2);
   c.S = RoundUpToPowerOf2(max_seqlen);
-  c.T = RoundUpToPowerOf2(in.q_THE.size(0));
   c.scale = in.scale;
   c.backward = backward;
   c.row_strides = {in.q_THE.stride(0), in.k_TKE.stride(0), in.v_TKE.stride(0)};
@@ -230,9 +226,8 @@ void CudnnAttentionForward(const VarlenAttentionInputs& in, const at::Tensor& cu
 void CudnnAttentionBackward(const VarlenAttentionInputs& in, const at::Tensor& cu_seqlens,
                             int64_t max_seqlen, const at::Tensor& dout_THE,
                             const at::Tensor& out_THE, const at::Tensor& lse_HT, at::Tensor& dq_THE,
-                            at::Tensor& dk_TKE, at::Tensor& dv_TKE, bool deterministic) {
+                            at::Tensor& dk_TKE, at::Tensor& dv_TKE) {
   Class c = ClassOf(in, max_seqlen, /*backward=*/true);
-  c.deterministic = deterministic;
   const at::Tensor* more[] = {&out_THE, &dout_THE, &dq_THE, &dk_TKE, &dv_TKE};
   for (int i = 0; i < 5; ++i) c.row_strides[3 + i] = more[i]->stride(0);
   Call call(c, cu_seqlens);

@@ -33,6 +33,6 @@ void CudnnAttentionForward(const VarlenAttentionInputs& in, const at::Tensor& cu
 void CudnnAttentionBackward(const VarlenAttentionInputs& in, const at::Tensor& cu_seqlens,
                             int64_t max_seqlen, const at::Tensor& dout_THE,
                             const at::Tensor& out_THE, const at::Tensor& lse_HT, at::Tensor& dq_THE,
-                            at::Tensor& dk_TKE, at::Tensor& dv_TKE, bool deterministic);
+                            at::Tensor& dk_TKE, at::Tensor& dv_TKE);
 
 }  // namespace finetuned::kernels

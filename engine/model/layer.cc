@@ -173,7 +173,7 @@ void LayerForward(const PassContext& pass, int64_t layer, int64_t slot, LayerAct
   at::Tensor attn_THE = AsHeads(m, a->attn_TD);
   kernels::VarlenAttentionForward(heads.q_THE, heads.k_TKE, heads.v_TKE, b.cu_seqlens,
                                   b.cu_seqlens_host, b.max_seqlen, AttentionScale(m), attn_THE,
-                                  a->lse_HT);
+                                  a->lse_HT, pass.deterministic);
   project.o.Forward(a->attn_TD, delta_TD);
 
   at::Tensor h2_TD = a->h2_TD.main();

@@ -138,6 +138,14 @@ void AddActivations(const PlanInput& in, Collector& c) {
   add("backward.h", 1, d, e);
   add("backward.attn", 1, m.q_size(), e);
   add("backward.qkv", 1, fused.qkv.out + Spare(fused.qkv.ranks), e);
+  if (in.on_gpu) {
+    // Of the backward of flash attention (kernels/varlen_attention.h); cuDNN's is smaller.
+    const int64_t rows = t + 128 * in.micro_batch_size, head = (m.head_dim + 31) / 32 * 32;
+    const int64_t grouped = m.num_key_value_heads < m.num_attention_heads ? 2 : 0;
+    c.Add("activations", "attention_workspace",
+          rows * m.num_attention_heads * (head + 1) * 4 +
+              t * e * ((1 + grouped) * m.q_size() + 2 * m.kv_size()));
+  }
   // Ids, positions, rows and labels of targets; their losses and hits.
   add("tokens", 1, 4, 4);
   add("loss.per_target", 1, 2, 4);

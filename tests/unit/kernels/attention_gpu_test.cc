@@ -32,7 +32,8 @@ struct Tensors {
 // Forward and backward into the outputs that are defined; the others come back new.
 void Compute(const Case& c, Tensors& t, bool deterministic = false) {
   const Tensor cu = at::tensor(c.cu, at::kInt).to(t.q.device());
-  VarlenAttentionForward(t.q, t.k, t.v, cu, c.cu, c.Longest(), c.Scale(), t.out, t.lse);
+  VarlenAttentionForward(t.q, t.k, t.v, cu, c.cu, c.Longest(), c.Scale(), t.out, t.lse,
+                         deterministic);
   VarlenAttentionBackward(t.dout, t.q, t.k, t.v, t.out, t.lse, cu, c.cu, c.Longest(), c.Scale(),
                           t.dq, t.dk, t.dv, deterministic);
 }
@@ -102,10 +103,13 @@ TEST_F(AttentionGpu, ReadsSlicesOfFusedQkvAndWritesSlices) {
                      FreshInput({T, 9, 64}, at::kBFloat16).gpu};
     Tensors slices = {part(qkv, 0), part(qkv, 1),   part(qkv, 2),   whole.dout,    out,
                       {},           part(d_qkv, 0), part(d_qkv, 1), part(d_qkv, 2)};
-    Compute(c, whole, true);
-    Compute(c, slices, true);
+    const bool deterministic = c.Longest() < 1024;  // cuDNN, for the long ones, is not
+    Compute(c, whole, deterministic);
+    Compute(c, slices, deterministic);
     EXPECT_TRUE(SameBits(whole.out, slices.out.contiguous()));
-    EXPECT_TRUE(SameBits(at::cat({whole.dq, whole.dk, whole.dv}, 1), d_qkv));
+    const Tensor gradient = at::cat({whole.dq, whole.dk, whole.dv}, 1);
+    EXPECT_TRUE(!deterministic || SameBits(gradient, d_qkv));
+    EXPECT_LT(RelativeError(d_qkv, gradient.to(at::kDouble)), 1.0 / 64);
   }
 }
 
