@@ -22,6 +22,7 @@
 #include "server/config/log.h"
 #include "server/config/notify.h"
 #include "server/jobs/job_manager.h"
+#include "server/metrics/gpu_monitor.h"
 #include "server/metrics/metrics.h"
 #include "server/store/store.h"
 #include "server/supervisor/supervisor.h"
@@ -31,6 +32,7 @@ namespace finetuned {
 namespace {
 
 constexpr int kBadConfig = 78;  // as in sysexits.h
+constexpr absl::Duration kGpuInterval = absl::Seconds(2);
 
 // What wakes the main thread: signals, and the word that the queue is drained.
 struct Wakers {
@@ -128,6 +130,8 @@ absl::Status Serve(const config::Config& config, const config::Environment& envi
     if (absl::Status status = metrics.Serve(config.metrics.address); !status.ok()) return status;
     LogInfo(absl::StrCat("metrics on port ", metrics.port()));
   }
+  const metrics::GpuMonitor gpu_monitor(
+      kGpuInterval, [&](const auto& readings) { metrics.Gpus(readings, absl::Now()); });
   auto server = api::Server::Start({&config, store->get(), &jobs, &metrics, FINETUNED_VERSION,
                                     supervisor::RandomToken().substr(0, 16), start_time});
   if (!server.ok()) return server.status();

@@ -29,10 +29,13 @@ struct Families {
   Counters nonfinite_steps, tokens, flops;
   Gauges predicted_bytes, peak_bytes, last_checkpoint_time;
   // device
-  Gauges gpu_info, gpu_total, gpu_used, gpu_budget, gpu_allocator;
+  Gauges gpu_info, gpu_total, gpu_used, gpu_budget, gpu_allocator, gpu_utilization, gpu_power_limit,
+      gpu_temperature, gpu_sm_clock;
+  Counters gpu_energy, gpu_throttle, gpu_xid;
   Histograms prediction_ratio;
   Counters out_of_memory;
   // store and streams
+  Counters checkpoint_failures;
   Gauges storage_free, storage_size;
   Histograms journal_sync;
   Gauges watch_streams;

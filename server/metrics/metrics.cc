@@ -15,6 +15,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "server/metrics/families.h"
+#include "server/metrics/gpu_series.h"
+#include "server/metrics/storage_use.h"
 #include "server/queue/state_machine.h"
 
 namespace finetuned::metrics {
@@ -23,6 +25,8 @@ namespace {
 using Buckets = prometheus::Histogram::BucketBoundaries;
 
 constexpr const char* kMethods[] = {"sft", "dpo", "kto", "grpo"};
+
+const prometheus::Labels kFatalOutOfMemory = {{"phase", "training"}, {"recovered", "false"}};
 
 // From a blink to days.
 Buckets Long() { return {1, 5, 15, 60, 300, 900, 3600, 4 * 3600, 12 * 3600, 24 * 3600, 72 * 3600}; }
@@ -59,12 +63,15 @@ class Metrics::Impl {
       : options_(std::move(options)), registry_(std::make_shared<prometheus::Registry>()),
         families_(registry_.get()), queue_wait_(families_.queue_wait.Add({}, Long())),
         prediction_ratio_(families_.prediction_ratio.Add({}, Ratio())),
-        journal_sync_(families_.journal_sync.Add({}, Short())) {
+        journal_sync_(families_.journal_sync.Add({}, Short())),
+        storage_use_(std::make_shared<StorageUse>(options_.state_dir)), gpus_(&families_) {
     SetBuildInfo("", "");
     families_.ready.Add({});
     families_.oldest_enqueued.Add({});
     families_.watch_streams.Add({});
     families_.watch_closed.Add({{"reason", "slow_consumer"}});
+    CheckpointFailures("read", "damaged");
+    families_.out_of_memory.Add(kFatalOutOfMemory);
     for (const char* method : kMethods) {
       families_.submitted.Add({{"method", method}});
       for (int state = v1::VALIDATING; state <= v1::CANCELLED; ++state) {
@@ -82,6 +89,10 @@ class Metrics::Impl {
     build_info_ = &families_.build_info.Add({{"version", options_.version}, {"revision", FINETUNED_REVISION},
                                              {"cuda", cuda}, {"libtorch", libtorch}});
     build_info_->Set(1);
+  }
+
+  prometheus::Counter& CheckpointFailures(const char* operation, const char* reason) {
+    return families_.checkpoint_failures.Add({{"operation", operation}, {"reason", reason}});
   }
 
   // REQUIRES: mutex_ is held. Null for a job that never had the device.
@@ -132,9 +143,10 @@ class Metrics::Impl {
   prometheus::Histogram& prediction_ratio_;
   prometheus::Histogram& journal_sync_;
   prometheus::Gauge* build_info_ = nullptr;
-  prometheus::Gauge* gpu_info_ = nullptr;
+  std::shared_ptr<StorageUse> storage_use_;
   std::unique_ptr<prometheus::Exposer> exposer_;
   std::mutex mutex_;
+  GpuSeries gpus_;                         // guarded by mutex_
   std::map<std::string, JobSeries> jobs_;  // guarded by mutex_
 };
 
@@ -148,6 +160,7 @@ absl::Status Metrics::Serve(const std::string& address) {
     return absl::UnavailableError(absl::StrCat("metrics.address: cannot listen on ", address, ": ", e.what()));
   }
   impl_->exposer_->RegisterCollectable(impl_->registry_);
+  impl_->exposer_->RegisterCollectable(impl_->storage_use_);
   return absl::OkStatus();
 }
 
@@ -158,7 +171,9 @@ int Metrics::port() const {
 }
 
 std::string Metrics::Text() const {
-  return prometheus::TextSerializer().Serialize(impl_->registry_->Collect());
+  std::vector<prometheus::MetricFamily> families = impl_->registry_->Collect();
+  for (prometheus::MetricFamily& family : impl_->storage_use_->Collect()) families.push_back(std::move(family));
+  return prometheus::TextSerializer().Serialize(families);
 }
 
 void Metrics::JobSubmitted(const std::string& method) {
@@ -288,13 +303,14 @@ void Metrics::Checkpoint(const std::string& job, absl::Time time) {
 }
 
 void Metrics::Warning(const std::string& job, const std::string& code) {
+  if (code == "CHECKPOINT_DAMAGED") impl_->CheckpointFailures("read", "damaged").Increment();
   if (code != "NON_FINITE_GRADIENT") return;
   std::lock_guard lock(impl_->mutex_);
   if (JobSeries* series = impl_->Find(job)) impl_->Add(series, job, impl_->families_.nonfinite_steps, 1);
 }
 
 void Metrics::OutOfMemory() {
-  impl_->families_.out_of_memory.Add({{"phase", "training"}, {"recovered", "false"}}).Increment();
+  impl_->families_.out_of_memory.Add(kFatalOutOfMemory).Increment();
 }
 
 void Metrics::AttemptMemory(const std::string& job, int64_t predicted_bytes) {
@@ -306,31 +322,18 @@ void Metrics::AttemptMemory(const std::string& job, int64_t predicted_bytes) {
 
 void Metrics::Device(const internal::v1::WorkerHello& hello, int64_t budget_bytes) {
   std::lock_guard lock(impl_->mutex_);
-  Families& f = impl_->families_;
   impl_->SetBuildInfo(hello.cuda_version(), hello.libtorch_version());
-  if (impl_->gpu_info_ != nullptr) f.gpu_info.Remove(impl_->gpu_info_);
-  impl_->gpu_info_ = nullptr;
-  if (!absl::StartsWith(hello.device(), "cuda")) return;
-  // "cuda:0 NVIDIA GeForce RTX 3090"
-  const size_t space = hello.device().find(' ');
-  const std::string product = space == std::string::npos ? "" : hello.device().substr(space + 1);
-  impl_->gpu_info_ = &f.gpu_info.Add({{"gpu", "0"}, {"product", product}, {"driver", hello.driver_version()}});
-  impl_->gpu_info_->Set(1);
-  const auto total = static_cast<double>(hello.device_total_bytes());
-  f.gpu_total.Add({{"gpu", "0"}}).Set(total);
-  f.gpu_used.Add({{"gpu", "0"}}).Set(total - static_cast<double>(hello.device_free_bytes()));
-  f.gpu_budget.Add({{"gpu", "0"}}).Set(budget_bytes > 0 ? static_cast<double>(budget_bytes) : total);
+  impl_->gpus_.Worker(hello, budget_bytes);
 }
 
 void Metrics::Heartbeat(const internal::v1::WorkerHeartbeat& beat) {
   std::lock_guard lock(impl_->mutex_);
-  if (impl_->gpu_info_ == nullptr) return;
-  Families& f = impl_->families_;
-  if (beat.device_used_bytes() > 0) {
-    f.gpu_used.Add({{"gpu", "0"}}).Set(static_cast<double>(beat.device_used_bytes()));
-  }
-  f.gpu_allocator.Add({{"gpu", "0"}, {"kind", "allocated"}}).Set(static_cast<double>(beat.allocated_bytes()));
-  f.gpu_allocator.Add({{"gpu", "0"}, {"kind", "reserved"}}).Set(static_cast<double>(beat.reserved_bytes()));
+  impl_->gpus_.Heartbeat(beat);
+}
+
+void Metrics::Gpus(const std::vector<GpuReading>& readings, absl::Time now) {
+  std::lock_guard lock(impl_->mutex_);
+  impl_->gpus_.Read(readings, now);
 }
 
 void Metrics::JournalSync(double seconds) { impl_->journal_sync_.Observe(seconds); }
@@ -343,6 +346,7 @@ void Metrics::Refresh(absl::Time now) {
     impl_->families_.storage_size.Add({}).Set(block * static_cast<double>(info.f_blocks));
   }
   std::lock_guard lock(impl_->mutex_);
+  impl_->gpus_.DropStale(now);
   std::vector<std::string> old;
   for (const auto& [job, series] : impl_->jobs_) {
     if (series.remove_at <= now) old.push_back(job);

@@ -3,11 +3,13 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "finetuned/internal/v1/worker.pb.h"
 #include "finetuned/v1/jobs.pb.h"
+#include "server/metrics/nvml.h"
 
 // Prometheus metrics of the daemon. No series carries a label "job" or "instance", which belong to the
 // scraper; job_id appears only on series of a job that has, or just had, the device. Thread-safe.
@@ -57,6 +59,7 @@ class Metrics {
   // Device and store.
   void Device(const internal::v1::WorkerHello& hello, int64_t budget_bytes);
   void Heartbeat(const internal::v1::WorkerHeartbeat& heartbeat);
+  void Gpus(const std::vector<GpuReading>& readings, absl::Time now);
   void JournalSync(double seconds);
   // Drops the series of jobs that left long ago and measures the file system. Called every few seconds.
   void Refresh(absl::Time now);

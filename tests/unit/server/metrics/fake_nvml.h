@@ -1,0 +1,10 @@
+#pragma once
+
+// What a test may change of the fake library's GPU; reached by dlsym(handle, "FakeNvmlGpu").
+struct FakeGpu {
+  bool driver_loaded = true;
+  bool has_energy = true;
+  unsigned long long energy_mj = 1500000;
+  unsigned long long pending_xid = 0;  // told once
+};
+extern "C" FakeGpu* FakeNvmlGpu();
