@@ -87,7 +87,8 @@ ExitCode Why(App& app, const std::string& id) {
   const v1::Job job = GetJob(client, id);
   std::cout << ShortName(job.name()) << " is " << StateName(job.state());
   if (job.state_reason() != v1::STATE_REASON_UNSPECIFIED) std::cout << " (" << ReasonName(job.state_reason()) << ")";
-  std::cout << ": " << Printable(job.state_message()) << "\n";
+  if (!job.state_message().empty()) std::cout << ": " << Printable(job.state_message());
+  std::cout << "\n";
   if (job.state() == v1::QUEUED && job.progress().queue_position() > 0) {
     std::cout << "Position " << job.progress().queue_position() << " in the queue.\n";
   }

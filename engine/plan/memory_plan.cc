@@ -186,6 +186,8 @@ MemoryPlan PlanMemory(const PlanInput& input) {
     // Context, loaded kernels and the allocator's rounding; between 0.6 and 1.0 GB on an H100.
     c.Add("runtime", "cuda_context", 830'000'000);
     c.Add("runtime", "cublas_workspace", 72ll << 20);
+  } else {
+    c.Add("runtime", "process", 600'000'000);  // code and libraries: there the process is what is measured
   }
   return plan;
 }
