@@ -54,21 +54,30 @@ void AddGradients(const Group& group, double scaling, const at::Tensor& dy_TO,
   AccumulateProduct(group.da_GI, du_TG.t(), x_TI, 1);
 }
 
-void AddForward(const Group& group, double scaling, const at::Tensor& x_TI, const DropoutKey& key,
-                at::Tensor& scratch_TI, at::Tensor& u_TG, at::Tensor& y_TO) {
+void Down(const Group& group, const at::Tensor& x_TI, const DropoutKey& key, at::Tensor& scratch_TI,
+          at::Tensor& u_TG) {
   if (group.sites.empty()) return;
-  if (key.p == 0) at::mm_out(u_TG, x_TI, group.compute_a_GI.t());
+  if (key.p == 0) {
+    at::mm_out(u_TG, x_TI, group.compute_a_GI.t());
+    return;
+  }
+  int64_t first = 0;
+  for (const Site& site : group.sites) {
+    const int64_t rank = site.compute_a_RI.size(0);
+    at::Tensor u = Columns(u_TG, first, rank);
+    Drop(site, x_TI, key, scratch_TI);
+    at::mm_out(u, scratch_TI, site.compute_a_RI.t());
+    first += rank;
+  }
+}
+
+void AddUp(const Group& group, double scaling, const at::Tensor& u_TG, const at::Tensor& y_TO) {
   int64_t first = 0;
   for (size_t i = 0; i < group.sites.size(); ++i) {
     const Site& site = group.sites[i];
     const int64_t rank = site.compute_a_RI.size(0);
-    at::Tensor u = Columns(u_TG, first, rank);
-    if (key.p > 0) {
-      Drop(site, x_TI, key, scratch_TI);
-      at::mm_out(u, scratch_TI, site.compute_a_RI.t());
-    }
     at::Tensor y = Columns(y_TO, group.first_column[i], site.out);
-    y.addmm_(u, site.compute_b_OR.t(), 1, scaling);
+    y.addmm_(Columns(u_TG, first, rank), site.compute_b_OR.t(), 1, scaling);
     first += rank;
   }
 }

@@ -31,10 +31,13 @@ void ExtendWeight(const Group& group, double scaling, bool with_a, at::Tensor& e
 void AddGradients(const Group& group, double scaling, const at::Tensor& dy_TO,
                   const at::Tensor& du_TG, const at::Tensor& x_TI, const at::Tensor& u_TG);
 
-// u_TG = dropout(x) A^T per site, kept for the backward; y_TO += scaling * u B^T in each site's
-// columns. scratch_TI: memory for dropped inputs, needed when key.p > 0 only.
-void AddForward(const Group& group, double scaling, const at::Tensor& x_TI, const DropoutKey& key,
-                at::Tensor& scratch_TI, at::Tensor& u_TG, at::Tensor& y_TO);
+// u_TG = dropout(x) A^T per site, kept for the backward. scratch_TI: memory for dropped inputs, needed
+// when key.p > 0 only.
+void Down(const Group& group, const at::Tensor& x_TI, const DropoutKey& key, at::Tensor& scratch_TI,
+          at::Tensor& u_TG);
+
+// y_TO += scaling * u B^T in each site's columns.
+void AddUp(const Group& group, double scaling, const at::Tensor& u_TG, const at::Tensor& y_TO);
 
 // Adds to the group's dA and dB, and, when dx_TI is defined, the gradient of the input to dx_TI.
 // du_TG: scratch. x_TI, u_TG, key as in the forward.

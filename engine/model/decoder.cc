@@ -81,9 +81,7 @@ void Decoder::ForwardBackward(const DeviceBatch& batch, const at::Tensor& grad_s
   for (int64_t i = static_cast<int64_t>(layers_.size()) - 1; i >= 0; --i) {
     LayerActivations& a = layers_[i];
     if (options_.recompute_activations) {
-      // The output has its place already; writing it again does not change it.
-      at::Tensor out_TD = LayerInput(i + 1, batch);
-      LayerForward(pass, i, /*slot=*/0, &a, out_TD);
+      LayerForward(pass, i, /*slot=*/0, &a, /*out_TD=*/{});
     }
     LayerBackward(pass, i, &a, /*need_input_gradient=*/i > 0, gradient_TD);
     a = {};

@@ -29,20 +29,23 @@ class Projection {
 
   int64_t ranks() const { return ranks_; }
 
+  // y_TO undefined: only u, which the backward reads.
   void Forward(const Extended& x_TI, at::Tensor y_TO) const {
     const at::Tensor x = x_TI.main();
     at::Tensor u_TG = x_TI.low(ranks_);
+    if (ranks_ > 0) {
+      at::Tensor dropped = Dropped(x);
+      lora::Down(*group_, x, pass_.dropout, dropped, u_TG);
+    }
+    if (!y_TO.defined()) return;
     if (Rides()) {
-      at::mm_out(u_TG, x, group_->compute_a_GI.t());
       const at::Tensor w = Extend(/*with_a=*/false);
       at::mm_out(y_TO, x_TI.With(ranks_), w.narrow(0, 0, linear_.out()).t());
     } else {
       at::mm_out(y_TO, x, linear_.Weight(pass_.scratch).t());
     }
     if (linear_.bias_O().defined()) y_TO.add_(linear_.bias_O());
-    if (ranks_ == 0 || Rides()) return;
-    at::Tensor dropped = Dropped(x);
-    lora::AddForward(*group_, scaling_, x, pass_.dropout, dropped, u_TG, y_TO);
+    if (ranks_ > 0 && !Rides()) lora::AddUp(*group_, scaling_, u_TG, y_TO);
   }
 
   // dx_TI undefined: only the gradients of the adapters.
@@ -155,7 +158,7 @@ int64_t ResidualSpare(const lora::Adapter& adapter) {
 }
 
 void LayerForward(const PassContext& pass, int64_t layer, int64_t slot, LayerActivations* a,
-                  at::Tensor& out_TD) {
+                  const at::Tensor& out_TD) {
   const format::ModelConfig& m = pass.base->config;
   const LayerWeights& weights = pass.base->layers[layer];
   const LayerProjections project(pass, layer);
@@ -182,8 +185,10 @@ void LayerForward(const PassContext& pass, int64_t layer, int64_t slot, LayerAct
   project.gate_up.Forward(a->h2_TD, a->gate_up_T2F.main());
   at::Tensor act_TF = a->act_TF.main();
   kernels::SwigluForward(a->gate_up_T2F.main(), act_TF);
+  if (!out_TD.defined()) return project.down.Forward(a->act_TF, {});
   project.down.Forward(a->act_TF, delta_TD);
-  at::add_out(out_TD, a->mid_TD, delta_TD);
+  at::Tensor out = out_TD;
+  at::add_out(out, a->mid_TD, delta_TD);
 }
 
 void LayerBackward(const PassContext& pass, int64_t layer, LayerActivations* a,

@@ -44,9 +44,10 @@ int64_t ScratchElements(const BaseModel& base, const lora::Adapter& adapter);
 // Columns that the gradient of the residual stream needs behind its own.
 int64_t ResidualSpare(const lora::Adapter& adapter);
 
-// Computes out_TD from a->x_TD and fills the rest of `a` from the workspace slot `slot`.
+// Fills `a` but its input from the workspace slot `slot`, and computes out_TD from a->x_TD. out_TD undefined: only
+// what the backward reads is computed (the recompute of a layer whose output is known).
 void LayerForward(const PassContext& pass, int64_t layer, int64_t slot, LayerActivations* a,
-                  at::Tensor& out_TD);
+                  const at::Tensor& out_TD);
 
 // dx: in, gradient of the layer's output; out, gradient of its input; ResidualSpare columns behind it. Adds to
 // the adapter's gradients. need_input_gradient false (first layer): dx is left undefined in content.
