@@ -148,7 +148,9 @@ __device__ void FillZero(T* row, int64_t V) {
 
 // One gradient element: (p - target) * scale.
 struct Gradient {
-  float log_sum;     // log of the sum of e^x
+  // p = e^(x - top) / sum: next to 1, where p - 1 cancels, closer than e^(x - log sum).
+  float top;
+  float inverse_sum;
   float everywhere;  // label_smoothing / V
   float at_label;    // 1 - label_smoothing
   float scale;
@@ -156,7 +158,7 @@ struct Gradient {
 
   template <typename T>
   __device__ __forceinline__ T At(float x, int64_t index) const {
-    float g = Exp<T>(x - log_sum) - everywhere;
+    float g = Exp<T>(x - top) * inverse_sum - everywhere;
     if (index == label) g -= at_label;
     return FromFloat<T>(g * scale);
   }
@@ -207,10 +209,12 @@ __global__ void __launch_bounds__(kThreads) cross_entropy_kernel(CrossEntropyPar
   T* row = static_cast<T*>(p.logits) + c * p.V;
   const int64_t label = p.labels[c];
   const bool counts = label >= 0 && label < p.V;
-  float log_sum = 0;
+  float top = 0, inverse_sum = 0;
   if (counts || kExtra) {
     const Stats s = BlockStats<T, kExtra>(ScanRow<T, kExtra>(row, p.V), shared);
-    log_sum = s.top + logf(s.sum);
+    const float log_sum = s.top + logf(s.sum);
+    top = s.top;
+    inverse_sum = 1.0f / s.sum;
     if (threadIdx.x == 0) {
       const float x = counts ? ToFloat(row[label]) : 0.0f;
       const float smoothing = static_cast<float>(p.label_smoothing);
@@ -227,7 +231,7 @@ __global__ void __launch_bounds__(kThreads) cross_entropy_kernel(CrossEntropyPar
   if (!counts && threadIdx.x == 0) p.loss[c] = label < 0 ? 0.0f : NAN;
   if (!p.write_grad) return;
   const float smoothing = static_cast<float>(p.label_smoothing);
-  const Gradient g = {log_sum, smoothing / static_cast<float>(p.V), 1.0f - smoothing,
+  const Gradient g = {top, inverse_sum, smoothing / static_cast<float>(p.V), 1.0f - smoothing,
                       p.scale[c * p.scale_stride], label};
   if constexpr (sizeof(T) == 4) {
     if (p.narrow_grad && p.V % 4 == 0) return WriteNarrowGradient<4>(row, p.V, g, counts);

@@ -10,11 +10,14 @@ namespace finetuned::kernels {
 void EmbeddingGather(const at::Tensor& table_VD, const at::Tensor& ids_T, at::Tensor& out_TD) {
   const char* op = "EmbeddingGather";
   RECORD_FUNCTION(op, c10::ArrayRef<const c10::IValue>{});
-  if (table_VD.is_cuda()) DtypeOf(op, table_VD);
+  if (out_TD.is_cuda()) DtypeOf(op, out_TD);
   TORCH_CHECK(table_VD.dim() == 2, op, ": table has shape ", table_VD.sizes(), ", expected [V, D]");
   TORCH_CHECK(ids_T.dim() == 1, op, ": ids has shape ", ids_T.sizes(), ", expected [T]");
-  const at::Device device = table_VD.device();
-  CheckTensor(op, "table", table_VD, table_VD.sizes(), table_VD.scalar_type(), device);
+  const at::Device device = out_TD.device();
+  const bool on_host = device.is_cuda() && table_VD.is_cpu();
+  TORCH_CHECK(!on_host || table_VD.is_pinned(), op, ": a table on the host must be in pinned memory");
+  CheckTensor(op, "table", table_VD, table_VD.sizes(), table_VD.scalar_type(),
+              on_host ? at::Device(at::kCPU) : device);
   CheckTensor(op, "ids", ids_T, ids_T.sizes(), at::kInt, device);
   CheckTensor(op, "out", out_TD, {ids_T.size(0), table_VD.size(1)}, table_VD.scalar_type(), device);
   if (out_TD.numel() == 0) return;

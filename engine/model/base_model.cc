@@ -146,13 +146,19 @@ absl::Status LoadLayer(Loader& loader, const format::ModelConfig& m, int64_t ind
 
 int64_t BaseModel::bytes() const {
   auto of = [](const at::Tensor& t) { return static_cast<int64_t>(t.nbytes()); };
-  int64_t sum = of(embed_VD) + of(final_norm_D) + of(inv_freq);
-  if (!lm_head_VD.is_same(embed_VD)) sum += of(lm_head_VD);
+  int64_t sum = of(lm_head_VD) + of(final_norm_D) + of(inv_freq);
+  if (!lm_head_VD.is_same(embed_VD) && embed_VD.device() == lm_head_VD.device()) sum += of(embed_VD);
   for (const LayerWeights& l : layers) {
     sum += of(l.input_norm_D) + of(l.post_norm_D) + l.qkv.bytes() + l.o.bytes() +
            l.gate_up.bytes() + l.down.bytes();
   }
   return sum;
+}
+
+at::Tensor PlaceEmbedding(const at::Tensor& embed_VD, const format::ModelConfig& config,
+                          at::Device device) {
+  if (!device.is_cuda() || config.tie_word_embeddings) return embed_VD.to(device);
+  return embed_VD.cpu().pin_memory();
 }
 
 at::Tensor InverseFrequencies(const format::ModelConfig& config, at::Device device) {
@@ -176,6 +182,7 @@ absl::StatusOr<std::shared_ptr<BaseModel>> LoadBaseModel(const format::ModelSour
     t = loader.Compute("lm_head.weight", {m.vocab_size, m.hidden_size});
     if (!t.ok()) return t.status();
     model->lm_head_VD = *t;
+    model->embed_VD = PlaceEmbedding(model->embed_VD, m, options.device);
   }
   t = loader.Compute("model.norm.weight", {m.hidden_size});
   if (!t.ok()) return t.status();

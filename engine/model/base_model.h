@@ -37,13 +37,18 @@ struct BaseModel {
   format::ModelConfig config;
   LoadOptions options;
   std::string fingerprint;
-  at::Tensor embed_VD, lm_head_VD;  // the same tensor when tied
+  at::Tensor embed_VD, lm_head_VD;  // the same tensor when tied; see PlaceEmbedding
   at::Tensor final_norm_D;
   at::Tensor inv_freq;              // float32 [E/2], scaling applied
   std::vector<LayerWeights> layers;
 
-  int64_t bytes() const;  // of everything above
+  int64_t bytes() const;  // of everything above that is on the device
 };
+
+// Where the embedding lies: a step reads one row per token, so unless it is the lm_head too, a GPU reads it from
+// pinned host memory and its own is left to what is used in full.
+at::Tensor PlaceEmbedding(const at::Tensor& embed_VD, const format::ModelConfig& config,
+                          at::Device device);
 
 // float32 [E/2], on the device.
 at::Tensor InverseFrequencies(const format::ModelConfig& config, at::Device device);

@@ -79,7 +79,8 @@ class Collector {
 void AddWeights(const PlanInput& in, Collector& c) {
   const ModelConfig& m = in.model;
   const int64_t embedding = m.vocab_size * m.hidden_size * in.compute_bytes;
-  c.Add("weights", "embed_tokens", embedding);
+  // A GPU reads an embedding that is not the head too from the host (model::PlaceEmbedding).
+  if (m.tie_word_embeddings || !in.on_gpu) c.Add("weights", "embed_tokens", embedding);
   if (!m.tie_word_embeddings) c.Add("weights", "lm_head", embedding);
   c.Add("weights", "norms", (2 * m.num_hidden_layers + 1) * m.hidden_size * in.compute_bytes);
   for (const Linear& l : LayerLinears(m)) {

@@ -64,7 +64,8 @@ std::shared_ptr<model::BaseModel> RandomModel(const format::ModelConfig& config,
   base->config = config;
   base->options = options;
   base->fingerprint = "random";
-  base->embed_VD = Normal({config.vocab_size, config.hidden_size}, options);
+  base->embed_VD = model::PlaceEmbedding(Normal({config.vocab_size, config.hidden_size}, options), config,
+                                         options.device);
   base->lm_head_VD =
       config.tie_word_embeddings ? base->embed_VD : Normal({config.vocab_size, config.hidden_size}, options);
   const auto ones = [&] { return at::ones({config.hidden_size}, at::device(options.device).dtype(options.dtype)); };

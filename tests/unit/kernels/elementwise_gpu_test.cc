@@ -149,6 +149,9 @@ TEST_F(ElementwiseGpu, Embedding) {
       const Tensor ids = (at::arange(257, at::kInt) * 31 % 1000).cuda();
       Tensor out = Poisoned({257, D}, OnGpu(type));
       EmbeddingGather(table, ids, out);
+      Tensor from_host = Poisoned(out.sizes(), out.options());
+      EmbeddingGather(table.cpu().pin_memory(), ids, from_host);
+      EXPECT_TRUE(SameBits(from_host, out));
       EXPECT_TRUE(SameBits(out, table.index_select(0, ids))) << D;
       Tensor bad_rows = at::zeros({3, D}, OnGpu(type));
       EmbeddingGather(table, at::tensor({-1, 5, 1000}, at::kInt).cuda(), bad_rows);
