@@ -260,6 +260,13 @@ absl::Status JobManager::Loop::CommitActions(const std::vector<queue::Action>& a
 
 void JobManager::Loop::AfterCommit(const store::WriteBatch& batch, const std::vector<queue::Action>& actions,
                                    const Changed& changed) {
+  for (const queue::Action& action : actions) {
+    const auto* change = std::get_if<queue::StateChange>(&action);
+    if (change == nullptr || change->to != v1::PREPARING) continue;
+    // The record still says why the job waited; one that is not known yet was added in this batch.
+    const auto before = live_.find(change->job);
+    metrics_->AttemptStarted(before == live_.end() ? "submit" : AttemptCause(before->second.job));
+  }
   pending_ = {};
   dirty_.clear();
   flush_at_ = absl::InfiniteFuture();
