@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs what the build needs: Debian 12 packages, and LibTorch and the google.rpc protos from PyPI into
 # .deps/venv. Quick when everything is there. Options:
-#   --oracles   also the Python libraries that tests compare with (transformers, peft, ...)
+#   --oracles   also what tests compare with and run against: Python libraries (transformers, peft, ...),
+#               and Prometheus, unpacked into .deps/prometheus so that no service is started
 #   --model     also SmolLM2-135M-Instruct (94 MB, Apache-2.0) into .deps/models
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -62,6 +63,12 @@ if [ $want_oracles = 1 ]; then
     echo "Installing the reference libraries of tests/requirements-oracles.txt"
     pip install --no-deps -r tests/requirements-oracles.txt
     cp tests/requirements-oracles.txt "$stamp"
+  fi
+  if [ ! -x "$deps/prometheus/usr/bin/promtool" ]; then
+    echo "Unpacking Debian's Prometheus"
+    mkdir -p "$deps/prometheus"
+    (cd "$deps/prometheus" && apt-get download -qq prometheus >/dev/null && dpkg-deb -x prometheus_*.deb . &&
+      rm prometheus_*.deb)
   fi
 fi
 
