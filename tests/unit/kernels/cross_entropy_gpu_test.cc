@@ -56,7 +56,11 @@ void Check(int64_t C, int64_t V, at::ScalarType type, double smoothing, bool ext
   (losses.to(at::kFloat) * scale.cuda()).sum().backward();
   const Result ours = Compute(x.gpu, labels.cuda(), scale.cuda(), smoothing, extras);
   ExpectNats(ours.loss, truth.loss, 1e-5);
-  ExpectWithin("CrossEntropy gradient", ours.grad, leaf.grad(), truth.grad, Floor(type));
+  // A probability next to 1 is known to a few units of 2^-24; where all gradients of a row are small, that counts.
+  const double rounding = 4 * 0x1p-24 * scale.abs().max().item<double>();
+  const double largest = std::max(truth.grad.abs().max().item<double>(), 1e-30);
+  ExpectWithin("CrossEntropy gradient", ours.grad, leaf.grad(), truth.grad,
+               Floor(type) + rounding / largest);
   if (!extras) return;
   ExpectNats(ours.entropy, truth.entropy, 2e-5);
   EXPECT_TRUE(SameBits(ours.correct, truth.correct)) << C << "x" << V << " " << type;
