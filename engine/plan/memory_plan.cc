@@ -65,15 +65,36 @@ struct FusedLinears {
 // Columns kept free behind a matrix for the adapters' part of a product: rows start at multiples of 8.
 int64_t Spare(int64_t ranks) { return (ranks + 7) / 8 * 8; }
 
+// What LibTorch's caching allocator takes from the device for an allocation, beyond its bytes: large ones are rounded
+// up to 2 MiB; others share segments of 20 MiB, up to 1 MiB of 2 MiB, whose ends are lost.
+int64_t AllocatorRounding(int64_t bytes) {
+  constexpr int64_t kMiB = 1 << 20;
+  if (bytes <= 0) return 0;
+  if (bytes >= 10 * kMiB) return (bytes + 2 * kMiB - 1) / (2 * kMiB) * (2 * kMiB) - bytes;
+  const int64_t segment = bytes > kMiB ? 20 * kMiB : 2 * kMiB;
+  const int64_t block = (bytes + 511) / 512 * 512;
+  return segment / (segment / block) - bytes;
+}
+
 class Collector {
  public:
   explicit Collector(std::vector<Buffer>* out) : out_(out) {}
-  void Add(const char* component, std::string name, int64_t bytes) {
-    if (bytes > 0) out_->push_back({std::move(name), component, bytes});
+  // `bytes` of all copies, each an allocation of its own.
+  void Add(const char* component, std::string name, int64_t bytes, int64_t copies = 1) {
+    if (bytes <= 0) return;
+    out_->push_back({std::move(name), component, bytes});
+    rounding_ += copies * AllocatorRounding(bytes / copies);
   }
+  // Several allocations that Add counted as one.
+  void Split(int64_t bytes, std::initializer_list<int64_t> parts, int64_t copies) {
+    rounding_ -= copies * AllocatorRounding(bytes);
+    for (int64_t part : parts) rounding_ += copies * AllocatorRounding(part);
+  }
+  int64_t rounding() const { return rounding_; }
 
  private:
   std::vector<Buffer>* out_;
+  int64_t rounding_ = 0;
 };
 
 void AddWeights(const PlanInput& in, Collector& c) {
@@ -86,7 +107,11 @@ void AddWeights(const PlanInput& in, Collector& c) {
   for (const Linear& l : LayerLinears(m)) {
     const int64_t n = l.in * l.out;
     const int64_t bytes = in.base == BaseFormat::kNf4 ? Nf4Bytes(n) : n * in.compute_bytes;
-    c.Add("weights", std::string("layer.") + l.name, m.num_hidden_layers * bytes);
+    c.Add("weights", std::string("layer.") + l.name, m.num_hidden_layers * bytes, m.num_hidden_layers);
+    if (in.base == BaseFormat::kNf4) {
+      const int64_t blocks = (n + 63) / 64;  // codes, absmax codes and their absmax are three tensors
+      c.Split(bytes, {(n + 1) / 2, blocks, 4 * ((blocks + 255) / 256)}, m.num_hidden_layers);
+    }
   }
   if (in.base == BaseFormat::kNf4) {
     // One reused buffer holds the fused matrix in use, dequantized, with its adapters around it.
@@ -115,7 +140,7 @@ void AddActivations(const PlanInput& in, Collector& c) {
   const FusedLinears fused(in);
   const int64_t t = in.micro_batch_size * in.max_seq_length, d = m.hidden_size, f = m.intermediate_size;
   const auto add = [&](const char* name, int64_t copies, int64_t columns, int64_t element_bytes) {
-    c.Add("activations", name, copies * t * columns * element_bytes);
+    c.Add("activations", name, copies * t * columns * element_bytes, copies);
   };
   const int64_t e = in.compute_bytes, layers = m.num_hidden_layers;
   add("layer.input", layers + 1, d, e);
@@ -184,9 +209,10 @@ MemoryPlan PlanMemory(const PlanInput& input) {
   c.Add("logits", "logits_chunk", rows * input.model.vocab_size * 4);
   c.Add("logits", "loss.hidden", rows * input.model.hidden_size * input.compute_bytes);
   if (input.on_gpu) {
-    // Context, loaded kernels and the allocator's rounding; between 0.6 and 1.0 GB on an H100.
-    c.Add("runtime", "cuda_context", 830'000'000);
+    // Context and loaded kernels; with cuBLAS 0.77 GB at most on an H100 (docs/measurements.md).
+    c.Add("runtime", "cuda_context", 695'000'000);
     c.Add("runtime", "cublas_workspace", 72ll << 20);
+    c.Add("runtime", "allocator_rounding", c.rounding());
   } else {
     c.Add("runtime", "process", 600'000'000);  // code and libraries: there the process is what is measured
   }
