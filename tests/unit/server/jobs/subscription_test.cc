@@ -10,6 +10,13 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::IsEmpty;
 
+std::vector<int64_t> Pull(const std::shared_ptr<Subscription>& subscription, int limit = 100) {
+  std::vector<int64_t> sequences;
+  const auto events = subscription->Pull(limit);  // named: a loop over *temporary outlives it
+  for (const v1::Event& event : *events) sequences.push_back(event.sequence());
+  return sequences;
+}
+
 // A store with one job, written to by hand.
 class SubscriptionTest : public ::testing::Test {
  protected:
@@ -47,12 +54,6 @@ class SubscriptionTest : public ::testing::Test {
   }
   void Say(v1::Event event) { bus_->Publish("u", Write(std::move(event))); }
   std::shared_ptr<Subscription> Subscribe(int64_t after) { return *bus_->Subscribe("u", "jobs/a", after); }
-  static std::vector<int64_t> Pull(const std::shared_ptr<Subscription>& subscription, int limit = 100) {
-    std::vector<int64_t> sequences;
-    for (const v1::Event& event : *subscription->Pull(limit)) sequences.push_back(event.sequence());
-    return sequences;
-  }
-
   std::string dir_;
   std::unique_ptr<store::Store> store_;
   std::unique_ptr<EventBus> bus_;
@@ -164,9 +165,9 @@ TEST_F(ManagerTest, WatchersSeeEveryEventOnce) {
   std::vector<int64_t> seen, other;
   int64_t token = 0;
   ASSERT_TRUE(Wait([&] {
-    for (const v1::Event& event : *steady->Pull(3)) seen.push_back(event.sequence());
+    for (int64_t sequence : Pull(steady, 3)) seen.push_back(sequence);
     const auto visitor = *manager_->Subscribe("jobs/crashonce-1", token);
-    for (const v1::Event& event : *visitor->Pull(2)) other.push_back(token = event.sequence());
+    for (int64_t sequence : Pull(visitor, 2)) other.push_back(token = sequence);
     return steady->finished() && visitor->finished();
   }));
   EXPECT_EQ(seen, other);
