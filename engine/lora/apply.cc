@@ -29,6 +29,27 @@ void Drop(const Site& site, const at::Tensor& x_TI, const DropoutKey& key, at::T
   kernels::DropoutForward(out_TI, key.p, key.seed, offset, out_TI);
 }
 
+// Calls body(site, its columns of the fused output, its columns of u).
+template <typename Body>
+void ForEachSite(const Group& group, const at::Tensor& output_TO, const at::Tensor& u_TG,
+                 const Body& body) {
+  int64_t first = 0;
+  for (size_t i = 0; i < group.sites.size(); ++i) {
+    const Site& site = group.sites[i];
+    const int64_t rank = site.compute_a_RI.size(0);
+    body(site, Columns(output_TO, group.first_column[i], site.out), Columns(u_TG, first, rank));
+    first += rank;
+  }
+}
+
+// dB of every site.
+void AddUpGradients(const Group& group, double scaling, const at::Tensor& dy_TO,
+                    const at::Tensor& u_TG) {
+  ForEachSite(group, dy_TO, u_TG, [&](const Site& site, const at::Tensor& dy, const at::Tensor& u) {
+    AccumulateProduct(site.db_OR, dy.t(), u, scaling);
+  });
+}
+
 }  // namespace
 
 void ExtendWeight(const Group& group, double scaling, bool with_a, at::Tensor& extended) {
@@ -43,14 +64,7 @@ void ExtendWeight(const Group& group, double scaling, bool with_a, at::Tensor& e
 void AddGradients(const Group& group, double scaling, const at::Tensor& dy_TO,
                   const at::Tensor& du_TG, const at::Tensor& x_TI, const at::Tensor& u_TG) {
   if (group.sites.empty()) return;
-  int64_t first = 0;
-  for (size_t i = 0; i < group.sites.size(); ++i) {
-    const Site& site = group.sites[i];
-    const int64_t rank = site.compute_a_RI.size(0);
-    AccumulateProduct(site.db_OR, Columns(dy_TO, group.first_column[i], site.out).t(),
-                      Columns(u_TG, first, rank), scaling);
-    first += rank;
-  }
+  AddUpGradients(group, scaling, dy_TO, u_TG);
   AccumulateProduct(group.da_GI, du_TG.t(), x_TI, 1);
 }
 
@@ -72,42 +86,32 @@ void Down(const Group& group, const at::Tensor& x_TI, const DropoutKey& key, at:
 }
 
 void AddUp(const Group& group, double scaling, const at::Tensor& u_TG, const at::Tensor& y_TO) {
-  int64_t first = 0;
-  for (size_t i = 0; i < group.sites.size(); ++i) {
-    const Site& site = group.sites[i];
-    const int64_t rank = site.compute_a_RI.size(0);
-    at::Tensor y = Columns(y_TO, group.first_column[i], site.out);
-    y.addmm_(Columns(u_TG, first, rank), site.compute_b_OR.t(), 1, scaling);
-    first += rank;
-  }
+  ForEachSite(group, y_TO, u_TG, [&](const Site& site, at::Tensor y, const at::Tensor& u) {
+    y.addmm_(u, site.compute_b_OR.t(), 1, scaling);
+  });
 }
 
 void AddBackward(const Group& group, double scaling, const at::Tensor& dy_TO,
                  const at::Tensor& x_TI, const at::Tensor& u_TG, const DropoutKey& key,
                  at::Tensor& scratch_TI, at::Tensor& du_TG, at::Tensor& dx_TI) {
   if (group.sites.empty()) return;
-  int64_t first = 0;
-  for (size_t i = 0; i < group.sites.size(); ++i) {
-    const Site& site = group.sites[i];
-    const int64_t rank = site.compute_a_RI.size(0);
-    const at::Tensor dy = Columns(dy_TO, group.first_column[i], site.out);
-    at::Tensor du = Columns(du_TG, first, rank);
+  ForEachSite(group, dy_TO, du_TG, [&](const Site& site, const at::Tensor& dy, at::Tensor du) {
     at::addmm_out(du, du, dy, site.compute_b_OR, /*beta=*/0, /*alpha=*/scaling);
-    AccumulateProduct(site.db_OR, dy.t(), Columns(u_TG, first, rank), scaling);
-    if (key.p > 0) {
-      Drop(site, x_TI, key, scratch_TI);
-      AccumulateProduct(site.da_RI, du.t(), scratch_TI, 1);
-      if (dx_TI.defined()) {
-        at::mm_out(scratch_TI, du, site.compute_a_RI);
-        Drop(site, scratch_TI, key, scratch_TI);
-        dx_TI.add_(scratch_TI);
-      }
-    }
-    first += rank;
+  });
+  if (key.p == 0) {
+    AddGradients(group, scaling, dy_TO, du_TG, x_TI, u_TG);
+    if (dx_TI.defined()) dx_TI.addmm_(du_TG, group.compute_a_GI);
+    return;
   }
-  if (key.p > 0) return;
-  AccumulateProduct(group.da_GI, du_TG.t(), x_TI, 1);
-  if (dx_TI.defined()) dx_TI.addmm_(du_TG, group.compute_a_GI);
+  AddUpGradients(group, scaling, dy_TO, u_TG);
+  ForEachSite(group, dy_TO, du_TG, [&](const Site& site, const at::Tensor&, const at::Tensor& du) {
+    Drop(site, x_TI, key, scratch_TI);
+    AccumulateProduct(site.da_RI, du.t(), scratch_TI, 1);
+    if (!dx_TI.defined()) return;
+    at::mm_out(scratch_TI, du, site.compute_a_RI);
+    Drop(site, scratch_TI, key, scratch_TI);
+    dx_TI.add_(scratch_TI);
+  });
 }
 
 }  // namespace finetuned::lora

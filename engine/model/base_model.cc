@@ -155,6 +155,15 @@ int64_t BaseModel::bytes() const {
   return sum;
 }
 
+plan::PlanInput PlanInputOf(const BaseModel& base) {
+  plan::PlanInput input;
+  input.model = base.config;
+  input.base = base.options.nf4 ? plan::BaseFormat::kNf4 : plan::BaseFormat::kCompute;
+  input.compute_bytes = base.options.dtype == at::kFloat ? 4 : 2;
+  input.on_gpu = base.options.device.is_cuda();
+  return input;
+}
+
 at::Tensor PlaceEmbedding(const at::Tensor& embed_VD, const format::ModelConfig& config,
                           at::Device device) {
   if (!device.is_cuda() || config.tie_word_embeddings) return embed_VD.to(device);

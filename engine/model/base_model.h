@@ -13,6 +13,7 @@
 #include "engine/format/model_config.h"
 #include "engine/format/model_source.h"
 #include "engine/model/frozen_linear.h"
+#include "engine/plan/memory_plan.h"
 
 namespace finetuned::model {
 
@@ -44,6 +45,9 @@ struct BaseModel {
 
   int64_t bytes() const;  // of everything above that is on the device
 };
+
+// A plan's model, base, compute_bytes and on_gpu, as loaded.
+plan::PlanInput PlanInputOf(const BaseModel& base);
 
 // Where the embedding lies: a step reads one row per token, so unless it is the lm_head too, a GPU reads it from
 // pinned host memory and its own is left to what is used in full.

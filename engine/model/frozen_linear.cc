@@ -2,6 +2,8 @@
 
 #include <ATen/ATen.h>
 
+#include "engine/plan/memory_plan.h"
+
 namespace finetuned::model {
 namespace {
 
@@ -37,7 +39,7 @@ int64_t FrozenLinear::bytes() const {
 }
 
 // Rows start at multiples of 16 bytes where the weight's own do.
-int64_t FrozenLinear::RowStride(int64_t border) const { return in_ + (border + 7) / 8 * 8; }
+int64_t FrozenLinear::RowStride(int64_t border) const { return in_ + plan::SpareColumns(border); }
 
 int64_t FrozenLinear::ScratchElements(int64_t border) const {
   return quantized() ? (out_ + border) * RowStride(border) : 0;

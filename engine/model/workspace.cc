@@ -2,6 +2,8 @@
 
 #include <ATen/ATen.h>
 
+#include "engine/plan/memory_plan.h"
+
 namespace finetuned::model {
 
 at::Tensor Workspace::Take(std::string_view name, int64_t layer, at::IntArrayRef shape,
@@ -18,7 +20,7 @@ at::Tensor Workspace::Take(std::string_view name, int64_t layer, at::IntArrayRef
 
 Extended Workspace::TakeExtended(std::string_view name, int64_t layer, int64_t rows,
                                  int64_t columns, int64_t spare, at::ScalarType dtype) {
-  return {Take(name, layer, {rows, columns + (spare + 7) / 8 * 8}, dtype), columns};
+  return {Take(name, layer, {rows, columns + plan::SpareColumns(spare)}, dtype), columns};
 }
 
 std::map<std::string, int64_t> Workspace::Bytes() const {

@@ -16,7 +16,6 @@ struct Extended {
   at::Tensor buffer_TS;  // row stride S: a multiple of 8 above `columns`
   int64_t columns = 0;
 
-  bool defined() const { return buffer_TS.defined(); }
   at::Tensor main() const { return With(0); }
   at::Tensor low(int64_t ranks) const { return buffer_TS.narrow(1, columns, ranks); }
   at::Tensor With(int64_t ranks) const { return buffer_TS.narrow(1, 0, columns + ranks); }

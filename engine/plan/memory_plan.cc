@@ -31,10 +31,10 @@ bool IsTarget(const PlanInput& input, const std::string& name) {
          std::count(targets.begin(), targets.end(), name) > 0;
 }
 
-// Codes, one absmax byte per 64 weights, one float per 256 of these.
-int64_t Nf4Bytes(int64_t n) {
+// The tensors of an NF4 matrix: codes, one absmax byte per 64 weights, one float per 256 of these.
+std::vector<int64_t> Nf4Parts(int64_t n) {
   const int64_t blocks = (n + 63) / 64;
-  return (n + 1) / 2 + blocks + 4 * ((blocks + 255) / 256);
+  return {(n + 1) / 2, blocks, 4 * ((blocks + 255) / 256)};
 }
 
 // The fused linears of a layer, each with the sum of its adapters' ranks.
@@ -62,9 +62,6 @@ struct FusedLinears {
   }
 };
 
-// Columns kept free behind a matrix for the adapters' part of a product: rows start at multiples of 8.
-int64_t Spare(int64_t ranks) { return (ranks + 7) / 8 * 8; }
-
 // What LibTorch's caching allocator takes from the device for an allocation, beyond its bytes: large ones are rounded
 // up to 2 MiB; others share segments of 20 MiB, up to 1 MiB of 2 MiB, whose ends are lost.
 int64_t AllocatorRounding(int64_t bytes) {
@@ -81,14 +78,16 @@ class Collector {
   explicit Collector(std::vector<Buffer>* out) : out_(out) {}
   // `bytes` of all copies, each an allocation of its own.
   void Add(const char* component, std::string name, int64_t bytes, int64_t copies = 1) {
-    if (bytes <= 0) return;
-    out_->push_back({std::move(name), component, bytes});
-    rounding_ += copies * AllocatorRounding(bytes / copies);
+    AddParts(component, std::move(name), {bytes / copies}, copies);
   }
-  // Several allocations that Add counted as one.
-  void Split(int64_t bytes, std::initializer_list<int64_t> parts, int64_t copies) {
-    rounding_ -= copies * AllocatorRounding(bytes);
-    for (int64_t part : parts) rounding_ += copies * AllocatorRounding(part);
+  // A copy is several allocations of these bytes.
+  void AddParts(const char* component, std::string name, const std::vector<int64_t>& parts, int64_t copies) {
+    int64_t bytes = 0;
+    for (int64_t part : parts) {
+      bytes += copies * part;
+      rounding_ += copies * AllocatorRounding(part);
+    }
+    if (bytes > 0) out_->push_back({std::move(name), component, bytes});
   }
   int64_t rounding() const { return rounding_; }
 
@@ -106,19 +105,16 @@ void AddWeights(const PlanInput& in, Collector& c) {
   c.Add("weights", "norms", (2 * m.num_hidden_layers + 1) * m.hidden_size * in.compute_bytes);
   for (const Linear& l : LayerLinears(m)) {
     const int64_t n = l.in * l.out;
-    const int64_t bytes = in.base == BaseFormat::kNf4 ? Nf4Bytes(n) : n * in.compute_bytes;
-    c.Add("weights", std::string("layer.") + l.name, m.num_hidden_layers * bytes, m.num_hidden_layers);
-    if (in.base == BaseFormat::kNf4) {
-      const int64_t blocks = (n + 63) / 64;  // codes, absmax codes and their absmax are three tensors
-      c.Split(bytes, {(n + 1) / 2, blocks, 4 * ((blocks + 255) / 256)}, m.num_hidden_layers);
-    }
+    const std::vector<int64_t> parts =
+        in.base == BaseFormat::kNf4 ? Nf4Parts(n) : std::vector<int64_t>{n * in.compute_bytes};
+    c.AddParts("weights", std::string("layer.") + l.name, parts, m.num_hidden_layers);
   }
   if (in.base == BaseFormat::kNf4) {
     // One reused buffer holds the fused matrix in use, dequantized, with its adapters around it.
     const FusedLinears fused(in);
     int64_t largest = 0;
     for (const Fused& f : {fused.qkv, fused.o, fused.gate_up, fused.down}) {
-      largest = std::max(largest, (f.out + f.ranks) * (f.in + Spare(f.ranks)));
+      largest = std::max(largest, (f.out + f.ranks) * (f.in + SpareColumns(f.ranks)));
     }
     c.Add("runtime", "dequantized_weight", largest * in.compute_bytes);
   }
@@ -146,24 +142,24 @@ void AddActivations(const PlanInput& in, Collector& c) {
   add("layer.input", layers + 1, d, e);
   // What a layer's forward leaves for its backward: of every layer, or of the one that is recomputed.
   const int64_t kept = in.activation_checkpointing ? 1 : layers;
-  add("layer.h1", kept, d + Spare(fused.qkv.ranks), e);
+  add("layer.h1", kept, d + SpareColumns(fused.qkv.ranks), e);
   add("layer.qkv", kept, fused.qkv.out, e);
-  add("layer.attn", kept, m.q_size() + Spare(fused.o.ranks), e);
+  add("layer.attn", kept, m.q_size() + SpareColumns(fused.o.ranks), e);
   add("layer.lse", kept, m.num_attention_heads, 4);
   add("layer.mid", kept, d, e);
-  add("layer.h2", kept, d + Spare(fused.gate_up.ranks), e);
-  add("layer.gate_up", kept, 2 * f + Spare(fused.gate_up.ranks), e);
-  add("layer.act", kept, f + Spare(fused.down.ranks), e);
+  add("layer.h2", kept, d + SpareColumns(fused.gate_up.ranks), e);
+  add("layer.gate_up", kept, 2 * f + SpareColumns(fused.gate_up.ranks), e);
+  add("layer.act", kept, f + SpareColumns(fused.down.ranks), e);
   add("layer.rstd1", kept, 1, 4);
   add("layer.rstd2", kept, 1, 4);
   add("layer_output", 1, d, e);
   add("hidden", 1, d, e);
   add("hidden.rstd", 1, 1, 4);
-  add("hidden.gradient", 1, d + Spare(std::max(fused.o.ranks, fused.down.ranks)), e);
+  add("hidden.gradient", 1, d + SpareColumns(std::max(fused.o.ranks, fused.down.ranks)), e);
   add("backward.act", 1, f, e);
   add("backward.h", 1, d, e);
   add("backward.attn", 1, m.q_size(), e);
-  add("backward.qkv", 1, fused.qkv.out + Spare(fused.qkv.ranks), e);
+  add("backward.qkv", 1, fused.qkv.out + SpareColumns(fused.qkv.ranks), e);
   if (in.on_gpu) {
     // Of the backward of flash attention (kernels/varlen_attention.h); cuDNN's is smaller.
     const int64_t rows = t + 128 * in.micro_batch_size, head = (m.head_dim + 31) / 32 * 32;
@@ -191,6 +187,8 @@ int64_t MemoryPlan::component(const std::string& name) const {
   for (const Buffer& b : buffers) sum += b.component == name ? b.bytes : 0;
   return sum;
 }
+
+int64_t SpareColumns(int64_t ranks) { return (ranks + 7) / 8 * 8; }
 
 int64_t LogitsChunkRows(int64_t vocab_size) {
   constexpr int64_t kLogitsBytes = 256ll << 20;

@@ -39,6 +39,10 @@ struct MemoryPlan {
   int64_t component(const std::string& name) const;
 };
 
+// Columns kept free behind a matrix for the adapters' part of a product, so that rows start at multiples of 8. The
+// engine uses the same function.
+int64_t SpareColumns(int64_t ranks);
+
 // Rows of the logits chunk of lm_head + loss for this vocabulary: at most 256 MiB of float32 logits
 // in multiples of 128 rows, between 128 and 1024: enough rows for products at full speed. The engine uses
 // the same function.

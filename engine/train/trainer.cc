@@ -26,11 +26,7 @@ lora::Options LoraOptions(const job::TrainSpec& spec) {
 }
 
 plan::PlanInput PlanInputOf(const job::TrainSpec& spec, const model::BaseModel& base) {
-  plan::PlanInput p;
-  p.model = base.config;
-  p.base = base.options.nf4 ? plan::BaseFormat::kNf4 : plan::BaseFormat::kCompute;
-  p.compute_bytes = base.options.dtype == at::kFloat ? 4 : 2;
-  p.on_gpu = base.options.device.is_cuda();
+  plan::PlanInput p = model::PlanInputOf(base);
   p.lora_rank = spec.lora.rank;
   p.target_modules = spec.lora.target_modules;
   p.optimizer = spec.optimizer.kind == "adamw" ? plan::Optimizer::kAdamW : plan::Optimizer::kAdamW8bit;

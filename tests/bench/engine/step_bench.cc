@@ -153,30 +153,12 @@ double ProductSeconds(const format::ModelConfig& m, int64_t tokens, at::Device d
 }
 
 plan::PlanInput PlanOf(const Arguments& a, const model::BaseModel& base) {
-  plan::PlanInput p;
-  p.model = base.config;
-  p.base = base.options.nf4 ? plan::BaseFormat::kNf4 : plan::BaseFormat::kCompute;
-  p.compute_bytes = base.options.dtype == at::kFloat ? 4 : 2;
-  p.on_gpu = base.options.device.is_cuda();
+  plan::PlanInput p = model::PlanInputOf(base);
   p.lora_rank = a.rank;
   p.micro_batch_size = a.documents;
   p.max_seq_length = a.length;
   p.activation_checkpointing = a.checkpointing;
   return p;
-}
-
-// Buffers whose size is not the planned one.
-std::vector<std::string> UnlikeThePlan(const Arguments& a, const model::BaseModel& base,
-                                       const model::Workspace& workspace) {
-  std::map<std::string, int64_t> planned;
-  for (const plan::Buffer& b : plan::PlanMemory(PlanOf(a, base)).buffers) planned[b.name] = b.bytes;
-  std::vector<std::string> wrong;
-  for (const auto& [name, bytes] : workspace.Bytes()) {
-    if (planned[name] != bytes) {
-      wrong.push_back(name + " " + std::to_string(bytes) + " planned " + std::to_string(planned[name]));
-    }
-  }
-  return wrong;
 }
 
 const char* KindOf(const std::string& kernel) {
@@ -254,7 +236,6 @@ int Main(int argc, char** argv) {
   for (const auto& [name, value] : memory) out[name] = value;
   for (const auto& [name, bytes] : stepper.workspace().Bytes()) out["workspace"][name] = bytes;
   out["predicted_bytes"] = plan::PlanMemory(PlanOf(a, *base)).total();
-  for (const std::string& wrong : UnlikeThePlan(a, *base, stepper.workspace())) out["unlike_the_plan"].push_back(wrong);
   if (a.profile) out["profile"] = Profile(stepper);
   if (a.cap_gib == 0) {
     const double products = ProductSeconds(config, stepper.tokens(), device, options.dtype);

@@ -34,11 +34,7 @@ TEST_P(PlannedBuffers, AreThoseTheEngineTakes) {
   at::Tensor sums = at::zeros({kLossSums}, at::kDouble);
   decoder.ForwardBackward(Upload(batch, at::kCPU), at::ones({1}), 1, 0, sums);
 
-  plan::PlanInput input;
-  input.model = config;
-  input.base = v.nf4 ? plan::BaseFormat::kNf4 : plan::BaseFormat::kCompute;
-  input.compute_bytes = 4;
-  input.on_gpu = false;
+  plan::PlanInput input = PlanInputOf(*base);
   input.lora_rank = v.rank;
   input.target_modules = v.targets;
   input.micro_batch_size = 2;
