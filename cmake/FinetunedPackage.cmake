@@ -35,7 +35,7 @@ set(CPACK_DEBIAN_FILE_NAME DEB-DEFAULT)
 set(CPACK_DEBIAN_PACKAGE_SECTION science)
 set(CPACK_DEBIAN_PACKAGE_SHLIBDEPS OFF)  # LibTorch belongs to no package; the list is by hand
 set(CPACK_DEBIAN_PACKAGE_DEPENDS
-    "libc6, libstdc++6, libgomp1, libgrpc++1.51, libgrpc29, libprotobuf32, libabsl20220623, libsqlite3-0, libyaml-cpp0.7, libprometheus-cpp-core1.0, libprometheus-cpp-pull1.0, libpcre2-8-0, libutf8proc2, libssl3, zlib1g, python3-venv")
+    "libc6, libstdc++6, libgomp1, libgrpc++1.51, libgrpc29, libprotobuf32, libabsl20220623, libsqlite3-0, libyaml-cpp0.7, libprometheus-cpp-core1.0, libprometheus-cpp-pull1.0, libpcre2-8-0, libre2-9, libutf8proc2, libssl3, zlib1g, python3-venv")
 set(CPACK_DEBIAN_PACKAGE_CONTROL_EXTRA
     "${CMAKE_SOURCE_DIR}/deploy/package/conffiles;${CMAKE_SOURCE_DIR}/deploy/package/postinst;${CMAKE_SOURCE_DIR}/deploy/package/prerm")
 set(CPACK_DEBIAN_PACKAGE_CONTROL_STRICT_PERMISSION ON)
