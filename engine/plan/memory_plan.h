@@ -10,28 +10,59 @@
 // daemon plans and refuses with it, the worker reports it beside what was measured.
 namespace finetuned::plan {
 
-enum class BaseFormat { kNf4, kCompute };  // NF4 with double quantization, or the compute type
+enum class Method { kSft, kDpo, kKto, kGrpo };
+// NF4 with double quantization, 8-bit codes with a float32 scale per row, or the compute type.
+enum class BaseFormat { kNf4, kInt8, kCompute };
 enum class Optimizer { kAdamW, kAdamW8bit };
+// Number format of the frozen products.
+enum class MatmulPrecision { kCompute, kFp8, kInt8 };
+
+// What a process takes of a device beside its tensors. Measured by the worker (device_constants.h); these
+// are upper bounds of what an H100 showed (docs/measurements.md).
+struct DeviceConstants {
+  int64_t context_bytes = 695'000'000;        // CUDA context and loaded kernels
+  int64_t workspace_bytes = 72ll << 20;       // of cuBLAS and cuDNN
+  int64_t cpu_process_bytes = 600'000'000;    // code and libraries, where the process is what is measured
+};
+
+// Completions that are generated together; none by default.
+struct Rollout {
+  int64_t sequences = 0;
+  int64_t max_tokens = 0;  // prompt and completion of one sequence
+};
 
 struct PlanInput {
   format::ModelConfig model;
+  Method method = Method::kSft;
   BaseFormat base = BaseFormat::kNf4;
+  bool nf4_lm_head = false;           // an untied lm_head as NF4, too
   int64_t compute_bytes = 2;          // bytes of one activation: 2 (bf16) or 4 (f32)
+  MatmulPrecision precision = MatmulPrecision::kCompute;
   bool on_gpu = true;
   int64_t lora_rank = 16;
+  bool lora_dropout = false;
   std::vector<std::string> target_modules;  // names of linears, "all-linear" allowed
   Optimizer optimizer = Optimizer::kAdamW8bit;
-  int64_t micro_batch_size = 1;
+  int64_t micro_batch_size = 1;       // rows; pairs for DPO
   int64_t max_seq_length = 1024;
   bool activation_checkpointing = false;
+  bool activation_offload = false;    // with activation_checkpointing: inputs of layers wait in host memory
+  Rollout rollout;                    // GRPO
+  DeviceConstants device;
+
+  // Of one micro-batch at its longest.
+  int64_t tokens() const;
 };
 
 // One buffer, or the same buffer once per layer.
 struct Buffer {
   std::string name;       // "layer.gate_up"
-  std::string component;  // weights adapter gradients optimizer activations logits runtime
+  std::string component;  // one of Components()
   int64_t bytes = 0;      // of all copies
 };
+
+// weights adapter gradients optimizer activations logits kv_cache runtime
+const std::vector<std::string>& Components();
 
 struct MemoryPlan {
   std::vector<Buffer> buffers;
@@ -48,8 +79,8 @@ int64_t SpareColumns(int64_t ranks);
 // the same function.
 int64_t LogitsChunkRows(int64_t vocab_size);
 
-// Upper bound of the bytes the engine asks of the device for one micro-batch of
-// micro_batch_size * max_seq_length tokens, everything included.
+// Upper bound of the bytes the engine asks of the device for one micro-batch of input.tokens() tokens,
+// everything included. Evaluation at the same length and export need no more: they use the same buffers.
 MemoryPlan PlanMemory(const PlanInput& input);
 
 // Parameters of the frozen base (embeddings counted once when tied).
@@ -57,20 +88,10 @@ int64_t CountParameters(const format::ModelConfig& model);
 // Trainable parameters of the adapter.
 int64_t CountLoraParameters(const PlanInput& input);
 
-// Floating point operations of forward and backward for one token at context `length`: 2 per
-// multiply-add; frozen linears cost forward and input gradient, adapters and attention all three.
-double TrainFlopsPerToken(const PlanInput& input, double mean_length);
-
-// A changed setting that makes the plan fit, cheapest change first.
-struct Suggestion {
-  PlanInput input;
-  std::vector<std::string> fields;  // spec paths that changed, e.g. "schedule.micro_batch_size"
-  int64_t total_bytes = 0;
-  std::string message;              // "set schedule.micro_batch_size 2: 21.8 GB"
-};
-
-// Settings near `input` whose plan fits `budget_bytes`; empty when none does. Every suggestion fits.
-std::vector<Suggestion> SuggestFitting(const PlanInput& input, int64_t budget_bytes);
+// Names as in a job: "sft" "dpo" "kto" "grpo"; "nf4" "int8" "none". Unknown ones: kSft, kCompute.
+Method ParseMethod(const std::string& name);
+BaseFormat ParseBaseFormat(const std::string& name);
+const char* BaseFormatName(BaseFormat format);
 
 // "21.8 GB" (decimal, one digit); "35.2 MB" below 100 MB.
 std::string FormatGigabytes(int64_t bytes);

@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "engine/model/batch.h"
+#include "engine/plan/cost.h"
 #include "engine/train/device.h"
 #include "engine/train/evaluation.h"
 #include "engine/train/files.h"
@@ -27,7 +28,9 @@ lora::Options LoraOptions(const job::TrainSpec& spec) {
 
 plan::PlanInput PlanInputOf(const job::TrainSpec& spec, const model::BaseModel& base) {
   plan::PlanInput p = model::PlanInputOf(base);
+  p.method = plan::ParseMethod(spec.method);
   p.lora_rank = spec.lora.rank;
+  p.lora_dropout = spec.lora.dropout > 0;
   p.target_modules = spec.lora.target_modules;
   p.optimizer = spec.optimizer.kind == "adamw" ? plan::Optimizer::kAdamW : plan::Optimizer::kAdamW8bit;
   p.micro_batch_size = spec.schedule.micro_batch_size;

@@ -10,6 +10,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
+#include "engine/plan/suggest.h"
 #include "proto/spec/resolve.h"
 #include "server/api/dataset_proto.h"
 #include "server/api/error.h"
@@ -26,10 +27,12 @@ constexpr double kBudgetMargin = 0.03;  // of the device, for what others may ta
 plan::PlanInput ToPlanInput(const JobSpec& spec, const format::ModelConfig& model) {
   plan::PlanInput in;
   in.model = model;
-  in.base = spec.quantization().base() == "nf4" ? plan::BaseFormat::kNf4 : plan::BaseFormat::kCompute;
+  in.method = plan::ParseMethod(MethodName(spec));
+  in.base = plan::ParseBaseFormat(spec.quantization().base());
   in.compute_bytes = spec.compute().dtype() == "f32" ? 4 : 2;
   in.on_gpu = spec.compute().device() == "cuda";
   in.lora_rank = spec.lora().rank();
+  in.lora_dropout = spec.lora().dropout() > 0;
   in.target_modules.assign(spec.lora().target_modules().begin(), spec.lora().target_modules().end());
   in.optimizer = spec.optimizer().kind() == "adamw" ? plan::Optimizer::kAdamW : plan::Optimizer::kAdamW8bit;
   in.micro_batch_size = spec.schedule().micro_batch_size();
@@ -43,7 +46,7 @@ void ApplyPlanInput(const plan::PlanInput& in, JobSpec* spec) {
   spec->mutable_schedule()->set_micro_batch_size(static_cast<int32_t>(in.micro_batch_size));
   spec->mutable_schedule()->set_max_seq_length(static_cast<int32_t>(in.max_seq_length));
   spec->mutable_compute()->set_activation_checkpointing(in.activation_checkpointing ? "on" : "off");
-  spec->mutable_quantization()->set_base(in.base == plan::BaseFormat::kNf4 ? "nf4" : "none");
+  spec->mutable_quantization()->set_base(plan::BaseFormatName(in.base));
   spec->mutable_optimizer()->set_kind(in.optimizer == plan::Optimizer::kAdamW ? "adamw" : "adamw_8bit");
   spec->mutable_lora()->set_rank(static_cast<int32_t>(in.lora_rank));
 }
@@ -56,6 +59,7 @@ v1::MemoryEstimate ToProto(const plan::MemoryPlan& memory) {
   out.set_optimizer_bytes(memory.component("optimizer"));
   out.set_activation_bytes(memory.component("activations"));
   out.set_logits_bytes(memory.component("logits"));
+  out.set_kv_cache_bytes(memory.component("kv_cache"));
   out.set_runtime_bytes(memory.component("runtime"));
   out.set_total_bytes(memory.total());
   for (const plan::Buffer& buffer : memory.buffers) {

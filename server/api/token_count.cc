@@ -11,6 +11,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "engine/data/dataset.h"
+#include "engine/plan/cost.h"
 #include "engine/plan/memory_plan.h"
 #include "server/api/dataset_proto.h"
 #include "server/api/error.h"

@@ -16,6 +16,7 @@ struct Variant {
   bool nf4, checkpointing, tied;
   int64_t rank;
   std::vector<std::string> targets;
+  double dropout = 0;
 };
 
 class PlannedBuffers : public testing::TestWithParam<Variant> {};
@@ -28,7 +29,7 @@ TEST_P(PlannedBuffers, AreThoseTheEngineTakes) {
   config.vocab_size = 1000;
   config.tie_word_embeddings = v.tied;
   const auto base = bench::RandomModel(config, {at::kCPU, at::kFloat, v.nf4});
-  lora::Adapter adapter(config, {v.rank, 8, 0, false, *lora::ParseTargets(v.targets)}, at::kCPU, at::kFloat);
+  lora::Adapter adapter(config, {v.rank, 8, v.dropout, false, *lora::ParseTargets(v.targets)}, at::kCPU, at::kFloat);
   Decoder decoder(*base, adapter, {.recompute_activations = v.checkpointing});
   const data::PackedBatch batch = bench::RandomBatch(config, 2, 24);
   at::Tensor sums = at::zeros({kLossSums}, at::kDouble);
@@ -36,6 +37,7 @@ TEST_P(PlannedBuffers, AreThoseTheEngineTakes) {
 
   plan::PlanInput input = PlanInputOf(*base);
   input.lora_rank = v.rank;
+  input.lora_dropout = v.dropout > 0;
   input.target_modules = v.targets;
   input.micro_batch_size = 2;
   input.max_seq_length = 24;
@@ -55,10 +57,12 @@ TEST_P(PlannedBuffers, AreThoseTheEngineTakes) {
   }
   EXPECT_EQ(base->bytes() - static_cast<int64_t>(base->inv_freq.nbytes()), weights);
   EXPECT_EQ(static_cast<int64_t>(adapter.parameters().nbytes()), planned["lora_master"]);
+  EXPECT_EQ(static_cast<int64_t>(adapter.gradients().nbytes()), planned["lora_gradients"]);
 }
 
 INSTANTIATE_TEST_SUITE_P(Variants, PlannedBuffers,
                          testing::Values(Variant{true, false, true, 16, {}}, Variant{true, true, false, 3, {}},
+                                         Variant{true, true, true, 4, {"v_proj", "o_proj"}, 0.1},
                                          Variant{false, false, true, 4, {"q_proj", "down_proj"}},
                                          Variant{false, true, false, 8, {"o_proj", "up_proj"}}));
 

@@ -2,24 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include "tests/unit/engine/plan/inputs.h"
+
 namespace finetuned::plan {
 namespace {
-
-// Llama-3.1-8B shapes.
-PlanInput Llama8B() {
-  PlanInput in;
-  format::ModelConfig& m = in.model;
-  m.architecture = "llama";
-  m.vocab_size = 128256;
-  m.hidden_size = 4096;
-  m.intermediate_size = 14336;
-  m.num_hidden_layers = 32;
-  m.num_attention_heads = 32;
-  m.num_key_value_heads = 8;
-  m.head_dim = 128;
-  in.target_modules = {"all-linear"};
-  return in;
-}
 
 TEST(MemoryPlan, CountsTheParametersOfLlama8B) {
   EXPECT_EQ(CountParameters(Llama8B().model), 8030261248);
@@ -29,9 +15,8 @@ TEST(MemoryPlan, CountsTheParametersOfLlama8B) {
 TEST(MemoryPlan, SumsEqualTheTotal) {
   const MemoryPlan plan = PlanMemory(Llama8B());
   int64_t sum = 0;
-  for (const char* c :
-       {"weights", "adapter", "gradients", "optimizer", "activations", "logits", "runtime"}) {
-    EXPECT_GT(plan.component(c), 0) << c;
+  for (const std::string& c : Components()) {
+    EXPECT_EQ(plan.component(c) > 0, c != "kv_cache") << c;
     sum += plan.component(c);
   }
   EXPECT_EQ(sum, plan.total());
@@ -42,7 +27,9 @@ TEST(MemoryPlan, GrowsWithBatchSequenceAndRank) {
   for (auto change : {+[](PlanInput& in) { in.micro_batch_size += 1; },
                       +[](PlanInput& in) { in.max_seq_length += 1; },
                       +[](PlanInput& in) { in.lora_rank += 1; },
-                      +[](PlanInput& in) { in.base = BaseFormat::kCompute; },
+                      +[](PlanInput& in) { in.base = BaseFormat::kInt8; },
+                      +[](PlanInput& in) { in.lora_dropout = true; },
+                      +[](PlanInput& in) { in.method = Method::kDpo; },
                       +[](PlanInput& in) { in.optimizer = Optimizer::kAdamW; }}) {
     PlanInput in = Llama8B();
     change(in);
@@ -55,26 +42,6 @@ TEST(MemoryPlan, SmallerTargetListNeedsLess) {
   in.target_modules = {"q_proj", "v_proj"};
   EXPECT_LT(PlanMemory(in).total(), PlanMemory(Llama8B()).total());
   EXPECT_EQ(CountLoraParameters(in), 32 * 16 * (2 * 4096 + 4096 + 1024));
-}
-
-TEST(SuggestFitting, EverySuggestionFits) {
-  PlanInput in = Llama8B();
-  in.base = BaseFormat::kCompute;
-  in.micro_batch_size = 16;
-  in.max_seq_length = 4096;
-  for (int64_t gb = 6; gb <= 80; gb += 2) {
-    const int64_t budget = gb * 1'000'000'000;
-    for (const Suggestion& s : SuggestFitting(in, budget)) {
-      EXPECT_LE(s.total_bytes, budget);
-      EXPECT_EQ(s.total_bytes, PlanMemory(s.input).total());
-      EXPECT_FALSE(s.fields.empty());
-    }
-  }
-  EXPECT_FALSE(SuggestFitting(in, 24'000'000'000).empty());
-}
-
-TEST(SuggestFitting, HopelessBudgetHasNoSuggestion) {
-  EXPECT_TRUE(SuggestFitting(Llama8B(), 1'000'000'000).empty());
 }
 
 TEST(LogitsChunk, StaysWithinItsBounds) {

@@ -1,0 +1,39 @@
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "engine/plan/memory_plan.h"
+
+// The linears of a decoder layer as the engine stores and adapts them. For the files of this folder.
+namespace finetuned::plan {
+
+struct Linear {
+  const char* name;  // "q_proj"
+  int64_t in, out;
+};
+
+// In the order of forward.
+std::array<Linear, 7> LayerLinears(const format::ModelConfig& model);
+
+// Whether the adapter has a pair of matrices for it.
+bool IsTarget(const PlanInput& input, const std::string& name);
+
+// A fused linear with the sum of its adapters' ranks.
+struct Fused {
+  int64_t in, out, ranks;
+};
+
+struct FusedLinears {
+  Fused qkv, o, gate_up, down;
+
+  explicit FusedLinears(const PlanInput& input);
+  std::array<Fused, 4> all() const { return {qkv, o, gate_up, down}; }
+};
+
+// The allocations of an NF4 matrix of n weights: codes, one absmax byte per 64 weights, one float per 256 of these.
+std::vector<int64_t> Nf4Parts(int64_t n);
+
+}  // namespace finetuned::plan

@@ -1,0 +1,16 @@
+#include "engine/plan/collector.h"
+
+namespace finetuned::plan {
+
+void AddRuntime(const PlanInput& in, Collector& c) {
+  if (!in.on_gpu) {
+    c.Add("runtime", "process", in.device.cpu_process_bytes);
+    return;
+  }
+  const int64_t rounding = c.rounding();
+  c.Add("runtime", "cuda_context", in.device.context_bytes);
+  c.Add("runtime", "library_workspaces", in.device.workspace_bytes);
+  c.Add("runtime", "allocator_rounding", rounding);
+}
+
+}  // namespace finetuned::plan

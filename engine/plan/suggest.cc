@@ -1,0 +1,132 @@
+#include "engine/plan/suggest.h"
+
+#include <cstddef>
+#include <functional>
+#include <optional>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+
+namespace finetuned::plan {
+namespace {
+
+constexpr int64_t kShortestLength = 128, kSmallestRank = 8;
+
+// A setting that can be lowered: gives the next smaller value of it, or nothing.
+struct Lever {
+  const char* field;
+  std::function<bool(PlanInput*)> lower;
+  std::function<std::string(const PlanInput&)> value;
+};
+
+std::string Number(int64_t n) { return absl::StrCat(n); }
+
+// In the order of what they cost the user: time only, speed only, then what the model learns from.
+std::vector<Lever> Levers() {
+  const auto on = [](const PlanInput&) { return std::string("on"); };
+  return {
+      {"compute.activation_checkpointing",
+       [](PlanInput* in) { return !std::exchange(in->activation_checkpointing, true); }, on},
+      {"schedule.micro_batch_size",
+       [](PlanInput* in) {
+         if (in->micro_batch_size <= 1) return false;
+         in->micro_batch_size /= 2;
+         return true;
+       },
+       [](const PlanInput& in) { return Number(in.micro_batch_size); }},
+      {"quantization.base", [](PlanInput* in) { return std::exchange(in->base, BaseFormat::kNf4) != BaseFormat::kNf4; },
+       [](const PlanInput&) { return std::string("nf4"); }},
+      {"optimizer.kind",
+       [](PlanInput* in) { return std::exchange(in->optimizer, Optimizer::kAdamW8bit) != Optimizer::kAdamW8bit; },
+       [](const PlanInput&) { return std::string("adamw_8bit"); }},
+      {"schedule.max_seq_length",
+       [](PlanInput* in) {
+         if (in->max_seq_length / 2 < kShortestLength) return false;
+         in->max_seq_length /= 2;
+         return true;
+       },
+       [](const PlanInput& in) { return Number(in.max_seq_length); }},
+      {"lora.rank",
+       [](PlanInput* in) {
+         if (in->lora_rank / 2 < kSmallestRank) return false;
+         in->lora_rank /= 2;
+         return true;
+       },
+       [](const PlanInput& in) { return Number(in.lora_rank); }},
+  };
+}
+
+class Search {
+ public:
+  Search(const PlanInput& input, int64_t budget) : input_(input), budget_(budget), levers_(Levers()) {}
+
+  // Lowers the chosen levers, the last one step by step and the others as far as they go, until the plan fits. The
+  // steps taken are the fewest of the last lever.
+  std::optional<Suggestion> Try(const std::vector<size_t>& chosen) const {
+    PlanInput in = input_;
+    for (size_t i = 0; i < chosen.size(); ++i) {
+      const Lever& lever = levers_[chosen[i]];
+      lever.lower(&in);
+      if (i + 1 == chosen.size()) {
+        while (!Fits(in)) {
+          if (!lever.lower(&in)) return std::nullopt;
+        }
+      } else {
+        while (lever.lower(&in)) {
+        }
+      }
+    }
+    return Describe(in, chosen);
+  }
+
+  // Levers that can be lowered at all.
+  std::vector<size_t> Usable() const {
+    std::vector<size_t> usable;
+    for (size_t i = 0; i < levers_.size(); ++i) {
+      PlanInput in = input_;
+      if (levers_[i].lower(&in)) usable.push_back(i);
+    }
+    return usable;
+  }
+
+ private:
+  bool Fits(const PlanInput& in) const { return PlanMemory(in).total() <= budget_; }
+
+  Suggestion Describe(const PlanInput& in, const std::vector<size_t>& chosen) const {
+    Suggestion s{in, {}, PlanMemory(in).total(), ""};
+    std::vector<std::string> changes;
+    for (size_t i : chosen) {
+      s.fields.emplace_back(levers_[i].field);
+      changes.push_back(absl::StrCat(levers_[i].field, " ", levers_[i].value(in)));
+    }
+    s.message = absl::StrCat("set ", absl::StrJoin(changes, ", "), ": ", FormatGigabytes(s.total_bytes));
+    return s;
+  }
+
+  const PlanInput& input_;
+  const int64_t budget_;
+  const std::vector<Lever> levers_;
+};
+
+}  // namespace
+
+std::vector<Suggestion> SuggestFitting(const PlanInput& input, int64_t budget_bytes) {
+  const Search search(input, budget_bytes);
+  std::vector<Suggestion> found;
+  const auto consider = [&](const std::vector<size_t>& chosen) {
+    if (auto s = search.Try(chosen)) found.push_back(*std::move(s));
+  };
+  const std::vector<size_t> usable = search.Usable();
+  for (size_t i : usable) consider({i});
+  // Two levers, then the first three, four, ... together: each time the last one only as far as needed.
+  for (size_t i = 0; i < usable.size() && found.empty(); ++i) {
+    for (size_t j = i + 1; j < usable.size(); ++j) consider({usable[i], usable[j]});
+  }
+  for (size_t n = 3; n <= usable.size() && found.empty(); ++n) {
+    consider({usable.begin(), usable.begin() + static_cast<std::ptrdiff_t>(n)});
+  }
+  return found;
+}
+
+}  // namespace finetuned::plan

@@ -1,0 +1,58 @@
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include "engine/plan/collector.h"
+#include "engine/plan/linears.h"
+
+namespace finetuned::plan {
+namespace {
+
+// The allocations of one matrix of a layer.
+std::vector<int64_t> MatrixParts(const PlanInput& in, const Linear& l) {
+  const int64_t n = l.in * l.out;
+  switch (in.base) {
+    case BaseFormat::kNf4: return Nf4Parts(n);
+    case BaseFormat::kInt8: return {n, 4 * l.out};
+    case BaseFormat::kCompute: break;
+  }
+  return {n * in.compute_bytes};
+}
+
+// One reused buffer holds the fused matrix in use, dequantized, with its adapters around it.
+int64_t ScratchElements(const PlanInput& in) {
+  int64_t largest = 0;
+  for (const Fused& f : FusedLinears(in).all()) {
+    largest = std::max(largest, (f.out + f.ranks) * (f.in + SpareColumns(f.ranks)));
+  }
+  return largest;
+}
+
+void AddEmbeddings(const PlanInput& in, Collector& c) {
+  const format::ModelConfig& m = in.model;
+  const int64_t n = m.vocab_size * m.hidden_size;
+  // A GPU reads an embedding that is not the head too from the host (model::PlaceEmbedding).
+  if (m.tie_word_embeddings || !in.on_gpu) c.Add("weights", "embed_tokens", n * in.compute_bytes);
+  if (!m.tie_word_embeddings) c.Add("weights", "lm_head", n * in.compute_bytes);
+}
+
+}  // namespace
+
+void AddWeights(const PlanInput& in, Collector& c) {
+  const format::ModelConfig& m = in.model;
+  const int64_t layers = m.num_hidden_layers;
+  AddEmbeddings(in, c);
+  c.Add("weights", "norms", (2 * layers + 1) * m.hidden_size * in.compute_bytes, 2 * layers + 1);
+  for (const Linear& l : LayerLinears(m)) {
+    c.AddParts("weights", std::string("layer.") + l.name, MatrixParts(in, l), layers);
+  }
+  const FusedLinears fused(in);
+  const int64_t biases = (m.attention_bias ? fused.qkv.out + fused.o.out : 0) +
+                         (m.mlp_bias ? fused.gate_up.out + fused.down.out : 0);
+  c.Add("weights", "layer.biases", layers * biases * in.compute_bytes, layers);
+  if (in.base != BaseFormat::kCompute) {
+    c.Add("runtime", "dequantized_weight", ScratchElements(in) * in.compute_bytes);
+  }
+}
+
+}  // namespace finetuned::plan
