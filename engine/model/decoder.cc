@@ -17,7 +17,7 @@ Decoder::Decoder(const BaseModel& base, lora::Adapter& adapter, const DecoderOpt
       workspace_(base.options.device),
       layers_(base.layers.size()) {}
 
-PassContext Decoder::Pass(const DeviceBatch& batch) {
+PassContext Decoder::Pass(const DeviceBatch& batch, const std::optional<DropoutPass>& dropout) {
   PassContext pass;
   pass.base = &base_;
   pass.adapter = &adapter_;
@@ -26,6 +26,11 @@ PassContext Decoder::Pass(const DeviceBatch& batch) {
   pass.scratch = workspace_.Take("dequantized_weight", 0, {scratch_elements_}, base_.options.dtype);
   pass.dropout.sites = static_cast<int64_t>(adapter_.sites().size());
   pass.deterministic = options_.deterministic;
+  if (dropout.has_value()) {
+    pass.dropout.p = adapter_.options().dropout;
+    pass.dropout.seed = dropout->seed;
+    pass.dropout.pass = dropout->pass;
+  }
   return pass;
 }
 
@@ -59,26 +64,17 @@ at::Tensor Decoder::FinalNorm(const at::Tensor& x_TD) {
   return hidden_TD;
 }
 
-void Decoder::ForwardBackward(const DeviceBatch& batch, const at::Tensor& grad_scale,
-                              uint64_t dropout_seed, uint64_t pass_number, at::Tensor& sums) {
-  PassContext pass = Pass(batch);
-  pass.dropout.p = adapter_.options().dropout;
-  pass.dropout.seed = dropout_seed;
-  pass.dropout.pass = pass_number;
+Extended Decoder::TakeGradient(const DeviceBatch& batch) {
+  return workspace_.TakeExtended("hidden.gradient", 0, batch.tokens, base_.config.hidden_size,
+                                 ResidualSpare(adapter_), base_.options.dtype);
+}
 
-  const at::Tensor x_TD = ForwardLayers(pass, /*keep=*/true);
-  const at::Tensor hidden_TD = FinalNorm(x_TD);
-  const Extended gradient_TD =
-      workspace_.TakeExtended("hidden.gradient", 0, x_TD.size(0), x_TD.size(1),
-                              ResidualSpare(adapter_), x_TD.scalar_type());
-  at::Tensor dhidden_TD = gradient_TD.main();
-  LmHeadLoss(hidden_TD, base_.lm_head_VD, batch,
-             {chunk_rows_, options_.label_smoothing, grad_scale}, workspace_, dhidden_TD, sums);
-
-  at::Tensor& dx_TD = dhidden_TD;
-  kernels::RmsNormBackward(dhidden_TD, x_TD, base_.final_norm_D, final_rstd_T_,
+void Decoder::BackwardLayers(const PassContext& pass, const Extended& gradient_TD) {
+  const int64_t n = static_cast<int64_t>(layers_.size());
+  at::Tensor dx_TD = gradient_TD.main();
+  kernels::RmsNormBackward(dx_TD, LayerInput(n, *pass.batch), base_.final_norm_D, final_rstd_T_,
                            /*accumulate=*/false, dx_TD);
-  for (int64_t i = static_cast<int64_t>(layers_.size()) - 1; i >= 0; --i) {
+  for (int64_t i = n - 1; i >= 0; --i) {
     LayerActivations& a = layers_[i];
     if (options_.recompute_activations) {
       LayerForward(pass, i, /*slot=*/0, &a, /*out_TD=*/{});
@@ -86,6 +82,43 @@ void Decoder::ForwardBackward(const DeviceBatch& batch, const at::Tensor& grad_s
     LayerBackward(pass, i, &a, /*need_input_gradient=*/i > 0, gradient_TD);
     a = {};
   }
+}
+
+void Decoder::ForwardBackward(const DeviceBatch& batch, const at::Tensor& grad_scale,
+                              uint64_t dropout_seed, uint64_t pass_number, at::Tensor& sums) {
+  const PassContext pass = Pass(batch, DropoutPass{dropout_seed, pass_number});
+  const at::Tensor hidden_TD = FinalNorm(ForwardLayers(pass, /*keep=*/true));
+  const Extended gradient_TD = TakeGradient(batch);
+  at::Tensor dhidden_TD = gradient_TD.main();
+  LmHeadLoss(hidden_TD, base_.lm_head_VD, batch,
+             {chunk_rows_, options_.label_smoothing, grad_scale}, workspace_, dhidden_TD, sums);
+  BackwardLayers(pass, gradient_TD);
+}
+
+TargetLogProbs Decoder::ForwardLogProbs(const DeviceBatch& batch, const LogProbOptions& options,
+                                        const std::optional<DropoutPass>& dropout) {
+  const at::Tensor hidden_TD = FinalNorm(ForwardLayers(Pass(batch, dropout), /*keep=*/true));
+  return LmHeadLogProbs(hidden_TD, base_.lm_head_VD, batch, options, chunk_rows_, LogProbSlot::kPolicy,
+                        workspace_);
+}
+
+void Decoder::BackwardLogProbs(const DeviceBatch& batch, const LogProbOptions& options,
+                               const at::Tensor& d_log_probs_M, const std::optional<DropoutPass>& dropout) {
+  const at::Tensor hidden_TD =
+      workspace_.Take("hidden", 0, {batch.tokens, base_.config.hidden_size}, base_.options.dtype);
+  const Extended gradient_TD = TakeGradient(batch);
+  at::Tensor dhidden_TD = gradient_TD.main();
+  LmHeadLogProbsBackward(hidden_TD, base_.lm_head_VD, batch, options, chunk_rows_, d_log_probs_M, workspace_,
+                         dhidden_TD);
+  BackwardLayers(Pass(batch, dropout), gradient_TD);
+}
+
+TargetLogProbs Decoder::LogProbs(const DeviceBatch& batch, const LogProbOptions& options, AdapterUse adapter) {
+  PassContext pass = Pass(batch);
+  if (adapter == AdapterUse::kOff) pass.adapter = nullptr;
+  const at::Tensor hidden_TD = FinalNorm(ForwardLayers(pass, /*keep=*/false));
+  return LmHeadLogProbs(hidden_TD, base_.lm_head_VD, batch, options, chunk_rows_,
+                        adapter == AdapterUse::kOff ? LogProbSlot::kReference : LogProbSlot::kPolicy, workspace_);
 }
 
 void Decoder::Evaluate(const DeviceBatch& batch, at::Tensor& sums) {

@@ -1,16 +1,18 @@
-// A decoder with an adapter on a frozen base: loss and adapter gradients of one micro-batch.
-// Legend: T tokens, D hidden, V vocabulary.
+// A decoder with an adapter on a frozen base: loss, or log probabilities of targets, and adapter gradients of one
+// micro-batch. Legend: T tokens, D hidden, V vocabulary, M targets.
 #pragma once
 
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "engine/lora/adapter.h"
 #include "engine/model/base_model.h"
 #include "engine/model/batch.h"
 #include "engine/model/layer.h"
+#include "engine/model/lm_head_log_probs.h"
 #include "engine/model/lm_head_loss.h"
 #include "engine/model/workspace.h"
 
@@ -21,6 +23,14 @@ struct DecoderOptions {
   bool deterministic = false;
   double label_smoothing = 0;
 };
+
+// Chooses the dropout masks of a pass; `pass` counts micro-batches.
+struct DropoutPass {
+  uint64_t seed = 0, pass = 0;
+};
+
+// kOff: the base alone, the reference of preference and policy losses.
+enum class AdapterUse { kOn, kOff };
 
 // Runs one batch at a time on the current stream; nothing here waits for the device. Call inside
 // c10::InferenceMode. Out of memory: c10::Error.
@@ -38,17 +48,35 @@ class Decoder {
   // Adds the sums of a batch, without gradients, dropout or kept activations.
   void Evaluate(const DeviceBatch& batch, at::Tensor& sums);
 
+  // Log probabilities of a batch's targets, with what BackwardLogProbs needs kept. Losses of any kind are made of two
+  // calls: this one, then the backward with the loss's gradient. No dropout: none, whatever the adapter's options say.
+  TargetLogProbs ForwardLogProbs(const DeviceBatch& batch, const LogProbOptions& options,
+                                 const std::optional<DropoutPass>& dropout = std::nullopt);
+
+  // Adds to the adapter's gradients, from d_log_probs_M (see LmHeadLogProbsBackward).
+  // REQUIRES: the other arguments are those of the ForwardLogProbs before, and no pass ran in between.
+  void BackwardLogProbs(const DeviceBatch& batch, const LogProbOptions& options, const at::Tensor& d_log_probs_M,
+                        const std::optional<DropoutPass>& dropout = std::nullopt);
+
+  // Log probabilities without gradients, dropout or kept activations. The results for kOn lie in the slot kPolicy, as
+  // those of ForwardLogProbs, those for kOff in kReference: a reference pass leaves the policy's results alone.
+  TargetLogProbs LogProbs(const DeviceBatch& batch, const LogProbOptions& options, AdapterUse adapter);
+
   // Logits [T, V] float32 of a small batch, for tests and tools.
   at::Tensor Logits(const DeviceBatch& batch);
 
   const Workspace& workspace() const { return workspace_; }
 
  private:
-  PassContext Pass(const DeviceBatch& batch);
+  PassContext Pass(const DeviceBatch& batch, const std::optional<DropoutPass>& dropout = std::nullopt);
   // Returns the last layer's output (residual stream). keep: fill layers_ for the backward.
   at::Tensor ForwardLayers(const PassContext& pass, bool keep);
   at::Tensor LayerInput(int64_t index, const DeviceBatch& batch);
   at::Tensor FinalNorm(const at::Tensor& x_TD);
+  // The gradient of the residual stream, for the backward of head and layers.
+  Extended TakeGradient(const DeviceBatch& batch);
+  // gradient_TD: in its main part the gradient of the final norm's output. Uses up layers_.
+  void BackwardLayers(const PassContext& pass, const Extended& gradient_TD);
 
   const BaseModel& base_;
   lora::Adapter& adapter_;

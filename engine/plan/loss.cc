@@ -10,14 +10,31 @@ int64_t LogitsChunkRows(int64_t vocab_size) {
   return std::clamp<int64_t>(rows / 128 * 128, 128, 1024);
 }
 
+namespace {
+
+// What the loss is made of, target by target: loss and entropy, and whether it was the likeliest token.
+void AddPerTarget(const PlanInput& in, Collector& c) {
+  const int64_t targets = in.tokens();
+  if (in.method == Method::kSft) {
+    c.Add("logits", "loss.per_target", targets * 2 * 4);
+    c.Add("logits", "loss.correct", targets);
+    return;
+  }
+  // Of policy and reference (engine/model/lm_head_log_probs.h), and the gradient: the loss's, and as the head reads it.
+  const int64_t slots = 2;
+  c.Add("logits", "log_probs.per_target", slots * targets * 5 * 4, slots);
+  c.Add("logits", "log_probs.correct", slots * targets, slots);
+  c.Add("logits", "log_probs.gradient", slots * targets * 4, slots);
+}
+
+}  // namespace
+
 void AddLoss(const PlanInput& in, Collector& c) {
   const format::ModelConfig& m = in.model;
   const int64_t rows = std::min(LogitsChunkRows(m.vocab_size), in.tokens());
   c.Add("logits", "logits_chunk", rows * m.vocab_size * 4);
   c.Add("logits", "loss.hidden", rows * m.hidden_size * in.compute_bytes);
-  // Loss and entropy of every target, and whether it was the likeliest token.
-  c.Add("logits", "loss.per_target", in.tokens() * 2 * 4);
-  c.Add("logits", "loss.correct", in.tokens());
+  AddPerTarget(in, c);
 }
 
 }  // namespace finetuned::plan

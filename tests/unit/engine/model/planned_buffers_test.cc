@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <map>
+#include <memory>
 
 #include "engine/model/decoder.h"
 #include "engine/plan/memory_plan.h"
@@ -19,45 +20,81 @@ struct Variant {
   double dropout = 0;
 };
 
-class PlannedBuffers : public testing::TestWithParam<Variant> {};
+// A small model with an adapter, and what the plan says of it.
+class PlannedBuffers : public testing::TestWithParam<Variant> {
+ protected:
+  PlannedBuffers() {
+    const Variant v = GetParam();
+    config_ = bench::Shape("smollm2-135m");
+    config_.num_hidden_layers = 3;
+    config_.vocab_size = 1000;
+    config_.tie_word_embeddings = v.tied;
+    base_ = bench::RandomModel(config_, {at::kCPU, at::kFloat, v.nf4});
+    adapter_ = std::make_unique<lora::Adapter>(
+        config_, lora::Options{v.rank, 8, v.dropout, false, *lora::ParseTargets(v.targets)},
+        at::kCPU, at::kFloat);
+    decoder_ = std::make_unique<Decoder>(*base_, *adapter_,
+                                         DecoderOptions{.recompute_activations = v.checkpointing});
+    input_ = PlanInputOf(*base_);
+    input_.lora_rank = v.rank;
+    input_.lora_dropout = v.dropout > 0;
+    input_.target_modules = v.targets;
+    input_.max_seq_length = 24;
+    input_.activation_checkpointing = v.checkpointing;
+  }
+
+  // Planned bytes by name; `component` empty: of all.
+  std::map<std::string, int64_t> Planned(const std::string& component = "") const {
+    std::map<std::string, int64_t> planned;
+    for (const plan::Buffer& b : plan::PlanMemory(input_).buffers) {
+      if (component.empty() || b.component == component) planned[b.name] += b.bytes;
+    }
+    return planned;
+  }
+
+  // The plan cannot know how many tokens are targets, so it counts all: two documents end without one.
+  void ExpectWorkspaceAsPlanned() const {
+    const std::map<std::string, int64_t> per_target = {
+        {"loss.per_target", 8},   {"loss.correct", 1},      {"log_probs.per_target", 2 * 20},
+        {"log_probs.correct", 2}, {"logits_chunk", 4 * 1000}, {"loss.hidden", 4 * 576}};
+    std::map<std::string, int64_t> planned = Planned();
+    for (const auto& [name, bytes] : decoder_->workspace().Bytes()) {
+      const auto found = per_target.find(name);
+      EXPECT_EQ(bytes, planned[name] - (found == per_target.end() ? 0 : 2 * found->second)) << name;
+    }
+  }
+
+  DeviceBatch TwoDocuments() const { return Upload(bench::RandomBatch(config_, 2, 24), at::kCPU); }
+
+  c10::InferenceMode no_autograd_;
+  format::ModelConfig config_;
+  std::shared_ptr<BaseModel> base_;
+  std::unique_ptr<lora::Adapter> adapter_;
+  std::unique_ptr<Decoder> decoder_;
+  plan::PlanInput input_;
+};
 
 TEST_P(PlannedBuffers, AreThoseTheEngineTakes) {
-  const Variant v = GetParam();
-  c10::InferenceMode no_autograd;
-  format::ModelConfig config = bench::Shape("smollm2-135m");
-  config.num_hidden_layers = 3;
-  config.vocab_size = 1000;
-  config.tie_word_embeddings = v.tied;
-  const auto base = bench::RandomModel(config, {at::kCPU, at::kFloat, v.nf4});
-  lora::Adapter adapter(config, {v.rank, 8, v.dropout, false, *lora::ParseTargets(v.targets)}, at::kCPU, at::kFloat);
-  Decoder decoder(*base, adapter, {.recompute_activations = v.checkpointing});
-  const data::PackedBatch batch = bench::RandomBatch(config, 2, 24);
   at::Tensor sums = at::zeros({kLossSums}, at::kDouble);
-  decoder.ForwardBackward(Upload(batch, at::kCPU), at::ones({1}), 1, 0, sums);
-
-  plan::PlanInput input = PlanInputOf(*base);
-  input.lora_rank = v.rank;
-  input.lora_dropout = v.dropout > 0;
-  input.target_modules = v.targets;
-  input.micro_batch_size = 2;
-  input.max_seq_length = 24;
-  input.activation_checkpointing = v.checkpointing;
-  std::map<std::string, int64_t> planned;
+  decoder_->ForwardBackward(TwoDocuments(), at::ones({1}), 1, 0, sums);
+  input_.micro_batch_size = 2;
+  ExpectWorkspaceAsPlanned();
   int64_t weights = 0;
-  for (const plan::Buffer& b : plan::PlanMemory(input).buffers) {
-    planned[b.name] += b.bytes;
-    if (b.component == "weights") weights += b.bytes;
-  }
-  // The plan cannot know how many tokens are targets, so it counts all: two documents end without one.
-  const std::map<std::string, int64_t> per_target = {{"loss.per_target", 8}, {"loss.correct", 1},
-                                                     {"logits_chunk", 4 * 1000}, {"loss.hidden", 4 * 576}};
-  for (const auto& [name, bytes] : decoder.workspace().Bytes()) {
-    const auto found = per_target.find(name);
-    EXPECT_EQ(bytes, planned[name] - (found == per_target.end() ? 0 : 2 * found->second)) << name;
-  }
-  EXPECT_EQ(base->bytes() - static_cast<int64_t>(base->inv_freq.nbytes()), weights);
-  EXPECT_EQ(static_cast<int64_t>(adapter.parameters().nbytes()), planned["lora_master"]);
-  EXPECT_EQ(static_cast<int64_t>(adapter.gradients().nbytes()), planned["lora_gradients"]);
+  for (const auto& [name, bytes] : Planned("weights")) weights += bytes;
+  EXPECT_EQ(base_->bytes() - static_cast<int64_t>(base_->inv_freq.nbytes()), weights);
+  EXPECT_EQ(static_cast<int64_t>(adapter_->parameters().nbytes()), Planned()["lora_master"]);
+  EXPECT_EQ(static_cast<int64_t>(adapter_->gradients().nbytes()), Planned()["lora_gradients"]);
+}
+
+TEST_P(PlannedBuffers, OfLogProbabilitiesAreThoseTheEngineTakes) {
+  const DeviceBatch pair = TwoDocuments();
+  const LogProbOptions options = {.mean_logits = true, .log_sum_squares = true};
+  decoder_->LogProbs(pair, options, AdapterUse::kOff);
+  decoder_->ForwardLogProbs(pair, options, DropoutPass{1, 0});
+  decoder_->BackwardLogProbs(pair, options, at::ones({pair.targets}), DropoutPass{1, 0});
+  input_.method = plan::Method::kDpo;  // one row is a pair
+  input_.micro_batch_size = 1;
+  ExpectWorkspaceAsPlanned();
 }
 
 INSTANTIATE_TEST_SUITE_P(Variants, PlannedBuffers,
