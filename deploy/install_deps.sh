@@ -3,16 +3,18 @@
 # .deps/venv. Quick when everything is there. Options:
 #   --oracles   also what tests compare with and run against: Python libraries (transformers, peft, ...),
 #               and Prometheus, unpacked into .deps/prometheus so that no service is started
+#   --client    also what the Python client and its tests need, into .deps/client-venv
 #   --model     also SmolLM2-135M-Instruct (94 MB, Apache-2.0) into .deps/models
 set -euo pipefail
 cd "$(dirname "$0")/.."
 deps="$PWD/.deps"
-want_oracles=0 want_model=0
+want_oracles=0 want_client=0 want_model=0
 for arg in "$@"; do
   case "$arg" in
     --oracles) want_oracles=1 ;;
+    --client) want_client=1 ;;
     --model) want_model=1 ;;
-    *) echo "install_deps.sh: unknown option $arg (known: --oracles --model)" >&2; exit 2 ;;
+    *) echo "install_deps.sh: unknown option $arg (known: --oracles --client --model)" >&2; exit 2 ;;
   esac
 done
 
@@ -70,6 +72,14 @@ if [ $want_oracles = 1 ]; then
     (cd "$deps/prometheus" && apt-get download -qq prometheus >/dev/null && dpkg-deb -x prometheus_*.deb . &&
       rm prometheus_*.deb)
   fi
+fi
+
+if [ $want_client = 1 ] && ! cmp -s tests/requirements-client.txt "$deps/.stamp-client"; then
+  echo "Installing the Python client's libraries of tests/requirements-client.txt"
+  [ -x "$deps/client-venv/bin/python" ] || python3 -m venv "$deps/client-venv"
+  "$deps/client-venv/bin/python" -m pip --disable-pip-version-check -q install --no-deps \
+    -r tests/requirements-client.txt
+  cp tests/requirements-client.txt "$deps/.stamp-client"
 fi
 
 model="$deps/models/SmolLM2-135M-Instruct.Q4_1.gguf"

@@ -3,7 +3,7 @@
 # e.g. `tests/run.sh -R text` or `tests/run.sh -L fast`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-./deploy/install_deps.sh --oracles --model
+./deploy/install_deps.sh --oracles --client --model
 cmake --preset release
 cmake --build --preset release
 ctest --preset release "$@"
