@@ -77,6 +77,7 @@ void AddMemory(const at::Device& device, std::map<std::string, double>* values) 
     cudaMemGetInfo(&free, &total);
     (*values)["memory_allocated_bytes"] = static_cast<double>(stats.allocated_bytes[0].current);
     (*values)["memory_peak_bytes"] = static_cast<double>(stats.allocated_bytes[0].peak);
+    (*values)["memory_reserved_bytes"] = static_cast<double>(stats.reserved_bytes[0].current);
     (*values)["memory_device_used_bytes"] = static_cast<double>(total - free);
     return;
   }

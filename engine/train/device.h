@@ -25,8 +25,9 @@ absl::StatusOr<ComputeTarget> ChooseTarget(const job::TrainSpec& spec);
 // Deterministic CUDA needs a call before the process first uses cuBLAS.
 void ConfigureLibrary(const job::TrainSpec& spec);
 
-// memory_allocated_bytes, memory_peak_bytes (since ResetPeak), memory_device_used_bytes. On the CPU the
-// resident set of the process takes the place of all three.
+// memory_allocated_bytes, memory_peak_bytes (since ResetPeak), memory_device_used_bytes (by all processes), and on a
+// GPU memory_reserved_bytes (what the allocator holds of the device). On the CPU the resident set of the process
+// takes the place of the others.
 void AddMemory(const at::Device& device, std::map<std::string, double>* values);
 void ResetPeak(const at::Device& device);
 

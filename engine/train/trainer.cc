@@ -26,19 +26,6 @@ lora::Options LoraOptions(const job::TrainSpec& spec) {
           *lora::ParseTargets(spec.lora.target_modules)};
 }
 
-plan::PlanInput PlanInputOf(const job::TrainSpec& spec, const model::BaseModel& base) {
-  plan::PlanInput p = model::PlanInputOf(base);
-  p.method = plan::ParseMethod(spec.method);
-  p.lora_rank = spec.lora.rank;
-  p.lora_dropout = spec.lora.dropout > 0;
-  p.target_modules = spec.lora.target_modules;
-  p.optimizer = spec.optimizer.kind == "adamw" ? plan::Optimizer::kAdamW : plan::Optimizer::kAdamW8bit;
-  p.micro_batch_size = spec.schedule.micro_batch_size;
-  p.max_seq_length = spec.schedule.max_seq_length;
-  p.activation_checkpointing = spec.activation_checkpointing;
-  return p;
-}
-
 double SecondsSince(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
@@ -58,6 +45,19 @@ std::map<std::string, double> StatsMap(const data::DatasetStats& s, int64_t micr
 }
 
 }  // namespace
+
+plan::PlanInput PlanInputOf(const job::TrainSpec& spec, const model::BaseModel& base) {
+  plan::PlanInput p = model::PlanInputOf(base);
+  p.method = plan::ParseMethod(spec.method);
+  p.lora_rank = spec.lora.rank;
+  p.lora_dropout = spec.lora.dropout > 0;
+  p.target_modules = spec.lora.target_modules;
+  p.optimizer = spec.optimizer.kind == "adamw" ? plan::Optimizer::kAdamW : plan::Optimizer::kAdamW8bit;
+  p.micro_batch_size = spec.schedule.micro_batch_size;
+  p.max_seq_length = spec.schedule.max_seq_length;
+  p.activation_checkpointing = spec.activation_checkpointing;
+  return p;
+}
 
 Trainer::Trainer(TrainerInputs inputs)
     : in_(std::move(inputs)),

@@ -23,6 +23,9 @@
 
 namespace finetuned::train {
 
+// What the plan of such a run is made from.
+plan::PlanInput PlanInputOf(const job::TrainSpec& spec, const model::BaseModel& base);
+
 // What a run trains on. Everything must outlive the trainer.
 struct TrainerInputs {
   const job::TrainSpec* spec = nullptr;      // valid

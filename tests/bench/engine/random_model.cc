@@ -4,27 +4,13 @@
 
 #include <cstdio>
 #include <cstdlib>
-#include <map>
 #include <random>
+#include <utility>
+
+#include "engine/plan/shapes.h"
 
 namespace finetuned::bench {
 namespace {
-
-format::ModelConfig Llama(int64_t vocab, int64_t hidden, int64_t intermediate, int64_t layers, int64_t heads,
-                          int64_t kv_heads, int64_t head_dim, bool tied) {
-  format::ModelConfig c;
-  c.architecture = "llama";
-  c.vocab_size = vocab;
-  c.hidden_size = hidden;
-  c.intermediate_size = intermediate;
-  c.num_hidden_layers = layers;
-  c.num_attention_heads = heads;
-  c.num_key_value_heads = kv_heads;
-  c.head_dim = head_dim;
-  c.max_position_embeddings = 1 << 20;
-  c.tie_word_embeddings = tied;
-  return c;
-}
 
 at::Tensor Normal(at::IntArrayRef shape, const model::LoadOptions& o) {
   return at::randn(shape, at::device(o.device).dtype(o.dtype)).mul_(0.02);
@@ -44,19 +30,13 @@ model::FrozenLinear Linear(std::vector<int64_t> rows, int64_t in, const model::L
 }  // namespace
 
 format::ModelConfig Shape(const std::string& name) {
-  static const std::map<std::string, format::ModelConfig> shapes = {
-      {"smollm2-135m", Llama(49152, 576, 1536, 30, 9, 3, 64, true)},
-      {"llama-3.2-1b", Llama(128256, 2048, 8192, 16, 32, 8, 64, true)},
-      {"llama-2-7b", Llama(32000, 4096, 11008, 32, 32, 32, 128, false)},
-      {"llama-3.1-8b", Llama(128256, 4096, 14336, 32, 32, 8, 128, false)},
-      {"llama-2-13b", Llama(32000, 5120, 13824, 40, 40, 40, 128, false)},
-  };
-  const auto found = shapes.find(name);
-  if (found != shapes.end()) return found->second;
-  std::fprintf(stderr, "unknown shape %s; known:", name.c_str());
-  for (const auto& [known, config] : shapes) std::fprintf(stderr, " %s", known.c_str());
-  std::fprintf(stderr, "\n");
-  std::exit(64);
+  auto config = plan::FindShape(name);
+  if (!config.ok()) {
+    std::fprintf(stderr, "%s\n", std::string(config.status().message()).c_str());
+    std::exit(64);
+  }
+  config->max_position_embeddings = 1 << 20;
+  return *std::move(config);
 }
 
 std::shared_ptr<model::BaseModel> RandomModel(const format::ModelConfig& config, const model::LoadOptions& options) {

@@ -9,7 +9,7 @@
 
 namespace finetuned::bench {
 
-// smollm2-135m, llama-3.2-1b, llama-2-7b, llama-3.1-8b, llama-2-13b. Another name ends the program with a list.
+// A name of engine/plan/shapes.h, without its limit of positions. Another name ends the program with a list.
 format::ModelConfig Shape(const std::string& name);
 
 // Weights normal with deviation 0.02, quantized as the loader does it.
