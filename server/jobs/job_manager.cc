@@ -170,6 +170,8 @@ absl::StatusOr<std::shared_ptr<Subscription>> JobManager::Subscribe(const std::s
   return bus_.Subscribe(record->job.uid(), name, after_sequence);
 }
 
+rewards::RewardHub& JobManager::rewards() { return loop_->rewards(); }
+
 bool JobManager::UsesDataset(const std::string& name) const {
   const auto used = loop_->Call<bool>([&]() -> absl::StatusOr<bool> { return loop_->UsesDataset(name); });
   return !used.ok() || *used;

@@ -19,6 +19,7 @@
 #include "server/jobs/subscription.h"
 #include "server/metrics/metrics.h"
 #include "server/queue/scheduler.h"
+#include "server/rewards/hub.h"
 #include "server/store/store.h"
 #include "server/supervisor/supervisor.h"
 
@@ -102,6 +103,9 @@ class JobManager : private supervisor::WorkerEvents {
 
   // Events of the job after `after_sequence`. -1: only those still to come.
   absl::StatusOr<std::shared_ptr<Subscription>> Subscribe(const std::string& name, int64_t after_sequence);
+
+  // Attached reward workers; usable between Start and Stop.
+  rewards::RewardHub& rewards();
 
   // A job that has not ended needs this dataset.
   bool UsesDataset(const std::string& name) const;

@@ -53,7 +53,8 @@ JobManager::Loop::Loop(Options options, store::Store* store, metrics::Metrics* m
       scheduler_(ToOptions(options_.config->worker), [store](const std::string& job) {
         const auto record = store->GetJob(job);
         return record.ok() && record->job.state() == v1::SUCCEEDED;
-      }) {}
+      }),
+      rewards_(RewardHost()) {}
 
 JobManager::Loop::~Loop() { Stop(); }
 
@@ -156,13 +157,15 @@ void JobManager::Loop::RunOnce() {
       flush_at_ = absl::Now() + kRetryDelay;
     }
   }
+  if (absl::Now() >= rewards_.NextDeadline()) rewards_.Tick(absl::Now());
   if (absl::Now() >= housekeeping_at_) Housekeeping();
   tick_at_ = late ? absl::Now() + kRetryDelay : scheduler_.NextDeadline(absl::Now());
   if (options_.on_loop) options_.on_loop();
 }
 
 absl::Time JobManager::Loop::NextWake() const {
-  const absl::Time next = std::min({absl::Now() + kLongestWait, flush_at_, housekeeping_at_, tick_at_});
+  const absl::Time next = std::min(
+      {absl::Now() + kLongestWait, flush_at_, housekeeping_at_, tick_at_, rewards_.NextDeadline()});
   return inbox_.empty() ? next : std::min(next, retry_at_);
 }
 
@@ -191,6 +194,7 @@ void JobManager::Loop::Housekeeping() {
   const absl::Time now = absl::Now();
   housekeeping_at_ = now + kHousekeeping;
   metrics_->Refresh(now);
+  metrics_->RewardWorkers(rewards_.workers());
   if (now >= forget_requests_at_) {
     forget_requests_at_ = now + absl::Hours(1);
     store_->ForgetRequests(now - absl::Hours(24)).IgnoreError();
@@ -306,7 +310,9 @@ void JobManager::Loop::CountChange(const queue::StateChange& change, const store
   if (queue::HoldsDevice(change.from) && !queue::HoldsDevice(change.to)) {
     if (change.to == v1::SUCCEEDED) metrics_->AttemptMemory(job.name(), job.memory().total_bytes());
     metrics_->JobOffDevice(job.name());
+    rewards_.Forget(job.name());
   }
+  if (change.to == v1::PAUSED && change.reason == v1::WAITING_FOR_REWARD_WORKER) PausedForRewards(job);
   if (queue::IsTerminal(change.to)) {
     if (change.reason == v1::OUT_OF_DEVICE_MEMORY) metrics_->OutOfMemory();
     metrics_->JobFinished(Method(job), change.to, change.reason, Elapsed(job, now));

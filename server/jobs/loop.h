@@ -61,6 +61,9 @@ class JobManager::Loop {
   void WorkerSaid(int worker, internal::v1::WorkerMessage message);
   void WorkerExited(int worker, const std::string& how, const std::string& log);
 
+  // ---- reward workers; from any thread (loop_rewards.cc)
+  rewards::RewardHub& rewards() { return rewards_; }
+
   // ---- what callers of other threads see
   void Overlay(v1::Job* job) const;  // queue position and why
   WorkerStatus Worker() const;
@@ -126,12 +129,20 @@ class JobManager::Loop {
   void AddPending(store::JobRecord* record, v1::Event event);
   double BestEvalLoss(const store::JobRecord& record);
 
+  // loop_rewards.cc
+  rewards::RewardHub::Host RewardHost();
+  void TakeQuestion(const internal::v1::RewardQuestion& question);
+  void RewardWorkerAttached(const v1::RewardHello& hello);
+  // The job was paused for lack of a reward worker; one may have come meanwhile.
+  void PausedForRewards(const v1::Job& job);
+
   const Options options_;
   store::Store* const store_;
   metrics::Metrics* const metrics_;
   EventBus* const bus_;
   supervisor::WorkerControl* control_ = nullptr;
   queue::Scheduler scheduler_;
+  rewards::RewardHub rewards_;
 
   std::map<std::string, store::JobRecord> live_;      // jobs that have not ended, by name
   std::map<std::string, absl::Time> queued_since_;

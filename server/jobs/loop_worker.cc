@@ -64,6 +64,8 @@ absl::Status JobManager::Loop::TakeMessage(const internal::v1::WorkerMessage& me
     flush_at = absl::Now();  // the worker waits for this one
   } else if (message.has_heartbeat()) {
     TakeHeartbeat(message.heartbeat());
+  } else if (message.has_reward()) {
+    TakeQuestion(message.reward());
   }
   if (!status.ok()) return status;
   said_ = std::max(said_, message.sequence());
@@ -113,6 +115,10 @@ absl::Status JobManager::Loop::TakeEvent(const internal::v1::WorkerEvent& said) 
     case internal::v1::WorkerEvent::kLog:
       event.mutable_log()->set_level(kInfo);
       event.mutable_log()->set_text(said.log());
+      AddPending(record, std::move(event));
+      break;
+    case internal::v1::WorkerEvent::kSample:
+      *event.mutable_sample() = said.sample();
       AddPending(record, std::move(event));
       break;
     case internal::v1::WorkerEvent::EVENT_NOT_SET: break;

@@ -163,6 +163,7 @@ std::string AttemptCause(const v1::Job& job) {
     case v1::GPU_XID_ERROR: return "worker_crash";
     case v1::DAEMON_RESTARTED:
     case v1::DAEMON_DRAINING: return "daemon_restart";
+    case v1::WAITING_FOR_REWARD_WORKER: return "reward_worker";
     default: return job.attempt() == 0 ? "submit" : "user_request";
   }
 }

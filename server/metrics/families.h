@@ -34,6 +34,10 @@ struct Families {
   Counters gpu_energy, gpu_throttle, gpu_xid;
   Histograms prediction_ratio;
   Counters out_of_memory;
+  // rewards computed outside
+  Gauges reward_workers;
+  Counters reward_batches;
+  Histograms reward_duration;
   // store and streams
   Counters checkpoint_failures;
   Gauges storage_free, storage_size;

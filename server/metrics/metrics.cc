@@ -64,11 +64,14 @@ class Metrics::Impl {
         families_(registry_.get()), queue_wait_(families_.queue_wait.Add({}, Long())),
         prediction_ratio_(families_.prediction_ratio.Add({}, Ratio())),
         journal_sync_(families_.journal_sync.Add({}, Short())),
+        reward_duration_(families_.reward_duration.Add({}, Long())),
         storage_use_(std::make_shared<StorageUse>(options_.state_dir)), gpus_(&families_) {
     SetBuildInfo("", "");
     families_.ready.Add({});
     families_.oldest_enqueued.Add({});
     families_.watch_streams.Add({});
+    families_.reward_workers.Add({});
+    for (const char* result : {"ok", "error", "timeout"}) families_.reward_batches.Add({{"result", result}});
     families_.watch_closed.Add({{"reason", "slow_consumer"}});
     CheckpointFailures("read", "damaged");
     families_.out_of_memory.Add(kFatalOutOfMemory);
@@ -142,6 +145,7 @@ class Metrics::Impl {
   prometheus::Histogram& queue_wait_;
   prometheus::Histogram& prediction_ratio_;
   prometheus::Histogram& journal_sync_;
+  prometheus::Histogram& reward_duration_;
   prometheus::Gauge* build_info_ = nullptr;
   std::shared_ptr<StorageUse> storage_use_;
   std::unique_ptr<prometheus::Exposer> exposer_;
@@ -334,6 +338,15 @@ void Metrics::Heartbeat(const internal::v1::WorkerHeartbeat& beat) {
 void Metrics::Gpus(const std::vector<GpuReading>& readings, absl::Time now) {
   std::lock_guard lock(impl_->mutex_);
   impl_->gpus_.Read(readings, now);
+}
+
+void Metrics::RewardBatch(const std::string& result, absl::Duration took) {
+  impl_->families_.reward_batches.Add({{"result", result}}).Increment();
+  if (result == "ok") impl_->reward_duration_.Observe(absl::ToDoubleSeconds(took));
+}
+
+void Metrics::RewardWorkers(size_t attached) {
+  impl_->families_.reward_workers.Add({}).Set(static_cast<double>(attached));
 }
 
 void Metrics::JournalSync(double seconds) { impl_->journal_sync_.Observe(seconds); }

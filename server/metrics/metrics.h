@@ -64,6 +64,10 @@ class Metrics {
   // Drops the series of jobs that left long ago and measures the file system. Called every few seconds.
   void Refresh(absl::Time now);
 
+  // A lease of a reward batch ended: "ok" (with the time from question to scores), "error", "timeout".
+  void RewardBatch(const std::string& result, absl::Duration took);
+  void RewardWorkers(size_t attached);
+
   // Streams.
   void WatchOpened();
   void WatchClosed(const std::string& reason);  // "" when the client or the job ended it

@@ -43,7 +43,9 @@ std::vector<Action> Scheduler::Boot(std::vector<JobEntry> jobs, absl::Time now) 
     } else {
       const bool users = job.state == v1::PAUSING || job.state == v1::CANCELLING;
       job.front = !users;
-      MustFire(name, JobEvent::kRestart, users ? v1::USER_REQUESTED : v1::DAEMON_RESTARTED, message, now);
+      const bool no_rewards = job.state == v1::PAUSING && job.reason == v1::WAITING_FOR_REWARD_WORKER;
+      MustFire(name, JobEvent::kRestart,
+               no_rewards ? job.reason : users ? v1::USER_REQUESTED : v1::DAEMON_RESTARTED, message, now);
     }
   }
   return std::move(actions_);
@@ -206,6 +208,24 @@ absl::Status Scheduler::Take(const WorkerGone& in, absl::Time now) {
   worker_ = Worker();
   worker_.start_after = start_after;
   return absl::OkStatus();
+}
+
+absl::Status Scheduler::Take(const RewardWorkerLost& in, absl::Time now) {
+  const JobEntry* job = Find(in.job);
+  // Told of a job that stops anyway: late, not wrong.
+  if (job == nullptr || in.job != worker_.job || job->state != v1::RUNNING) return absl::OkStatus();
+  MustFire(in.job, JobEvent::kLoseReward, v1::WAITING_FOR_REWARD_WORKER, in.message, now);
+  worker_.kill_at = now + options_.leave_grace;
+  worker_.kill_why = absl::StrCat("did not pause within ", Seconds(options_.leave_grace));
+  return absl::OkStatus();
+}
+
+absl::Status Scheduler::Take(const RewardWorkerFound& in, absl::Time now) {
+  const JobEntry* job = Find(in.job);
+  if (job == nullptr || job->state != v1::PAUSED || job->reason != v1::WAITING_FOR_REWARD_WORKER) {
+    return absl::OkStatus();
+  }
+  return Fire(in.job, JobEvent::kFindReward, v1::WAITING_FOR_REWARD_WORKER, "a reward worker is attached", now);
 }
 
 absl::Status Scheduler::Take(const Prestart&, absl::Time now) {

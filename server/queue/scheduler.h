@@ -78,12 +78,18 @@ struct WorkerDone {                              // the job's run is over, the w
   std::string message;
 };
 struct WorkerGone { std::string message; };      // the process has ended
+struct RewardWorkerLost {                        // nobody scores the job's completions: it gives up the device
+  std::string job;
+  std::string message;
+};
+struct RewardWorkerFound { std::string job; };   // a job paused for lack of one goes back to the queue
 struct Prestart {};                              // start a worker without a job
 struct Tick {};                                  // time has passed
 struct Drain { absl::Duration grace; bool pause_running = false; };
 
 using Input = std::variant<Submit, UserRequest, RetryJob, Reschedule, WorkerReady, WorkerAlive,
-                           WorkerPhase, WorkerDone, WorkerGone, Prestart, Tick, Drain>;
+                           WorkerPhase, WorkerDone, WorkerGone, RewardWorkerLost, RewardWorkerFound, Prestart,
+                           Tick, Drain>;
 
 // ---- actions. All StateChange come first; they are made durable before the rest is done.
 
@@ -178,6 +184,8 @@ class Scheduler {
   absl::Status Take(const WorkerPhase& in, absl::Time now);
   absl::Status Take(const WorkerDone& in, absl::Time now);
   absl::Status Take(const WorkerGone& in, absl::Time now);
+  absl::Status Take(const RewardWorkerLost& in, absl::Time now);
+  absl::Status Take(const RewardWorkerFound& in, absl::Time now);
   absl::Status Take(const Prestart& in, absl::Time now);
   absl::Status Take(const Tick& in, absl::Time now);
   absl::Status Take(const Drain& in, absl::Time now);

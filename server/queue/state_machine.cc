@@ -39,8 +39,10 @@ const std::vector<Transition>& Table() {
       {JobEvent::kPause, {QUEUED}, PAUSED, Effect::kNone},
       {JobEvent::kPause, {PREPARING, RUNNING}, PAUSING, Effect::kSignalLeave},
       {JobEvent::kDrain, {PREPARING, RUNNING}, PAUSING, Effect::kSignalLeave},
+      {JobEvent::kLoseReward, {RUNNING}, PAUSING, Effect::kSignalLeave},
       {JobEvent::kLeft, {PREPARING, RUNNING, PAUSING, FINALIZING}, PAUSED, Effect::kEndAttempt},
       {JobEvent::kResume, {PAUSED}, QUEUED, Effect::kNone},
+      {JobEvent::kFindReward, {PAUSED}, QUEUED, Effect::kNone},
 
       {JobEvent::kRequeue, {PREPARING, RUNNING, PAUSING, FINALIZING}, QUEUED, Effect::kEndAttempt},
       {JobEvent::kFail,
@@ -124,6 +126,8 @@ const char* EventName(JobEvent event) {
     case JobEvent::kLeft: return "leave";
     case JobEvent::kRequeue: return "requeue";
     case JobEvent::kResume: return "resume";
+    case JobEvent::kLoseReward: return "pause without rewards";
+    case JobEvent::kFindReward: return "resume with rewards";
     case JobEvent::kCancel: return "cancel";
     case JobEvent::kCancelled: return "end the cancel of";
     case JobEvent::kSucceed: return "complete";

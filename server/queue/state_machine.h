@@ -19,9 +19,11 @@ enum class JobEvent {
   kStop,       // user: finish early with a result
   kPause,      // user: give up the device, keep the work
   kDrain,      // the daemon is about to leave
+  kLoseReward, // nobody scores its completions
   kLeft,       // the worker wrote a checkpoint and let go
   kRequeue,    // back to the queue: crash, drain, lost worker
   kResume,     // user: back into the queue
+  kFindReward, // somebody can score its completions again
   kCancel,     // user: throw away
   kCancelled,  // the worker has let go after a cancel
   kSucceed,    // the worker delivered the adapter

@@ -169,6 +169,12 @@ void Supervisor::Signal(const internal::v1::JobSignal& signal) {
   impl_->link().Send(std::move(command));
 }
 
+void Supervisor::Reward(const internal::v1::RewardAnswer& answer) {
+  internal::v1::WorkerCommand command;
+  *command.mutable_reward() = answer;
+  impl_->link().Send(std::move(command));
+}
+
 void Supervisor::Acknowledge(int64_t sequence) {
   internal::v1::WorkerCommand command;
   command.set_acknowledged(sequence);

@@ -33,6 +33,8 @@ class WorkerControl {
   virtual int Start() = 0;
   virtual void Run(const internal::v1::RunJob& run) = 0;
   virtual void Signal(const internal::v1::JobSignal& signal) = 0;
+  // Scores of completions it asked for.
+  virtual void Reward(const internal::v1::RewardAnswer& answer) = 0;
   // Every message up to `sequence` is durable.
   virtual void Acknowledge(int64_t sequence) = 0;
   virtual void Shutdown() = 0;                     // asks it to leave; OnWorkerExit follows
@@ -64,6 +66,7 @@ class Supervisor : public WorkerControl {
   int Start() override;
   void Run(const internal::v1::RunJob& run) override;
   void Signal(const internal::v1::JobSignal& signal) override;
+  void Reward(const internal::v1::RewardAnswer& answer) override;
   void Acknowledge(int64_t sequence) override;
   void Shutdown() override;
   void Kill(const std::string& why) override;

@@ -180,6 +180,33 @@ void FakeWorker::Finish(int outcome, const std::string& reason, const std::strin
   Send(std::move(message));
 }
 
+void FakeWorker::Ask(const std::string& batch_id, int completions) {
+  internal::v1::WorkerMessage message;
+  auto* question = message.mutable_reward();
+  question->set_job(WaitForRun().job());
+  question->set_batch_id(batch_id);
+  for (int i = 0; i < completions; ++i) question->add_items()->set_completion(std::to_string(i));
+  Send(std::move(message));
+}
+
+void FakeWorker::Reward(const internal::v1::RewardAnswer& answer) {
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    answers_.push_back(answer);
+  }
+  changed_.notify_all();
+}
+
+internal::v1::RewardAnswer FakeWorker::WaitForAnswer() {
+  std::unique_lock<std::mutex> lock(mutex_);
+  const bool there = changed_.wait_for(lock, std::chrono::seconds(30), [this] { return !answers_.empty(); });
+  EXPECT_TRUE(there) << "no scores came";
+  if (!there) return {};
+  internal::v1::RewardAnswer answer = answers_.front();
+  answers_.pop_front();
+  return answer;
+}
+
 void FakeWorker::RunToTheEnd(int steps) {
   Phase("loading");
   Plan(steps);

@@ -31,12 +31,17 @@ class FakeWorker : public supervisor::WorkerControl {
   void Log(const std::string& text);
   // outcome as the standalone worker's exit code; 0 leaves an adapter behind.
   void Finish(int outcome, const std::string& reason = "", const std::string& message = "");
+  // Asks for scores of completions "0", "1", ... of the job.
+  void Ask(const std::string& batch_id, int completions);
+  // The next answer (30 s, then the test fails).
+  internal::v1::RewardAnswer WaitForAnswer();
   // From RUNNING to SUCCEEDED with `steps` steps.
   void RunToTheEnd(int steps);
 
   int Start() override;
   void Run(const internal::v1::RunJob& run) override;
   void Signal(const internal::v1::JobSignal& signal) override;
+  void Reward(const internal::v1::RewardAnswer& answer) override;
   void Acknowledge(int64_t) override {}
   void Shutdown() override;
   void Kill(const std::string& why) override;
@@ -58,6 +63,7 @@ class FakeWorker : public supervisor::WorkerControl {
   int64_t sequence_ = 0;
   int64_t step_ = 0;
   std::optional<internal::v1::RunJob> run_;
+  std::deque<internal::v1::RewardAnswer> answers_;
   std::deque<std::function<void()>> tasks_;  // calls of events_, one after another
   bool closing_ = false;
   std::thread thread_;

@@ -19,7 +19,7 @@ constexpr JobEvent kEvents[] = {
     JobEvent::kAdmit,      JobEvent::kStart,  JobEvent::kTrain,  JobEvent::kExport,    JobEvent::kCheckpoint,
     JobEvent::kStop,       JobEvent::kPause,  JobEvent::kDrain,  JobEvent::kLeft,      JobEvent::kRequeue,
     JobEvent::kResume,     JobEvent::kCancel, JobEvent::kCancelled, JobEvent::kSucceed, JobEvent::kFail,
-    JobEvent::kRetry,      JobEvent::kRestart};
+    JobEvent::kRetry,      JobEvent::kRestart, JobEvent::kLoseReward, JobEvent::kFindReward};
 
 // One row per event, one column per state of kStates: where it leads, by the first letters; "." for
 // an error. Written by hand, independently of the table.
@@ -37,6 +37,8 @@ const std::map<JobEvent, std::string> kExpected = {
     {JobEvent::kLeft,        ".   .   PAUSED PAUSED PAUSED . .   PAUSED . .  ."},
     {JobEvent::kRequeue,     ".   .   QUE QUE QUE     .      .   QUE .   .   ."},
     {JobEvent::kResume,      ".   .   .   .   .       QUE    .   .   .   .   ."},
+    {JobEvent::kLoseReward,  ".   .   .   PAUSING .   .      .   .   .   .   ."},
+    {JobEvent::kFindReward,  ".   .   .   .   .       QUE    .   .   .   .   ."},
     {JobEvent::kCancel,      ".   CANCELLED CANCELLING CANCELLING CANCELLING CANCELLED . CANCELLING . . ."},
     {JobEvent::kCancelled,   ".   .   .   .   .       .      CANCELLED . . . ."},
     {JobEvent::kSucceed,     ".   .   SUC SUC SUC     .      .   SUC .   .   ."},
