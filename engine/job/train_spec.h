@@ -50,14 +50,40 @@ struct SftOptions {
   std::string chat_template;        // overrides the model's when not empty
 };
 
+struct DpoOptions {
+  double beta = 0.1;
+  std::vector<std::string> loss_types = {"sigmoid"};  // names of preference::DpoLossNames()
+  std::vector<double> loss_weights;       // one per loss type; empty: all 1
+  double label_smoothing = 0.0;
+  std::string f_divergence = "reverse_kl";  // | forward_kl | js_divergence | alpha_divergence
+  double f_alpha_divergence_coef = 1.0;
+  double discopop_tau = 0.05;
+  double ld_alpha = 1.0;                  // weight of tokens beyond the shorter answer's length
+  bool use_weighting = false;
+  bool reference_free = false;            // log probabilities of the reference are 0
+  bool precompute_reference = false;      // once, before training; kept in state_dir
+  std::string chat_template;              // overrides the model's when not empty
+};
+
+struct KtoOptions {
+  double beta = 0.1;
+  double desirable_weight = 1.0, undesirable_weight = 1.0;
+  std::string loss_type = "kto";          // | apo_zero_unpaired
+  std::string chat_template;              // overrides the model's when not empty
+};
+
 struct CheckpointOptions {
   int64_t every_steps = 0;          // 0: only at the end and on request
   int64_t keep_last = 2;
+  bool keep_best = false;           // also the best by best_metric, whose adapter is exported
+  std::string best_metric = "eval_loss";
 };
 
 struct EvalOptions {
   int64_t every_steps = 0;          // 0: at the end only (when there is an evaluation set)
   bool before_training = false;     // also once before step 1
+  int64_t early_stopping_patience = 0;      // evaluations without a better best_metric; 0: off
+  double early_stopping_min_delta = 0.0;    // what counts as better
 };
 
 struct TrainSpec {
@@ -72,6 +98,8 @@ struct TrainSpec {
   OptimizerOptions optimizer;
   ScheduleOptions schedule;
   SftOptions sft;
+  DpoOptions dpo;
+  KtoOptions kto;
   CheckpointOptions checkpoints;
   EvalOptions evaluation;
   std::string base_quantization = "nf4";  // "nf4" (double quantization) | "none" (compute dtype)
@@ -93,7 +121,8 @@ class RunObserver {
                       const std::map<std::string, double>& dataset_stats) = 0;
   // After each optimizer step. Keys: loss, grad_norm, learning_rate, entropy, mean_token_accuracy,
   // num_tokens, trained_tokens, tokens_per_second, step_time, memory_allocated_bytes,
-  // memory_peak_bytes, memory_device_used_bytes, flops.
+  // memory_peak_bytes, memory_device_used_bytes, flops; of dpo and kto also TRL's rewards/..., logps/...,
+  // logits/... and kl (docs/preference.md).
   virtual void OnStep(int64_t step, double epoch, const std::map<std::string, double>& values) = 0;
   virtual void OnEval(int64_t step, const std::map<std::string, double>& values) = 0;
   virtual void OnCheckpoint(int64_t step, const std::string& directory, int64_t bytes) = 0;

@@ -25,6 +25,7 @@ constexpr char kOptimizerFile[] = "optimizer.safetensors";
 constexpr char kPrefix[] = "step-";
 
 std::string Folder(const std::string& state_dir) { return state_dir + "/checkpoints"; }
+std::string StepName(int64_t step) { return absl::StrFormat("%s%08d", kPrefix, step); }
 
 json StateJson(const TrainerState& s, const RunIdentity& identity) {
   return {{"step", s.step},
@@ -35,7 +36,9 @@ json StateJson(const TrainerState& s, const RunIdentity& identity) {
           {"num_tokens", s.num_tokens},
           {"trained_tokens", s.trained_tokens},
           {"skipped_in_row", s.skipped_in_row},
-          {"best_eval_loss", s.best_eval_loss ? json(*s.best_eval_loss) : json()},
+          {"best_value", s.best_value ? json(*s.best_value) : json()},
+          {"best_step", s.best_step},
+          {"evaluations_without_improvement", s.evaluations_without_improvement},
           {"spec", identity.spec},
           {"spec_sha256", format::Sha256Hex(identity.spec.dump())},
           {"base_fingerprint", identity.base_fingerprint},
@@ -52,7 +55,10 @@ TrainerState StateFromJson(const json& j) {
   s.num_tokens = j.at("num_tokens");
   s.trained_tokens = j.at("trained_tokens");
   s.skipped_in_row = j.at("skipped_in_row");
-  if (!j.at("best_eval_loss").is_null()) s.best_eval_loss = j.at("best_eval_loss").get<double>();
+  // Absent in checkpoints of runs before these were counted.
+  if (j.contains("best_value") && !j["best_value"].is_null()) s.best_value = j["best_value"].get<double>();
+  s.best_step = j.value("best_step", int64_t{0});
+  s.evaluations_without_improvement = j.value("evaluations_without_improvement", int64_t{0});
   return s;
 }
 
@@ -143,13 +149,18 @@ std::string Differences(const json& stored, const RunIdentity& identity) {
 
 }  // namespace
 
+std::string CheckpointFolder(const std::string& state_dir, int64_t step) {
+  return Folder(state_dir) + "/" + StepName(step);
+}
+
 absl::StatusOr<WrittenCheckpoint> WriteCheckpoint(const std::string& state_dir,
                                                   const RunIdentity& identity,
                                                   const TrainerState& state,
                                                   const lora::Adapter& adapter,
                                                   const lora::PeftDescription& description,
-                                                  const Optimizer& optimizer, int64_t keep_last) {
-  const std::string name = absl::StrFormat("%s%08d", kPrefix, state.step);
+                                                  const Optimizer& optimizer,
+                                                  const KeepCheckpoints& keep) {
+  const std::string name = StepName(state.step);
   auto directory = NewDirectory::Create(Folder(state_dir), name);
   if (!directory.ok()) return directory.status();
   const std::string& path = (*directory)->path();
@@ -165,10 +176,10 @@ absl::StatusOr<WrittenCheckpoint> WriteCheckpoint(const std::string& state_dir,
 
   const std::vector<std::string> all = StepFolders(state_dir);
   std::error_code ignored;
-  for (size_t i = std::max<int64_t>(1, keep_last); i < all.size(); ++i) {
-    fs::remove_all(all[i], ignored);
+  for (size_t i = std::max<int64_t>(1, keep.last); i < all.size(); ++i) {
+    if (all[i] != CheckpointFolder(state_dir, keep.step)) fs::remove_all(all[i], ignored);
   }
-  return WrittenCheckpoint{Folder(state_dir) + "/" + name, *bytes};
+  return WrittenCheckpoint{CheckpointFolder(state_dir, state.step), *bytes};
 }
 
 absl::StatusOr<std::optional<FoundCheckpoint>> FindCheckpoint(

@@ -38,10 +38,22 @@ struct TrainerState {
   int64_t pass = 0;              // micro-batches run: the dropout offset
   int64_t num_tokens = 0, trained_tokens = 0;
   int64_t skipped_in_row = 0;    // steps with non-finite gradients up to now
-  std::optional<double> best_eval_loss;
+  // Of the evaluations after a step: the best value of the metric of spec.checkpoints, and when it was.
+  std::optional<double> best_value;
+  int64_t best_step = 0;
+  int64_t evaluations_without_improvement = 0;
 };
 
-// Writes the checkpoint of `state`, then removes all but the newest `keep_last` (at least 1).
+// Which checkpoints stay when a new one is written: the newest `last` (at least 1), and that of one step (-1: none).
+struct KeepCheckpoints {
+  int64_t last = 1;
+  int64_t step = -1;
+};
+
+// Where the checkpoint of a step lies.
+std::string CheckpointFolder(const std::string& state_dir, int64_t step);
+
+// Writes the checkpoint of `state`, then removes those not kept.
 struct WrittenCheckpoint {
   std::string directory;
   int64_t bytes = 0;
@@ -51,7 +63,8 @@ absl::StatusOr<WrittenCheckpoint> WriteCheckpoint(const std::string& state_dir,
                                                   const TrainerState& state,
                                                   const lora::Adapter& adapter,
                                                   const lora::PeftDescription& description,
-                                                  const Optimizer& optimizer, int64_t keep_last);
+                                                  const Optimizer& optimizer,
+                                                  const KeepCheckpoints& keep);
 
 struct FoundCheckpoint {
   std::string directory;

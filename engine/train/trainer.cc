@@ -6,11 +6,11 @@
 #include <chrono>
 #include <cmath>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "engine/model/batch.h"
 #include "engine/plan/cost.h"
 #include "engine/train/device.h"
-#include "engine/train/evaluation.h"
 #include "engine/train/files.h"
 #include "engine/train/schedule.h"
 #include "kernels/finite.h"
@@ -67,10 +67,11 @@ Trainer::Trainer(TrainerInputs inputs)
       optimizer_(spec_.optimizer, &adapter_),
       decoder_(*in_.base, adapter_,
                {spec_.activation_checkpointing, spec_.deterministic, spec_.sft.label_smoothing}),
+      method_(MakeMethod(InputsOfMethod())),
       description_{spec_.base_model_name.empty() ? spec_.base_model_path : spec_.base_model_name,
                    spec_.job_name},
       plan_input_(PlanInputOf(spec_, *in_.base)),
-      plan_(in_.train->rows, PlanOptions(), 0),
+      plan_(in_.train->rows, BatchOptions(spec_), 0),
       total_steps_(TotalSteps(spec_.schedule, plan_.micro_batches())) {
   adapter_.Initialize(spec_.seed);
 }
@@ -80,20 +81,24 @@ absl::StatusOr<job::RunResult> Trainer::Run(const std::optional<FoundCheckpoint>
     if (absl::Status s = LoadCheckpoint(from->directory, &adapter_, &optimizer_); !s.ok()) return s;
     state_ = from->state;
     checkpointed_step_ = state_.step;
-    plan_ = data::BatchPlan(in_.train->rows, PlanOptions(), state_.epoch);
+    plan_ = data::BatchPlan(in_.train->rows, BatchOptions(spec_), state_.epoch);
     in_.observer->OnLog(absl::StrCat("resumed from ", from->directory));
   }
   in_.observer->OnPlan(state_.step, total_steps_,
                        StatsMap(in_.train->stats, plan_.micro_batches()));
+  if (absl::Status s = method_->Prepare(); !s.ok()) return s;
   in_.observer->OnPhase("training");
   ProbeLargestBatch();
-  if (spec_.evaluation.before_training && state_.step == 0) Evaluate();
+  if (spec_.evaluation.before_training && state_.step == 0) {
+    if (absl::Status s = Evaluate(); !s.ok()) return s;
+  }
   if (absl::Status s = Loop(); !s.ok()) return s;
 
   result_.last_step = state_.step;
   result_.final_metrics = last_values_;
   if (result_.outcome != job::Outcome::kDone) return result_;
   in_.observer->OnPhase("exporting");
+  if (absl::Status s = LoadBest(); !s.ok()) return s;
   absl::StatusOr<std::string> exported = Export();
   if (!exported.ok()) return exported.status();
   result_.adapter_dir = *exported;
@@ -103,7 +108,7 @@ absl::StatusOr<job::RunResult> Trainer::Run(const std::optional<FoundCheckpoint>
 // Returns with result_.outcome set.
 absl::Status Trainer::Loop() {
   job::RunControl& control = *in_.control;
-  while (state_.step < total_steps_ && !control.finish) {
+  while (state_.step < total_steps_ && !control.finish && !StoppedEarly()) {
     if (control.cancel) {
       result_.outcome = job::Outcome::kCancelled;
       return absl::OkStatus();
@@ -115,30 +120,30 @@ absl::Status Trainer::Loop() {
     const StepResult step = TrainStep();
     ReportStep(step);
     if (absl::Status s = CountSkipped(step); !s.ok()) return s;
-    if (Due(spec_.evaluation.every_steps)) Evaluate();
+    if (Due(spec_.evaluation.every_steps)) {
+      if (absl::Status s = Evaluate(); !s.ok()) return s;
+    }
     if (Due(spec_.checkpoints.every_steps) || control.checkpoint.exchange(false)) {
       if (absl::Status s = Checkpoint(); !s.ok()) return s;
     }
   }
-  Evaluate();
+  if (absl::Status s = Evaluate(); !s.ok()) return s;
   result_.outcome = job::Outcome::kDone;
   return Checkpoint();
 }
 
 Trainer::StepResult Trainer::TrainStep() {
   const auto start = std::chrono::steady_clock::now();
-  const std::vector<data::PackedBatch> window = NextWindow();
+  const Window window = NextWindow();
   adapter_.ZeroGradients();
-  const at::Tensor totals = AccumulateGradients(window);
-  Doing(absl::StrCat("updating the adapter in step ", state_.step + 1));
-  const int64_t with_targets = std::count_if(window.begin(), window.end(), [](const auto& batch) {
-    return batch.num_targets > 0;
-  });
-  StepResult result = UpdateAdapter(totals, with_targets);
-  for (const data::PackedBatch& batch : window) {
+  const at::Tensor measured = method_->AccumulateGradients(window);
+  Doing(absl::StrCat("updating the adapter in step ", window.step));
+  StepResult result = UpdateAdapter(window, measured);
+  for (const data::PackedBatch& batch : window.batches) {
     result.tokens += static_cast<int64_t>(batch.input_ids.size());
     result.targets += batch.num_targets;
   }
+  state_.pass += static_cast<int64_t>(window.batches.size());
   ++state_.step;
   if (!result.skipped) ++state_.optimizer_updates;
   state_.num_tokens += result.tokens;
@@ -147,49 +152,26 @@ Trainer::StepResult Trainer::TrainStep() {
   return result;
 }
 
-std::vector<data::PackedBatch> Trainer::NextWindow() {
+Window Trainer::NextWindow() {
   if (state_.micro_batch >= plan_.micro_batches()) {
     ++state_.epoch;
     state_.micro_batch = 0;
-    plan_ = data::BatchPlan(in_.train->rows, PlanOptions(), state_.epoch);
+    plan_ = data::BatchPlan(in_.train->rows, BatchOptions(spec_), state_.epoch);
   }
   // The last window of an epoch may be shorter.
   const int64_t end = std::min(state_.micro_batch + spec_.schedule.gradient_accumulation_steps,
                                plan_.micro_batches());
-  std::vector<data::PackedBatch> window;
+  Window window;
+  window.step = state_.step + 1;
+  window.first_pass = static_cast<uint64_t>(state_.pass);
   for (; state_.micro_batch < end; ++state_.micro_batch) {
-    window.push_back(plan_.Build(state_.micro_batch));
+    window.batches.push_back(plan_.Build(state_.micro_batch));
   }
   return window;
 }
 
-at::Tensor Trainer::AccumulateGradients(const std::vector<data::PackedBatch>& window) {
-  int64_t targets = 0;
-  for (const data::PackedBatch& batch : window) targets += batch.num_targets;
-  const double scale = targets > 0 ? 1.0 / static_cast<double>(targets) : 0.0;
-  const auto options = at::TensorOptions().device(device_);
-  const at::Tensor grad_scale = at::full({1}, scale, options.dtype(at::kFloat));
-  at::Tensor totals = at::zeros({model::kLossSums}, options.dtype(at::kDouble));
-  at::Tensor sums = at::zeros_like(totals);
-  for (const data::PackedBatch& batch : window) {
-    Doing(absl::StrCat("running step ", state_.step + 1, " on a micro-batch of ",
-                       batch.input_ids.size(), " tokens in ", batch.cu_seqlens.size() - 1,
-                       " documents, the longest of ", batch.max_seqlen, " tokens"));
-    sums.zero_();
-    decoder_.ForwardBackward(model::Upload(batch, device_), grad_scale, spec_.seed,
-                             static_cast<uint64_t>(state_.pass++), sums);
-    totals.narrow(0, 0, 1).add_(sums.narrow(0, 0, 1), scale);
-    if (batch.num_targets > 0) {
-      totals.narrow(0, 1, 2).add_(sums.narrow(0, 1, 2),
-                                  1.0 / static_cast<double>(batch.num_targets));
-    }
-  }
-  return totals;
-}
-
 // Clips, updates and reads everything the step measured: the only wait for the device in a step.
-Trainer::StepResult Trainer::UpdateAdapter(const at::Tensor& totals,
-                                           int64_t batches_with_targets) {
+Trainer::StepResult Trainer::UpdateAdapter(const Window& window, const at::Tensor& measured) {
   StepResult result;
   result.learning_rate = LearningRate(spec_.optimizer, total_steps_, state_.step);
   const auto f32 = at::TensorOptions().device(device_).dtype(at::kFloat);
@@ -199,14 +181,11 @@ Trainer::StepResult Trainer::UpdateAdapter(const at::Tensor& totals,
   optimizer_.Step(result.learning_rate, state_.optimizer_updates + 1, clip, skip);
 
   const at::Tensor host =
-      at::cat({totals, norm.to(at::kDouble), skip.to(at::kDouble)}).to(at::kCPU);
+      at::cat({measured, norm.to(at::kDouble), skip.to(at::kDouble)}).to(at::kCPU);
   const double* values = host.const_data_ptr<double>();
-  const double batches = static_cast<double>(std::max<int64_t>(1, batches_with_targets));
-  result.loss = values[0];
-  result.entropy = values[1] / batches;
-  result.accuracy = values[2] / batches;
-  result.grad_norm = values[3];
-  result.skipped = values[4] != 0;
+  result.values = method_->StepValues(window, values);
+  result.grad_norm = values[measured.numel()];
+  result.skipped = values[measured.numel() + 1] != 0;
   return result;
 }
 
@@ -214,15 +193,15 @@ Trainer::StepResult Trainer::UpdateAdapter(const at::Tensor& totals,
 // and later steps allocate nothing.
 void Trainer::ProbeLargestBatch() {
   if (!device_.is_cuda() || state_.step >= total_steps_) return;
-  const data::PackedBatch batch = plan_.Build(plan_.LargestMicroBatch());
+  Window window;
+  window.step = state_.step + 1;
+  window.batches.push_back(plan_.Build(plan_.LargestMicroBatch()));
+  const data::PackedBatch& batch = window.batches.front();
   Doing(absl::StrCat("trying the largest micro-batch: ", batch.input_ids.size(), " tokens in ",
                      batch.cu_seqlens.size() - 1, " documents, the longest of ", batch.max_seqlen,
                      " tokens"));
-  const auto options = at::TensorOptions().device(device_);
-  at::Tensor sums = at::zeros({model::kLossSums}, options.dtype(at::kDouble));
-  decoder_.ForwardBackward(model::Upload(batch, device_),
-                           at::zeros({1}, options.dtype(at::kFloat)), spec_.seed, 0, sums);
-  sums.to(at::kCPU);  // wait: errors of the device belong here
+  // Wait: errors of the device belong here. The gradients are cleared before the first step.
+  method_->AccumulateGradients(window).to(at::kCPU);
 }
 
 absl::Status Trainer::CountSkipped(const StepResult& result) {
@@ -232,7 +211,7 @@ absl::Status Trainer::CountSkipped(const StepResult& result) {
   }
   ++state_.skipped_in_row;
   in_.observer->OnWarning("NON_FINITE_GRADIENT",
-                          absl::StrCat("step ", state_.step, " was skipped: loss ", result.loss,
+                          absl::StrCat("step ", state_.step, " was skipped: loss ", result.values.at("loss"),
                                        ", gradient norm ", result.grad_norm));
   if (state_.skipped_in_row < kSkippedStepsLimit) return absl::OkStatus();
   return absl::AbortedError(absl::StrCat(
@@ -245,16 +224,15 @@ void Trainer::ReportStep(const StepResult& r) {
       plan::TrainFlopsPerToken(plan_input_, static_cast<double>(in_.train->stats.tokens) /
                                                 std::max<double>(1, in_.train->rows.size())) *
       static_cast<double>(r.tokens);
-  last_values_ = {{"loss", r.loss},
-                  {"grad_norm", r.grad_norm},
-                  {"learning_rate", r.learning_rate},
-                  {"entropy", r.entropy},
-                  {"mean_token_accuracy", r.accuracy},
-                  {"num_tokens", static_cast<double>(state_.num_tokens)},
-                  {"trained_tokens", static_cast<double>(state_.trained_tokens)},
-                  {"tokens_per_second", static_cast<double>(r.tokens) / std::max(1e-9, r.seconds)},
-                  {"step_time", r.seconds},
-                  {"flops", flops}};
+  last_values_ = r.values;
+  last_values_.merge(std::map<std::string, double>{
+      {"grad_norm", r.grad_norm},
+      {"learning_rate", r.learning_rate},
+      {"num_tokens", static_cast<double>(state_.num_tokens)},
+      {"trained_tokens", static_cast<double>(state_.trained_tokens)},
+      {"tokens_per_second", static_cast<double>(r.tokens) / std::max(1e-9, r.seconds)},
+      {"step_time", r.seconds},
+      {"flops", flops}});
   AddMemory(device_, &last_values_);
   const double epoch = static_cast<double>(state_.epoch) +
                        static_cast<double>(state_.micro_batch) /
@@ -262,16 +240,54 @@ void Trainer::ReportStep(const StepResult& r) {
   in_.observer->OnStep(state_.step, epoch, last_values_);
 }
 
-void Trainer::Evaluate() {
-  if (in_.eval == nullptr || evaluated_step_ == state_.step) return;
+absl::Status Trainer::Evaluate() {
+  if (in_.eval == nullptr || evaluated_step_ == state_.step) return absl::OkStatus();
   Doing(absl::StrCat("evaluating after step ", state_.step));
   evaluated_step_ = state_.step;
-  const std::map<std::string, double> values =
-      EvaluateLoss(&decoder_, *in_.eval, spec_.schedule, device_);
-  const double loss = values.at("eval_loss");
-  if (!state_.best_eval_loss || loss < *state_.best_eval_loss) state_.best_eval_loss = loss;
-  in_.observer->OnEval(state_.step, values);
+  const std::map<std::string, double> values = method_->Evaluate();
   for (const auto& [name, value] : values) last_values_[name] = value;
+  in_.observer->OnEval(state_.step, values);
+  return TrackBest(values);
+}
+
+// As transformers: a metric named ...loss is better when smaller, any other when larger.
+absl::Status Trainer::TrackBest(const std::map<std::string, double>& values) {
+  const std::string& metric = spec_.checkpoints.best_metric;
+  const auto found = values.find(metric);
+  if (found == values.end() || state_.step == 0) return absl::OkStatus();
+  const double sign = absl::EndsWith(metric, "loss") ? -1 : 1;
+  const bool first = !state_.best_value && std::isfinite(found->second);
+  const double gain = state_.best_value ? sign * (found->second - *state_.best_value) : 0;
+  if (first || gain > spec_.evaluation.early_stopping_min_delta) {
+    state_.evaluations_without_improvement = 0;
+  } else {
+    ++state_.evaluations_without_improvement;
+  }
+  if (!first && !(gain > 0)) return absl::OkStatus();
+  state_.best_value = found->second;
+  state_.best_step = state_.step;
+  return spec_.checkpoints.keep_best ? Checkpoint() : absl::OkStatus();
+}
+
+bool Trainer::StoppedEarly() const {
+  const int64_t patience = spec_.evaluation.early_stopping_patience;
+  return patience > 0 && state_.evaluations_without_improvement >= patience;
+}
+
+// With keep_best the adapter of the best evaluation is exported, not the last one.
+absl::Status Trainer::LoadBest() {
+  if (StoppedEarly() && state_.step < total_steps_) {
+    in_.observer->OnLog(absl::StrCat("stopped early after step ", state_.step, ": ",
+                                     spec_.checkpoints.best_metric, " did not improve in ",
+                                     state_.evaluations_without_improvement, " evaluations"));
+  }
+  if (!spec_.checkpoints.keep_best || !state_.best_value || state_.best_step == state_.step) {
+    return absl::OkStatus();
+  }
+  in_.observer->OnLog(absl::StrCat("the adapter of step ", state_.best_step, " is exported: its ",
+                                   spec_.checkpoints.best_metric, " of ", *state_.best_value,
+                                   " is the best"));
+  return lora::LoadPeftWeights(CheckpointFolder(spec_.state_dir, state_.best_step), &adapter_);
 }
 
 absl::Status Trainer::Checkpoint() {
@@ -279,7 +295,8 @@ absl::Status Trainer::Checkpoint() {
   Doing(absl::StrCat("writing the checkpoint of step ", state_.step));
   auto written =
       WriteCheckpoint(spec_.state_dir, in_.identity, state_, adapter_, description_, optimizer_,
-                      spec_.checkpoints.keep_last);
+                      {spec_.checkpoints.keep_last,
+                       spec_.checkpoints.keep_best && state_.best_value ? state_.best_step : -1});
   if (!written.ok()) return written.status();
   checkpointed_step_ = state_.step;
   in_.observer->OnCheckpoint(state_.step, written->directory, written->bytes);
@@ -298,15 +315,18 @@ absl::StatusOr<std::string> Trainer::Export() {
   return spec_.state_dir + "/adapter";
 }
 
-data::BatchPlanOptions Trainer::PlanOptions() const {
-  data::BatchPlanOptions o;
-  o.packing = spec_.schedule.packing ? data::Packing::kBestFit : data::Packing::kNone;
-  o.max_seq_length = spec_.schedule.max_seq_length;
-  o.micro_batch_size = spec_.schedule.micro_batch_size;
-  o.gradient_accumulation_steps = spec_.schedule.gradient_accumulation_steps;
-  o.shuffle = spec_.schedule.shuffle;
-  o.seed = spec_.seed;
-  return o;
+MethodInputs Trainer::InputsOfMethod() {
+  MethodInputs m;
+  m.spec = in_.spec;
+  m.decoder = &decoder_;
+  m.device = device_;
+  m.train = in_.train;
+  m.eval = in_.eval;
+  m.base_fingerprint = in_.identity.base_fingerprint;
+  m.dataset_sha256 = in_.identity.dataset_sha256;
+  m.observer = in_.observer;
+  m.doing = [this](std::string what) { Doing(std::move(what)); };
+  return m;
 }
 
 void Trainer::Doing(std::string what) {

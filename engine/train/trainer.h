@@ -19,6 +19,7 @@
 #include "engine/model/decoder.h"
 #include "engine/plan/memory_plan.h"
 #include "engine/train/checkpoint.h"
+#include "engine/train/method.h"
 #include "engine/train/optimizer.h"
 
 namespace finetuned::train {
@@ -38,7 +39,7 @@ struct TrainerInputs {
   std::string* doing = nullptr;  // kept at what runs now, for the message of a failure
 };
 
-// One SFT run: adapter, optimizer, the order of the data, and the loop. Use once, inside
+// One run: adapter, optimizer, the order of the data, and the loop; what is special to a method is in Method. Use once, inside
 // c10::InferenceMode, on one thread. Throws c10::Error on failures of the device.
 class Trainer {
  public:
@@ -54,7 +55,8 @@ class Trainer {
  private:
   // What one optimizer step measured, on the host.
   struct StepResult {
-    double loss = 0, entropy = 0, accuracy = 0, grad_norm = 0, learning_rate = 0;
+    std::map<std::string, double> values;  // of the method
+    double grad_norm = 0, learning_rate = 0;
     bool skipped = false;
     int64_t tokens = 0, targets = 0;
     double seconds = 0;
@@ -63,21 +65,22 @@ class Trainer {
   absl::Status Loop();
   StepResult TrainStep();
   // The micro-batches of the next optimizer step; moves the cursor past them.
-  std::vector<data::PackedBatch> NextWindow();
-  // Runs forward and backward of a window; returns float64 [kLossSums] on the device: loss, and
-  // entropy and accuracy summed over micro-batches of their means.
-  at::Tensor AccumulateGradients(const std::vector<data::PackedBatch>& window);
-  StepResult UpdateAdapter(const at::Tensor& totals, int64_t batches_with_targets);
+  Window NextWindow();
+  StepResult UpdateAdapter(const Window& window, const at::Tensor& measured);
   void ProbeLargestBatch();
 
   absl::Status CountSkipped(const StepResult& result);
   void ReportStep(const StepResult& result);
-  void Evaluate();
+  // Evaluates once per step, keeps the best checkpoint and counts towards early stopping.
+  absl::Status Evaluate();
+  absl::Status TrackBest(const std::map<std::string, double>& values);
+  bool StoppedEarly() const;
   absl::Status Checkpoint();
+  absl::Status LoadBest();
   absl::StatusOr<std::string> Export();
   bool Due(int64_t every) const { return every > 0 && state_.step % every == 0; }
 
-  data::BatchPlanOptions PlanOptions() const;
+  MethodInputs InputsOfMethod();
   void Doing(std::string what);
 
   const TrainerInputs in_;
@@ -86,6 +89,7 @@ class Trainer {
   lora::Adapter adapter_;
   Optimizer optimizer_;
   model::Decoder decoder_;
+  const std::unique_ptr<Method> method_;
   const lora::PeftDescription description_;
   plan::PlanInput plan_input_;
   data::BatchPlan plan_;      // of state_.epoch

@@ -59,8 +59,12 @@ job::TrainSpec ToTrainSpec(const v1::JobSpec& spec, const std::string& job_name,
   out.sft.chat_template = spec.sft().chat_template();
   out.checkpoints.every_steps = spec.checkpoints().every_steps();
   out.checkpoints.keep_last = spec.checkpoints().keep_last();
+  out.checkpoints.keep_best = spec.checkpoints().keep_best();
+  out.checkpoints.best_metric = spec.checkpoints().best_metric();
   out.evaluation.every_steps = spec.evaluation().every_steps();
   out.evaluation.before_training = spec.evaluation().before_training();
+  out.evaluation.early_stopping_patience = spec.evaluation().early_stopping_patience();
+  out.evaluation.early_stopping_min_delta = spec.evaluation().early_stopping_min_delta();
   out.base_quantization = spec.quantization().base();
   out.compute_dtype = spec.compute().dtype();
   out.device = spec.compute().device();

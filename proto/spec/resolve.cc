@@ -45,6 +45,9 @@ void ResolveRest(const ResolveContext& context, v1::JobSpec* spec) {
   if (sft->loss_on().empty()) sft->set_loss_on("auto");
   if (sft->truncation().empty()) sft->set_truncation("keep_start");
   if (spec->checkpoints().keep_last() == 0) spec->mutable_checkpoints()->set_keep_last(2);
+  if (spec->checkpoints().best_metric().empty()) {
+    spec->mutable_checkpoints()->set_best_metric("eval_loss");
+  }
   if (spec->quantization().base().empty()) spec->mutable_quantization()->set_base("nf4");
   v1::ComputeSpec* compute = spec->mutable_compute();
   if (compute->device().empty() || compute->device() == "auto") {

@@ -68,6 +68,34 @@ void CheckSft(const v1::SftSpec& sft, Checker& c) {
   if (sft.chat_template().size() > (1 << 20)) c.Add("sft.chat_template", "is longer than 1 MiB");
 }
 
+// What an evaluation of the method measures.
+Names EvalMetrics(const v1::JobSpec& spec) {
+  Names names = {"eval_loss", "eval_entropy", "eval_mean_token_accuracy"};
+  if (spec.has_dpo() || spec.has_kto()) {
+    for (const char* name : {"rewards/chosen", "rewards/rejected", "rewards/margins", "logps/chosen",
+                             "logps/rejected"}) {
+      names.push_back(absl::StrCat("eval_", name));
+    }
+  }
+  if (spec.has_dpo()) names.push_back("eval_rewards/accuracies");
+  return names;
+}
+
+void CheckEvaluation(const v1::JobSpec& spec, Checker& c) {
+  const v1::EvalPolicy& e = spec.evaluation();
+  c.Integer("evaluation.every_steps", e.every_steps(), 1, 1'000'000'000);
+  c.Integer("evaluation.early_stopping_patience", e.early_stopping_patience(), 1, 1'000'000);
+  c.Number("evaluation.early_stopping_min_delta", e.early_stopping_min_delta(), 0, 1e9);
+  if (!spec.has_grpo()) {
+    c.OneOf("checkpoints.best_metric", spec.checkpoints().best_metric(), EvalMetrics(spec));
+  }
+  const bool uses_evaluations = spec.checkpoints().keep_best() || e.early_stopping_patience() > 0;
+  if (uses_evaluations && (spec.eval_dataset().empty() || e.every_steps() == 0)) {
+    c.Add(spec.checkpoints().keep_best() ? "checkpoints.keep_best" : "evaluation.early_stopping_patience",
+          "needs evaluations: set eval_dataset and evaluation.every_steps");
+  }
+}
+
 void CheckLora(const v1::LoraSpec& lora, Checker& c) {
   c.Integer("lora.rank", lora.rank(), 1, 1024);
   if (lora.has_alpha()) c.Number("lora.alpha", lora.alpha(), 1e-6, 1e6);
@@ -142,7 +170,7 @@ std::vector<Violation> ValidateSpec(const v1::JobSpec& spec) {
   CheckSchedule(spec.schedule(), c);
   c.Integer("checkpoints.every_steps", spec.checkpoints().every_steps(), 1, 1'000'000'000);
   c.Integer("checkpoints.keep_last", spec.checkpoints().keep_last(), 1, 1000);
-  c.Integer("evaluation.every_steps", spec.evaluation().every_steps(), 1, 1'000'000'000);
+  CheckEvaluation(spec, c);
   c.OneOf("quantization.base", spec.quantization().base(), kBase);
   c.OneOf("compute.dtype", spec.compute().dtype(), kDtypes);
   c.OneOf("compute.device", spec.compute().device(), kDevices);
@@ -176,10 +204,6 @@ std::vector<Violation> UnavailableFeatures(const v1::JobSpec& spec) {
   }
   if (spec.checkpoints().has_every()) {
     c.Add("checkpoints.every", absl::StrCat("checkpoints by time", kLater, "; use every_steps"));
-  }
-  if (spec.checkpoints().keep_best()) c.Add("checkpoints.keep_best", absl::StrCat("this", kLater));
-  if (spec.evaluation().early_stopping_patience() > 0) {
-    c.Add("evaluation.early_stopping_patience", absl::StrCat("early stopping", kLater));
   }
   if (spec.evaluation().sample_prompts() > 0) {
     c.Add("evaluation.sample_prompts", absl::StrCat("sampling", kLater));

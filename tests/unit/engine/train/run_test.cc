@@ -128,6 +128,46 @@ TEST_F(RunTest, ResumedRunEqualsUninterruptedByteForByte) {
   }
 }
 
+TEST_F(RunTest, KeepBestExportsTheAdapterOfTheBestEvaluation) {
+  job::TrainSpec spec = Spec("s");
+  spec.eval_dataset_path = root_ + "/eval.jsonl";
+  spec.evaluation.every_steps = 1;
+  spec.checkpoints.keep_best = true;
+  spec.checkpoints.keep_last = 1;
+  spec.optimizer.scheduler = "constant";
+  spec.optimizer.learning_rate = 3;  // much too large: the loss rises
+  spec.optimizer.warmup_steps = 0;
+  Recorder recorder;
+  ASSERT_EQ(Go(spec, &recorder).outcome, Outcome::kDone);
+  size_t best = 0;
+  for (size_t i = 0; i < recorder.evals.size(); ++i) {
+    if (recorder.evals[i]["eval_loss"] < recorder.evals[best]["eval_loss"]) best = i;
+  }
+  ASSERT_LT(best + 1, recorder.evals.size());
+  char name[32];
+  std::snprintf(name, sizeof(name), "step-%08d", static_cast<int>(best + 1));
+  EXPECT_EQ(AdapterBytes("s"),
+            Bytes(root_ + "/s/checkpoints/" + name + "/adapter_model.safetensors"));
+  const auto kept = std::filesystem::directory_iterator(root_ + "/s/checkpoints");
+  EXPECT_EQ(std::distance(begin(kept), end(kept)), 2);  // the best and the last
+}
+
+TEST_F(RunTest, StopsEarlyWhenEvaluationsNoLongerImprove) {
+  job::TrainSpec spec = Spec("s");
+  spec.eval_dataset_path = root_ + "/eval.jsonl";
+  spec.evaluation.every_steps = 1;
+  spec.evaluation.early_stopping_patience = 2;
+  spec.optimizer.learning_rate = 0;  // nothing improves
+  Recorder recorder;
+  const job::RunResult result = Go(spec, &recorder);
+  EXPECT_EQ(result.outcome, Outcome::kDone);
+  EXPECT_EQ(result.last_step, 3);  // the first evaluation, and two that are not better
+  EXPECT_THAT(recorder.logs, testing::Contains(HasSubstr("stopped early after step 3")));
+  // Running it again changes nothing: the count is part of the checkpoint.
+  Recorder again;
+  EXPECT_EQ(Go(spec, &again).last_step, 3);
+}
+
 TEST_F(RunTest, DamagedCheckpointIsPassedOverWithAWarning) {
   job::TrainSpec spec = Spec("s");
   spec.checkpoints.every_steps = 2;

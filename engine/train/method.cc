@@ -1,0 +1,35 @@
+#include "engine/train/method.h"
+
+#include "absl/strings/str_cat.h"
+#include "engine/train/sft_method.h"
+
+namespace finetuned::train {
+
+std::unique_ptr<Method> MakeMethod(const MethodInputs& inputs) {
+  return std::make_unique<SftMethod>(inputs);
+}
+
+data::BatchPlanOptions BatchOptions(const job::TrainSpec& spec) {
+  data::BatchPlanOptions o;
+  o.packing = spec.schedule.packing ? data::Packing::kBestFit : data::Packing::kNone;
+  o.max_seq_length = spec.schedule.max_seq_length;
+  o.micro_batch_size = spec.schedule.micro_batch_size;
+  o.gradient_accumulation_steps = spec.schedule.gradient_accumulation_steps;
+  o.shuffle = spec.schedule.shuffle;
+  o.seed = spec.seed;
+  return o;
+}
+
+data::BatchPlanOptions EvalBatchOptions(const job::TrainSpec& spec) {
+  data::BatchPlanOptions o = BatchOptions(spec);
+  o.shuffle = false;
+  return o;
+}
+
+std::string DescribeBatch(const Window& window, const data::PackedBatch& batch) {
+  return absl::StrCat("running step ", window.step, " on a micro-batch of ", batch.input_ids.size(),
+                      " tokens in ", batch.cu_seqlens.size() - 1, " documents, the longest of ",
+                      batch.max_seqlen, " tokens");
+}
+
+}  // namespace finetuned::train
