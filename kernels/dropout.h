@@ -14,6 +14,8 @@ namespace finetuned::kernels {
 //   x, y  float32 or bfloat16, contiguous, equal shapes; y may be x.
 //   p     in [0, 1); 0 copies.
 //   offset  one number per call site and step, e.g. step * sites + site.
-void DropoutForward(const at::Tensor& x, double p, uint64_t seed, uint64_t offset, at::Tensor& y);
+//   first   index of x's first element, a multiple of 4: a piece of a tensor gets the masks it has in the whole.
+void DropoutForward(const at::Tensor& x, double p, uint64_t seed, uint64_t offset, at::Tensor& y,
+                    int64_t first = 0);
 
 }  // namespace finetuned::kernels

@@ -16,7 +16,7 @@ void Dropout(const DropoutParams& p) {
   T* y = static_cast<T*>(p.y);
   at::parallel_for(0, (p.n + 3) / 4, 4096, [&](int64_t begin, int64_t end) {
     for (int64_t group = begin; group < end; ++group) {
-      const PhiloxWords words = Philox(static_cast<uint64_t>(group), p.offset, p.seed);
+      const PhiloxWords words = Philox(p.first_group + static_cast<uint64_t>(group), p.offset, p.seed);
       const int64_t last = std::min<int64_t>(4, p.n - 4 * group);
       for (int64_t j = 0; j < last; ++j) {
         const float value = static_cast<float>(x[4 * group + j]) * p.scale;

@@ -16,7 +16,7 @@ __global__ void __launch_bounds__(kThreads) dropout_kernel(DropoutParams p) {
   if (i >= p.n) return;
   const T* x = static_cast<const T*>(p.x) + i;
   T* y = static_cast<T*>(p.y) + i;
-  const PhiloxWords words = Philox(static_cast<uint64_t>(group), p.offset, p.seed);
+  const PhiloxWords words = Philox(p.first_group + static_cast<uint64_t>(group), p.offset, p.seed);
   if (kAligned && i + kGroup <= p.n) {
     auto v = LoadVec<T, kGroup>(x);
 #pragma unroll

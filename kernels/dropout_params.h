@@ -13,6 +13,7 @@ struct DropoutParams {
   int64_t n;
   uint64_t seed;
   uint64_t offset;
+  uint64_t first_group;  // Philox counter of the first four elements
   uint32_t threshold;  // a word below it drops the element
   float scale;         // 1 / (1 - p)
 };

@@ -26,7 +26,7 @@ void Drop(const Site& site, const at::Tensor& x_TI, const DropoutKey& key, at::T
   const uint64_t offset =
       key.pass * static_cast<uint64_t>(key.sites) + static_cast<uint64_t>(site.index);
   if (!x_TI.is_same(out_TI)) out_TI.copy_(x_TI);  // rows of x may lie further apart
-  kernels::DropoutForward(out_TI, key.p, key.seed, offset, out_TI);
+  kernels::DropoutForward(out_TI, key.p, key.seed, offset, out_TI, key.first_row * x_TI.size(1));
 }
 
 // Calls body(site, its columns of the fused output, its columns of u).

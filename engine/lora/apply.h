@@ -20,6 +20,7 @@ struct DropoutKey {
   uint64_t seed = 0;
   uint64_t pass = 0;  // number of the micro-batch since the start of the run
   int64_t sites = 1;  // of the adapter: offset = pass * sites + site
+  int64_t first_row = 0;  // of the batch: where the rows at hand begin
 };
 
 // A group without sites changes nothing in all of these.

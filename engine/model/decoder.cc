@@ -2,6 +2,8 @@
 
 #include <ATen/ATen.h>
 
+#include <array>
+
 #include "engine/plan/memory_plan.h"
 #include "kernels/embedding.h"
 #include "kernels/rms_norm.h"
@@ -13,9 +15,12 @@ Decoder::Decoder(const BaseModel& base, lora::Adapter& adapter, const DecoderOpt
       adapter_(adapter),
       options_(options),
       chunk_rows_(plan::LogitsChunkRows(base.config.vocab_size)),
-      scratch_elements_(ScratchElements(base, adapter)),
+      piece_rows_(options.piece_rows > 0 ? options.piece_rows
+                                         : plan::LayerPieceRows(base.config.intermediate_size)),
+      scratch_elements_(ScratchElements(base, adapter, options.recompute_activations)),
       workspace_(base.options.device),
-      layers_(base.layers.size()) {}
+      inputs_(&workspace_, base.options.device, static_cast<int64_t>(base.layers.size()),
+              options.recompute_activations && options.offload_inputs) {}
 
 PassContext Decoder::Pass(const DeviceBatch& batch, const std::optional<DropoutPass>& dropout) {
   PassContext pass;
@@ -26,6 +31,8 @@ PassContext Decoder::Pass(const DeviceBatch& batch, const std::optional<DropoutP
   pass.scratch = workspace_.Take("dequantized_weight", 0, {scratch_elements_}, base_.options.dtype);
   pass.dropout.sites = static_cast<int64_t>(adapter_.sites().size());
   pass.deterministic = options_.deterministic;
+  pass.recomputes = options_.recompute_activations;
+  pass.piece_rows = options_.recompute_activations ? piece_rows_ : batch.tokens;
   if (dropout.has_value()) {
     pass.dropout.p = adapter_.options().dropout;
     pass.dropout.seed = dropout->seed;
@@ -34,23 +41,23 @@ PassContext Decoder::Pass(const DeviceBatch& batch, const std::optional<DropoutP
   return pass;
 }
 
-at::Tensor Decoder::LayerInput(int64_t index, const DeviceBatch& batch) {
-  return workspace_.Take("layer.input", index, {batch.tokens, base_.config.hidden_size},
-                         base_.options.dtype);
+Keep Decoder::KeepOf(int64_t layer) const {
+  if (!options_.recompute_activations) return Keep::kAll;
+  const int64_t from_last = static_cast<int64_t>(base_.layers.size()) - layer;
+  if (from_last <= options_.keep_all_layers) return Keep::kAll;
+  return from_last <= options_.keep_all_layers + options_.keep_attention_layers ? Keep::kAttention : Keep::kNothing;
 }
 
 at::Tensor Decoder::ForwardLayers(const PassContext& pass, bool keep) {
-  const int64_t n = static_cast<int64_t>(layers_.size());
-  // Without a backward two buffers alternate.
-  auto input = [&](int64_t i) { return LayerInput(keep ? i : i % 2, *pass.batch); };
+  const std::array<int64_t, 2> shape = {pass.batch->tokens, base_.config.hidden_size};
+  const auto input = [&](int64_t i) { return inputs_.ForWriting(i, shape, base_.options.dtype, keep); };
   at::Tensor x_TD = input(0);
   kernels::EmbeddingGather(base_.embed_VD, pass.batch->ids_T, x_TD);
-  for (int64_t i = 0; i < n; ++i) {
-    LayerActivations& a = layers_[i];
-    a.x_TD = x_TD;
-    at::Tensor out_TD = input(i + 1);
-    LayerForward(pass, i, keep && !options_.recompute_activations ? i : 0, &a, out_TD);
-    if (!keep || options_.recompute_activations) a = LayerActivations{.x_TD = a.x_TD};
+  inputs_.Written(0, keep);
+  for (int64_t i = 0; i < static_cast<int64_t>(base_.layers.size()); ++i) {
+    const at::Tensor out_TD = input(i + 1);
+    LayerForward(pass, i, keep ? KeepOf(i) : Keep::kNothing, x_TD, out_TD);
+    inputs_.Written(i + 1, keep);
     x_TD = out_TD;
   }
   return x_TD;
@@ -70,17 +77,13 @@ Extended Decoder::TakeGradient(const DeviceBatch& batch) {
 }
 
 void Decoder::BackwardLayers(const PassContext& pass, const Extended& gradient_TD) {
-  const int64_t n = static_cast<int64_t>(layers_.size());
+  const int64_t n = static_cast<int64_t>(base_.layers.size());
   at::Tensor dx_TD = gradient_TD.main();
-  kernels::RmsNormBackward(dx_TD, LayerInput(n, *pass.batch), base_.final_norm_D, final_rstd_T_,
+  const auto input = [&](int64_t i) { return inputs_.ForReading(i, dx_TD.sizes(), dx_TD.scalar_type()); };
+  kernels::RmsNormBackward(dx_TD, input(n), base_.final_norm_D, final_rstd_T_,
                            /*accumulate=*/false, dx_TD);
   for (int64_t i = n - 1; i >= 0; --i) {
-    LayerActivations& a = layers_[i];
-    if (options_.recompute_activations) {
-      LayerForward(pass, i, /*slot=*/0, &a, /*out_TD=*/{});
-    }
-    LayerBackward(pass, i, &a, /*need_input_gradient=*/i > 0, gradient_TD);
-    a = {};
+    LayerBackward(pass, i, KeepOf(i), input(i), /*need_input_gradient=*/i > 0, gradient_TD);
   }
 }
 

@@ -12,6 +12,7 @@
 #include "engine/model/base_model.h"
 #include "engine/model/batch.h"
 #include "engine/model/layer.h"
+#include "engine/model/layer_inputs.h"
 #include "engine/model/lm_head_log_probs.h"
 #include "engine/model/lm_head_loss.h"
 #include "engine/model/workspace.h"
@@ -20,6 +21,11 @@ namespace finetuned::model {
 
 struct DecoderOptions {
   bool recompute_activations = false;  // keep only each layer's input, run its forward twice
+  // With recompute_activations: of this many of the last layers everything is kept, before these of so many q, k, v
+  // and attention's output.
+  int64_t keep_all_layers = 0, keep_attention_layers = 0;
+  bool offload_inputs = false;  // with recompute_activations: inputs of layers wait in host memory
+  int64_t piece_rows = 0;       // see PassContext; 0: plan::LayerPieceRows
   bool deterministic = false;
   double label_smoothing = 0;
 };
@@ -66,25 +72,26 @@ class Decoder {
   at::Tensor Logits(const DeviceBatch& batch);
 
   const Workspace& workspace() const { return workspace_; }
+  int64_t host_bytes() const { return inputs_.host_bytes(); }  // pinned, of activations
 
  private:
   PassContext Pass(const DeviceBatch& batch, const std::optional<DropoutPass>& dropout = std::nullopt);
-  // Returns the last layer's output (residual stream). keep: fill layers_ for the backward.
+  Keep KeepOf(int64_t layer) const;
+  // Returns the last layer's output (residual stream). keep: leave what the backward reads.
   at::Tensor ForwardLayers(const PassContext& pass, bool keep);
-  at::Tensor LayerInput(int64_t index, const DeviceBatch& batch);
   at::Tensor FinalNorm(const at::Tensor& x_TD);
   // The gradient of the residual stream, for the backward of head and layers.
   Extended TakeGradient(const DeviceBatch& batch);
-  // gradient_TD: in its main part the gradient of the final norm's output. Uses up layers_.
+  // gradient_TD: in its main part the gradient of the final norm's output.
   void BackwardLayers(const PassContext& pass, const Extended& gradient_TD);
 
   const BaseModel& base_;
   lora::Adapter& adapter_;
   const DecoderOptions options_;
-  const int64_t chunk_rows_;
+  const int64_t chunk_rows_, piece_rows_;
   const int64_t scratch_elements_;
   Workspace workspace_;
-  std::vector<LayerActivations> layers_;
+  LayerInputs inputs_;
   at::Tensor final_rstd_T_;
 };
 

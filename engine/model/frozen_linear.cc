@@ -49,10 +49,14 @@ at::Tensor FrozenLinear::Weight(const at::Tensor& scratch) const {
   return quantized() ? Extended(scratch, 0) : dense_OI_;
 }
 
+at::Tensor FrozenLinear::ExtendedView(const at::Tensor& scratch, int64_t border) const {
+  return scratch.narrow(0, 0, ScratchElements(border))
+      .view({out_ + border, RowStride(border)})
+      .narrow(1, 0, in_ + border);
+}
+
 at::Tensor FrozenLinear::Extended(const at::Tensor& scratch, int64_t border) const {
-  at::Tensor all = scratch.narrow(0, 0, ScratchElements(border))
-                       .view({out_ + border, RowStride(border)})
-                       .narrow(1, 0, in_ + border);
+  at::Tensor all = ExtendedView(scratch, border);
   int64_t row = 0;
   for (const auto& part : parts_) {
     at::Tensor rows = all.narrow(0, row, part.shape[0]).narrow(1, 0, in_);

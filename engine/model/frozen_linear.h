@@ -35,6 +35,8 @@ class FrozenLinear {
   // [O + border, I + border] at the front of `scratch` (compute type, ScratchElements(border)), valid until
   // scratch is used again. The border is not written.
   at::Tensor Extended(const at::Tensor& scratch, int64_t border) const;
+  // The same matrix as Extended left it there.
+  at::Tensor ExtendedView(const at::Tensor& scratch, int64_t border) const;
   int64_t ScratchElements(int64_t border) const;
 
  private:

@@ -4,7 +4,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <vector>
 
+#include "engine/model/projection.h"
 #include "kernels/rms_norm.h"
 #include "kernels/rope.h"
 #include "kernels/swiglu.h"
@@ -15,86 +17,13 @@ namespace {
 
 using lora::GroupKind;
 
-// One fused linear of a layer with its adapters. Buffers that it reads have Spare columns behind them: u = x A^T
-// behind the input, du behind the output's gradient.
-class Projection {
- public:
-  Projection(const PassContext& pass, const FrozenLinear& linear, int64_t layer, GroupKind kind)
-      : pass_(pass), linear_(linear) {
-    if (pass.adapter == nullptr) return;
-    group_ = &pass.adapter->group(layer, kind);
-    ranks_ = group_->ranks();
-    scaling_ = pass.adapter->options().scaling();
-  }
-
-  int64_t ranks() const { return ranks_; }
-
-  // y_TO undefined: only u, which the backward reads.
-  void Forward(const Extended& x_TI, at::Tensor y_TO) const {
-    const at::Tensor x = x_TI.main();
-    at::Tensor u_TG = x_TI.low(ranks_);
-    if (ranks_ > 0) {
-      at::Tensor dropped = Dropped(x);
-      lora::Down(*group_, x, pass_.dropout, dropped, u_TG);
-    }
-    if (!y_TO.defined()) return;
-    if (Rides()) {
-      const at::Tensor w = Extend(/*with_a=*/false);
-      at::mm_out(y_TO, x_TI.With(ranks_), w.narrow(0, 0, linear_.out()).t());
-    } else {
-      at::mm_out(y_TO, x, linear_.Weight(pass_.scratch).t());
-    }
-    if (linear_.bias_O().defined()) y_TO.add_(linear_.bias_O());
-    if (ranks_ > 0 && !Rides()) lora::AddUp(*group_, scaling_, u_TG, y_TO);
-  }
-
-  // dx_TI undefined: only the gradients of the adapters.
-  void Backward(const Extended& dy_TO, const Extended& x_TI, at::Tensor dx_TI) const {
-    const at::Tensor dy = dy_TO.main(), x = x_TI.main(), u_TG = x_TI.low(ranks_);
-    at::Tensor du_TG = dy_TO.low(ranks_);
-    if (Rides()) {
-      const at::Tensor w = Extend(/*with_a=*/true);
-      const int64_t in = linear_.in(), out = linear_.out();
-      at::mm_out(du_TG, dy, w.narrow(0, 0, out).narrow(1, in, ranks_));
-      if (dx_TI.defined()) at::mm_out(dx_TI, dy_TO.With(ranks_), w.narrow(1, 0, in));
-      lora::AddGradients(*group_, scaling_, dy, du_TG, x, u_TG);
-      return;
-    }
-    if (dx_TI.defined()) at::mm_out(dx_TI, dy, linear_.Weight(pass_.scratch));
-    if (ranks_ == 0) return;
-    at::Tensor dropped = Dropped(x);
-    lora::AddBackward(*group_, scaling_, dy, x, u_TG, pass_.dropout, dropped, du_TG, dx_TI);
-  }
-
- private:
-  // The adapters ride on the frozen product: one matrix holds W, A and B.
-  bool Rides() const { return ranks_ > 0 && linear_.quantized() && pass_.dropout.p == 0; }
-
-  at::Tensor Extend(bool with_a) const {
-    at::Tensor w = linear_.Extended(pass_.scratch, ranks_);
-    lora::ExtendWeight(*group_, scaling_, with_a, w);
-    return w;
-  }
-
-  at::Tensor Dropped(const at::Tensor& x_TI) const {
-    if (pass_.dropout.p == 0) return {};
-    return pass_.workspace->Take("lora_dropped", 0, x_TI.sizes(), x_TI.scalar_type());
-  }
-
-  const PassContext& pass_;
-  const FrozenLinear& linear_;
-  const lora::Group* group_ = nullptr;
-  int64_t ranks_ = 0;
-  double scaling_ = 0;
-};
-
-struct LayerProjections {
-  Projection qkv, o, gate_up, down;
-  LayerProjections(const PassContext& pass, int64_t layer)
-      : qkv(pass, pass.base->layers[layer].qkv, layer, GroupKind::kQkv),
-        o(pass, pass.base->layers[layer].o, layer, GroupKind::kO),
-        gate_up(pass, pass.base->layers[layer].gate_up, layer, GroupKind::kGateUp),
-        down(pass, pass.base->layers[layer].down, layer, GroupKind::kDown) {}
+// Rows [first, first + rows) of the batch. Buffers of all rows have them there, buffers of a piece at their front.
+struct Piece {
+  int64_t first, rows;
+  at::Tensor Of(const at::Tensor& all) const { return all.narrow(0, first, rows); }
+  Extended Of(const Extended& all) const { return all.Rows(first, rows); }
+  at::Tensor Front(const at::Tensor& buffer) const { return buffer.narrow(0, 0, rows); }
+  Extended Front(const Extended& buffer) const { return buffer.Rows(0, rows); }
 };
 
 // q, k, v as [T, heads, E] views of the fused buffer.
@@ -111,122 +40,251 @@ struct Heads {
   }
 };
 
-double AttentionScale(const format::ModelConfig& m) {
-  return 1.0 / std::sqrt(static_cast<double>(m.head_dim));
-}
-
-void TakeActivations(const PassContext& pass, const LayerProjections& p, int64_t slot,
-                     LayerActivations* a) {
-  const format::ModelConfig& m = pass.base->config;
-  const at::ScalarType dtype = pass.base->options.dtype;
-  const int64_t t = pass.batch->tokens, d = m.hidden_size, f = m.intermediate_size;
-  Workspace& w = *pass.workspace;
-  a->rstd1_T = w.Take("layer.rstd1", slot, {t}, at::kFloat);
-  a->h1_TD = w.TakeExtended("layer.h1", slot, t, d, p.qkv.ranks(), dtype);
-  a->qkv_TQ = w.Take("layer.qkv", slot, {t, m.q_size() + 2 * m.kv_size()}, dtype);
-  a->attn_TD = w.TakeExtended("layer.attn", slot, t, m.q_size(), p.o.ranks(), dtype);
-  a->lse_HT = w.Take("layer.lse", slot, {m.num_attention_heads, t}, at::kFloat);
-  a->mid_TD = w.Take("layer.mid", slot, {t, d}, dtype);
-  a->rstd2_T = w.Take("layer.rstd2", slot, {t}, at::kFloat);
-  a->h2_TD = w.TakeExtended("layer.h2", slot, t, d, p.gate_up.ranks(), dtype);
-  a->gate_up_T2F = w.TakeExtended("layer.gate_up", slot, t, 2 * f, p.gate_up.ranks(), dtype);
-  a->act_TF = w.TakeExtended("layer.act", slot, t, f, p.down.ranks(), dtype);
-}
-
 at::Tensor AsHeads(const format::ModelConfig& m, const Extended& x_TD) {
   const at::Tensor x = x_TD.main();
   return x.as_strided({x.size(0), m.num_attention_heads, m.head_dim}, {x.stride(0), m.head_dim, 1});
 }
 
-}  // namespace
+double AttentionScale(const format::ModelConfig& m) {
+  return 1.0 / std::sqrt(static_cast<double>(m.head_dim));
+}
 
-int64_t ScratchElements(const BaseModel& base, const lora::Adapter& adapter) {
-  int64_t largest = 0;
-  for (size_t i = 0; i < base.layers.size(); ++i) {
-    const LayerWeights& w = base.layers[i];
-    const FrozenLinear* linears[lora::kGroups] = {&w.qkv, &w.o, &w.gate_up, &w.down};
-    for (int g = 0; g < lora::kGroups; ++g) {
-      const int64_t ranks = adapter.group(static_cast<int64_t>(i), static_cast<GroupKind>(g)).ranks();
-      largest = std::max(largest, linears[g]->ScratchElements(ranks));
+// Elements of the dequantized weights of a layer.
+struct ScratchSizes {
+  int64_t qkv = 0, o = 0, gate_up = 0, down = 0;
+
+  ScratchSizes(const LayerWeights& w, const lora::Adapter* adapter, int64_t layer) {
+    const auto of = [&](const FrozenLinear& linear, GroupKind kind) {
+      return linear.ScratchElements(adapter == nullptr ? 0 : adapter->group(layer, kind).ranks());
+    };
+    qkv = of(w.qkv, GroupKind::kQkv);
+    o = of(w.o, GroupKind::kO);
+    gate_up = of(w.gate_up, GroupKind::kGateUp);
+    down = of(w.down, GroupKind::kDown);
+  }
+  int64_t first() const { return std::max(qkv, gate_up); }  // never in use together
+  int64_t largest() const { return std::max({qkv, o, gate_up, down}); }
+};
+
+// Where a layer's weights are dequantized: one place that each takes in turn, or, when pieces come back to them, one
+// for qkv and gate_up and one each for down and o.
+struct WeightPlaces {
+  std::vector<WeightPlace> places;
+  WeightPlace *wide, *down, *o;
+
+  WeightPlaces(const PassContext& pass, int64_t layer) {
+    if (!pass.recomputes) {
+      places = {{pass.scratch}};
+      wide = down = o = &places[0];
+      return;
+    }
+    const ScratchSizes s(pass.base->layers[layer], pass.adapter, layer);
+    const int64_t starts[3] = {0, s.first(), s.first() + s.down}, sizes[3] = {s.first(), s.down, s.o};
+    for (int i = 0; i < 3; ++i) places.push_back({pass.scratch.narrow(0, starts[i], sizes[i])});
+    wide = &places[0];
+    down = &places[1];
+    o = &places[2];
+  }
+  WeightPlaces(const WeightPlaces&) = delete;
+  WeightPlaces& operator=(const WeightPlaces&) = delete;
+};
+
+// One layer in one pass, as the steps of forward and backward.
+class LayerWork {
+ public:
+  LayerWork(const PassContext& pass, int64_t layer, Keep keep, const at::Tensor& x_TD)
+      : pass_(pass),
+        m_(pass.base->config),
+        weights_(pass.base->layers[layer]),
+        batch_(*pass.batch),
+        dtype_(x_TD.scalar_type()),
+        piece_rows_(keep == Keep::kAll ? batch_.tokens : std::min(pass.piece_rows, batch_.tokens)),
+        places_(pass, layer),
+        qkv_(pass, weights_.qkv, layer, GroupKind::kQkv, places_.wide),
+        o_(pass, weights_.o, layer, GroupKind::kO, places_.o),
+        gate_up_(pass, weights_.gate_up, layer, GroupKind::kGateUp, places_.wide),
+        down_(pass, weights_.down, layer, GroupKind::kDown, places_.down),
+        x_TD_(x_TD) {
+    TakeOfAllRows(keep == Keep::kNothing ? 0 : layer);
+    TakeOfPiece(keep == Keep::kAll ? layer : 0);
+  }
+
+  bool one_piece() const { return piece_rows_ == batch_.tokens; }
+
+  template <typename Body>
+  void ForEachPiece(const Body& body) {
+    for (int64_t first = 0; first < batch_.tokens; first += piece_rows_) {
+      body(Piece{first, std::min(piece_rows_, batch_.tokens - first)});
     }
   }
-  return largest;
+
+  // Input to output of attention, all rows.
+  void ForwardAttention();
+  // h1 and u of qkv; project: q, k, v too.
+  void ForwardQkv(Piece p, bool project);
+  // Attention's output to the MLP's, added to the residual stream. out_TD undefined: only what the backward reads.
+  void ForwardMlp(Piece p, const at::Tensor& out_TD);
+  void BackwardMlp(Piece p, const Extended& dx_TD);
+  // Gradient of attention's output from that of the residual stream.
+  void BackwardO(Piece p, const Extended& dx_TD);
+  void BackwardAttention();
+  void BackwardQkv(Piece p, bool need_input_gradient, const Extended& dx_TD);
+
+ private:
+  void TakeOfAllRows(int64_t slot);
+  void TakeOfPiece(int64_t slot);
+  at::Tensor Take(const char* name, int64_t rows, int64_t columns) const {
+    return pass_.workspace->Take(name, 0, {rows, columns}, dtype_);
+  }
+  Extended DQkv() const {
+    return pass_.workspace->TakeExtended("backward.qkv", 0, batch_.tokens, qkv_TQ_.size(1), qkv_.ranks(), dtype_);
+  }
+  at::Tensor DAttention() const { return Take("backward.attn", batch_.tokens, m_.q_size()); }
+
+  const PassContext& pass_;
+  const format::ModelConfig& m_;
+  const LayerWeights& weights_;
+  const DeviceBatch& batch_;
+  const at::ScalarType dtype_;
+  const int64_t piece_rows_;
+  WeightPlaces places_;
+  Projection qkv_, o_, gate_up_, down_;
+  // Of all rows.
+  const at::Tensor x_TD_;
+  at::Tensor qkv_TQ_;  // q and k rotated
+  Extended attn_TD_;
+  at::Tensor lse_HT_;
+  // Of a piece. Inputs of linears have u = x A^T behind them.
+  at::Tensor rstd1_P_, rstd2_P_;
+  Extended h1_PD_, h2_PD_, act_PF_;
+  at::Tensor mid_PD_;       // residual stream after attention
+  Extended gate_up_P2F_;    // overwritten by the backward, which puts du behind it
+};
+
+void LayerWork::TakeOfAllRows(int64_t slot) {
+  Workspace& w = *pass_.workspace;
+  const int64_t t = batch_.tokens;
+  qkv_TQ_ = w.Take("layer.qkv", slot, {t, m_.q_size() + 2 * m_.kv_size()}, dtype_);
+  attn_TD_ = w.TakeExtended("layer.attn", slot, t, m_.q_size(), o_.ranks(), dtype_);
+  lse_HT_ = w.Take("layer.lse", slot, {m_.num_attention_heads, t}, at::kFloat);
+}
+
+void LayerWork::TakeOfPiece(int64_t slot) {
+  Workspace& w = *pass_.workspace;
+  const int64_t p = piece_rows_, d = m_.hidden_size, f = m_.intermediate_size;
+  rstd1_P_ = w.Take("layer.rstd1", slot, {p}, at::kFloat);
+  h1_PD_ = w.TakeExtended("layer.h1", slot, p, d, qkv_.ranks(), dtype_);
+  mid_PD_ = w.Take("layer.mid", slot, {p, d}, dtype_);
+  rstd2_P_ = w.Take("layer.rstd2", slot, {p}, at::kFloat);
+  h2_PD_ = w.TakeExtended("layer.h2", slot, p, d, gate_up_.ranks(), dtype_);
+  gate_up_P2F_ = w.TakeExtended("layer.gate_up", slot, p, 2 * f, gate_up_.ranks(), dtype_);
+  act_PF_ = w.TakeExtended("layer.act", slot, p, f, down_.ranks(), dtype_);
+}
+
+void LayerWork::ForwardQkv(Piece p, bool project) {
+  const Extended h1 = p.Front(h1_PD_);
+  at::Tensor h1_main = h1.main(), rstd = p.Front(rstd1_P_);
+  kernels::RmsNormForward(p.Of(x_TD_), weights_.input_norm_D, m_.rms_norm_eps, h1_main, rstd);
+  qkv_.Forward(h1, project ? p.Of(qkv_TQ_) : at::Tensor(), p.first);
+}
+
+void LayerWork::ForwardAttention() {
+  ForEachPiece([&](Piece p) { ForwardQkv(p, /*project=*/true); });
+  Heads heads(m_, qkv_TQ_);
+  kernels::RopeInPlace(heads.q_THE, batch_.position_ids_T, pass_.base->inv_freq, +1);
+  kernels::RopeInPlace(heads.k_TKE, batch_.position_ids_T, pass_.base->inv_freq, +1);
+  at::Tensor attn_THE = AsHeads(m_, attn_TD_);
+  kernels::VarlenAttentionForward(heads.q_THE, heads.k_TKE, heads.v_TKE, batch_.cu_seqlens,
+                                  batch_.cu_seqlens_host, batch_.max_seqlen, AttentionScale(m_), attn_THE,
+                                  lse_HT_, pass_.deterministic);
+}
+
+void LayerWork::ForwardMlp(Piece p, const at::Tensor& out_TD) {
+  const at::Tensor delta = p.Front(Take("layer_output", piece_rows_, m_.hidden_size));
+  const Extended h2 = p.Front(h2_PD_), gate_up = p.Front(gate_up_P2F_), act = p.Front(act_PF_);
+  at::Tensor mid = p.Front(mid_PD_), h2_main = h2.main(), act_main = act.main(), rstd = p.Front(rstd2_P_);
+  o_.Forward(p.Of(attn_TD_), delta, p.first);
+  kernels::AddRmsNormForward(p.Of(x_TD_), delta, weights_.post_norm_D, m_.rms_norm_eps, mid, h2_main, rstd);
+  gate_up_.Forward(h2, gate_up.main(), p.first);
+  kernels::SwigluForward(gate_up.main(), act_main);
+  if (!out_TD.defined()) return down_.Forward(act, {}, p.first);
+  down_.Forward(act, delta, p.first);
+  at::Tensor out = p.Of(out_TD);
+  at::add_out(out, mid, delta);
+}
+
+void LayerWork::BackwardMlp(Piece p, const Extended& dx_TD) {
+  const Extended gate_up = p.Front(gate_up_P2F_), dx = p.Of(dx_TD);
+  const at::Tensor dact = p.Front(Take("backward.act", piece_rows_, m_.intermediate_size));
+  const at::Tensor dh = p.Front(Take("backward.h", piece_rows_, m_.hidden_size));
+  at::Tensor dgate_up = gate_up.main(), dx_main = dx.main();
+  down_.Backward(dx, p.Front(act_PF_), dact, p.first);
+  kernels::SwigluBackward(dact, gate_up.main(), dgate_up);
+  gate_up_.Backward(gate_up, p.Front(h2_PD_), dh, p.first);
+  kernels::RmsNormBackward(dh, p.Front(mid_PD_), weights_.post_norm_D, p.Front(rstd2_P_),
+                           /*accumulate=*/true, dx_main);
+}
+
+void LayerWork::BackwardO(Piece p, const Extended& dx_TD) {
+  o_.Backward(p.Of(dx_TD), p.Of(attn_TD_), p.Of(DAttention()), p.first);
+}
+
+void LayerWork::BackwardAttention() {
+  const Heads heads(m_, qkv_TQ_);
+  Heads d(m_, DQkv().main());
+  const at::Tensor dattn_THE = DAttention().unflatten(1, {m_.num_attention_heads, m_.head_dim});
+  kernels::VarlenAttentionBackward(dattn_THE, heads.q_THE, heads.k_TKE, heads.v_TKE, AsHeads(m_, attn_TD_),
+                                   lse_HT_, batch_.cu_seqlens, batch_.cu_seqlens_host, batch_.max_seqlen,
+                                   AttentionScale(m_), d.q_THE, d.k_TKE, d.v_TKE, pass_.deterministic);
+  kernels::RopeInPlace(d.q_THE, batch_.position_ids_T, pass_.base->inv_freq, -1);
+  kernels::RopeInPlace(d.k_TKE, batch_.position_ids_T, pass_.base->inv_freq, -1);
+}
+
+void LayerWork::BackwardQkv(Piece p, bool need_input_gradient, const Extended& dx_TD) {
+  const at::Tensor dh = p.Front(Take("backward.h", piece_rows_, m_.hidden_size));
+  qkv_.Backward(p.Of(DQkv()), p.Front(h1_PD_), need_input_gradient ? dh : at::Tensor(), p.first);
+  if (!need_input_gradient) return;
+  at::Tensor dx = p.Of(dx_TD).main();
+  kernels::RmsNormBackward(dh, p.Of(x_TD_), weights_.input_norm_D, p.Front(rstd1_P_), /*accumulate=*/true, dx);
+}
+
+}  // namespace
+
+int64_t ScratchElements(const BaseModel& base, const lora::Adapter& adapter, bool recomputes) {
+  int64_t most = 0;
+  for (size_t i = 0; i < base.layers.size(); ++i) {
+    const ScratchSizes s(base.layers[i], &adapter, static_cast<int64_t>(i));
+    most = std::max(most, recomputes ? s.first() + s.down + s.o : s.largest());
+  }
+  return most;
 }
 
 int64_t ResidualSpare(const lora::Adapter& adapter) {
   return std::max(adapter.group(0, GroupKind::kO).ranks(), adapter.group(0, GroupKind::kDown).ranks());
 }
 
-void LayerForward(const PassContext& pass, int64_t layer, int64_t slot, LayerActivations* a,
+void LayerForward(const PassContext& pass, int64_t layer, Keep keep, const at::Tensor& x_TD,
                   const at::Tensor& out_TD) {
-  const format::ModelConfig& m = pass.base->config;
-  const LayerWeights& weights = pass.base->layers[layer];
-  const LayerProjections project(pass, layer);
-  const DeviceBatch& b = *pass.batch;
-  TakeActivations(pass, project, slot, a);
-  at::Tensor delta_TD =
-      pass.workspace->Take("layer_output", 0, a->x_TD.sizes(), a->x_TD.scalar_type());
-
-  at::Tensor h1_TD = a->h1_TD.main();
-  kernels::RmsNormForward(a->x_TD, weights.input_norm_D, m.rms_norm_eps, h1_TD, a->rstd1_T);
-  project.qkv.Forward(a->h1_TD, a->qkv_TQ);
-  Heads heads(m, a->qkv_TQ);
-  kernels::RopeInPlace(heads.q_THE, b.position_ids_T, pass.base->inv_freq, +1);
-  kernels::RopeInPlace(heads.k_TKE, b.position_ids_T, pass.base->inv_freq, +1);
-  at::Tensor attn_THE = AsHeads(m, a->attn_TD);
-  kernels::VarlenAttentionForward(heads.q_THE, heads.k_TKE, heads.v_TKE, b.cu_seqlens,
-                                  b.cu_seqlens_host, b.max_seqlen, AttentionScale(m), attn_THE,
-                                  a->lse_HT, pass.deterministic);
-  project.o.Forward(a->attn_TD, delta_TD);
-
-  at::Tensor h2_TD = a->h2_TD.main();
-  kernels::AddRmsNormForward(a->x_TD, delta_TD, weights.post_norm_D, m.rms_norm_eps, a->mid_TD,
-                             h2_TD, a->rstd2_T);
-  project.gate_up.Forward(a->h2_TD, a->gate_up_T2F.main());
-  at::Tensor act_TF = a->act_TF.main();
-  kernels::SwigluForward(a->gate_up_T2F.main(), act_TF);
-  if (!out_TD.defined()) return project.down.Forward(a->act_TF, {});
-  project.down.Forward(a->act_TF, delta_TD);
-  at::Tensor out = out_TD;
-  at::add_out(out, a->mid_TD, delta_TD);
+  LayerWork work(pass, layer, keep, x_TD);
+  work.ForwardAttention();
+  work.ForEachPiece([&](Piece p) { work.ForwardMlp(p, out_TD); });
 }
 
-void LayerBackward(const PassContext& pass, int64_t layer, LayerActivations* a,
+void LayerBackward(const PassContext& pass, int64_t layer, Keep keep, const at::Tensor& x_TD,
                    bool need_input_gradient, const Extended& dx_TD) {
-  const format::ModelConfig& m = pass.base->config;
-  const LayerWeights& weights = pass.base->layers[layer];
-  const LayerProjections project(pass, layer);
-  const DeviceBatch& b = *pass.batch;
-  at::Tensor dx = dx_TD.main();
-  const at::ScalarType dtype = dx.scalar_type();
-  Workspace& w = *pass.workspace;
-  at::Tensor dact_TF = w.Take("backward.act", 0, {b.tokens, m.intermediate_size}, dtype);
-  at::Tensor dh_TD = w.Take("backward.h", 0, dx.sizes(), dtype);
-  at::Tensor dattn_THE =
-      w.Take("backward.attn", 0, {b.tokens, m.num_attention_heads, m.head_dim}, dtype);
-  const Extended dqkv_TQ = w.TakeExtended("backward.qkv", 0, b.tokens, a->qkv_TQ.size(1),
-                                          project.qkv.ranks(), dtype);
-
-  project.down.Backward(dx_TD, a->act_TF, dact_TF);
-  at::Tensor dgate_up_T2F = a->gate_up_T2F.main();
-  kernels::SwigluBackward(dact_TF, a->gate_up_T2F.main(), dgate_up_T2F);
-  project.gate_up.Backward(a->gate_up_T2F, a->h2_TD, dh_TD);
-  kernels::RmsNormBackward(dh_TD, a->mid_TD, weights.post_norm_D, a->rstd2_T, /*accumulate=*/true,
-                           dx);
-
-  project.o.Backward(dx_TD, a->attn_TD, dattn_THE.view({b.tokens, m.q_size()}));
-  const Heads heads(m, a->qkv_TQ);
-  Heads d(m, dqkv_TQ.main());
-  kernels::VarlenAttentionBackward(dattn_THE, heads.q_THE, heads.k_TKE, heads.v_TKE,
-                                   AsHeads(m, a->attn_TD), a->lse_HT, b.cu_seqlens,
-                                   b.cu_seqlens_host, b.max_seqlen, AttentionScale(m), d.q_THE,
-                                   d.k_TKE, d.v_TKE, pass.deterministic);
-  kernels::RopeInPlace(d.q_THE, b.position_ids_T, pass.base->inv_freq, -1);
-  kernels::RopeInPlace(d.k_TKE, b.position_ids_T, pass.base->inv_freq, -1);
-  project.qkv.Backward(dqkv_TQ, a->h1_TD, need_input_gradient ? dh_TD : at::Tensor());
-  if (!need_input_gradient) return;
-  kernels::RmsNormBackward(dh_TD, a->x_TD, weights.input_norm_D, a->rstd1_T, /*accumulate=*/true,
-                           dx);
+  LayerWork work(pass, layer, keep, x_TD);
+  if (keep == Keep::kNothing) work.ForwardAttention();
+  work.ForEachPiece([&](Piece p) {
+    if (keep != Keep::kAll) work.ForwardMlp(p, /*out_TD=*/{});
+    work.BackwardMlp(p, dx_TD);
+    work.BackwardO(p, dx_TD);
+  });
+  work.BackwardAttention();
+  const bool h1_is_there = keep == Keep::kAll || (keep == Keep::kNothing && work.one_piece());
+  work.ForEachPiece([&](Piece p) {
+    if (!h1_is_there) work.ForwardQkv(p, /*project=*/false);
+    work.BackwardQkv(p, need_input_gradient, dx_TD);
+  });
 }
 
 }  // namespace finetuned::model

@@ -17,6 +17,8 @@ struct Extended {
   int64_t columns = 0;
 
   at::Tensor main() const { return With(0); }
+  int64_t rows() const { return buffer_TS.size(0); }
+  Extended Rows(int64_t first, int64_t count) const { return {buffer_TS.narrow(0, first, count), columns}; }
   at::Tensor low(int64_t ranks) const { return buffer_TS.narrow(1, columns, ranks); }
   at::Tensor With(int64_t ranks) const { return buffer_TS.narrow(1, 0, columns + ranks); }
 };
@@ -29,8 +31,8 @@ class Workspace {
   Workspace(const Workspace&) = delete;
   Workspace& operator=(const Workspace&) = delete;
 
-  // A contiguous tensor over the front of the buffer; what it holds is undefined. Taking a buffer
-  // again invalidates what was taken before. `name` must outlive the workspace (a literal).
+  // A contiguous tensor over the front of the buffer: what was last written there, as long as no request was
+  // larger; otherwise undefined. Taking a larger one invalidates what was taken before. `name` must outlive the workspace (a literal).
   at::Tensor Take(std::string_view name, int64_t layer, at::IntArrayRef shape,
                   at::ScalarType dtype);
 

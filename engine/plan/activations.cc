@@ -19,40 +19,66 @@ class Rows {
   Collector& c_;
 };
 
-// What a layer's forward leaves for its backward: of every layer, or of the one that is recomputed.
-void AddKept(const PlanInput& in, const FusedLinears& fused, const Rows& rows) {
+// How many layers keep what, and how many rows they work on at a time (model::Keep).
+struct Kept {
+  int64_t attention;          // copies of q, k, v and attention's output: of layers that keep it, and one for the others
+  int64_t all;                // copies of everything else, of all rows
+  int64_t pieces;             // and of a piece
+  int64_t piece_rows;
+
+  explicit Kept(const PlanInput& in) {
+    const int64_t layers = in.model.num_hidden_layers, tokens = in.tokens();
+    const int64_t rows = in.piece_rows > 0 ? in.piece_rows : LayerPieceRows(in.model.intermediate_size);
+    all = in.activation_checkpointing ? std::min(layers, in.keep_all_layers) : layers;
+    const int64_t with_attention = std::min(layers - all, in.keep_attention_layers);
+    attention = all + with_attention + (all + with_attention < layers ? 1 : 0);
+    pieces = all < layers ? 1 : 0;
+    piece_rows = std::min(rows, tokens);
+  }
+  // Of buffers that all layers share.
+  int64_t shared_rows(int64_t tokens) const { return all > 0 ? tokens : piece_rows; }
+};
+
+// What a layer's forward leaves for its backward.
+void AddKept(const PlanInput& in, const FusedLinears& fused, const Kept& kept, Collector& c) {
   const format::ModelConfig& m = in.model;
   const int64_t d = m.hidden_size, f = m.intermediate_size, e = in.compute_bytes;
-  const int64_t kept = in.activation_checkpointing ? 1 : m.num_hidden_layers;
-  rows.Add("layer.h1", kept, d + SpareColumns(fused.qkv.ranks), e);
-  rows.Add("layer.qkv", kept, fused.qkv.out, e);
-  rows.Add("layer.attn", kept, m.q_size() + SpareColumns(fused.o.ranks), e);
-  rows.Add("layer.lse", kept, m.num_attention_heads, 4);
-  rows.Add("layer.mid", kept, d, e);
-  rows.Add("layer.h2", kept, d + SpareColumns(fused.gate_up.ranks), e);
-  rows.Add("layer.gate_up", kept, 2 * f + SpareColumns(fused.gate_up.ranks), e);
-  rows.Add("layer.act", kept, f + SpareColumns(fused.down.ranks), e);
-  rows.Add("layer.rstd1", kept, 1, 4);
-  rows.Add("layer.rstd2", kept, 1, 4);
+  const Rows rows(in.tokens(), c);
+  rows.Add("layer.qkv", kept.attention, fused.qkv.out, e);
+  rows.Add("layer.attn", kept.attention, m.q_size() + SpareColumns(fused.o.ranks), e);
+  rows.Add("layer.lse", kept.attention, m.num_attention_heads, 4);
+  const auto rest = [&](const Rows& some, int64_t copies) {
+    some.Add("layer.h1", copies, d + SpareColumns(fused.qkv.ranks), e);
+    some.Add("layer.mid", copies, d, e);
+    some.Add("layer.h2", copies, d + SpareColumns(fused.gate_up.ranks), e);
+    some.Add("layer.gate_up", copies, 2 * f + SpareColumns(fused.gate_up.ranks), e);
+    some.Add("layer.act", copies, f + SpareColumns(fused.down.ranks), e);
+    some.Add("layer.rstd1", copies, 1, 4);
+    some.Add("layer.rstd2", copies, 1, 4);
+  };
+  if (kept.all > 0) rest(rows, kept.all);
+  if (kept.pieces > 0) rest(Rows(kept.piece_rows, c), kept.pieces);
 }
 
 // Shared by all layers.
-void AddShared(const PlanInput& in, const FusedLinears& fused, const Rows& rows) {
+void AddShared(const PlanInput& in, const FusedLinears& fused, const Kept& kept, Collector& c) {
   const format::ModelConfig& m = in.model;
   const int64_t d = m.hidden_size, f = m.intermediate_size, e = in.compute_bytes;
-  rows.Add("layer.input", m.num_hidden_layers + 1, d, e);
-  rows.Add("layer_output", 1, d, e);
+  const Rows rows(in.tokens(), c), some(kept.shared_rows(in.tokens()), c);
+  // Those in host memory take turns in two buffers.
+  rows.Add("layer.input", in.activation_checkpointing && in.activation_offload ? 2 : m.num_hidden_layers + 1, d, e);
   rows.Add("hidden", 1, d, e);
   rows.Add("hidden.rstd", 1, 1, 4);
   rows.Add("hidden.gradient", 1, d + SpareColumns(std::max(fused.o.ranks, fused.down.ranks)), e);
-  rows.Add("backward.act", 1, f, e);
-  rows.Add("backward.h", 1, d, e);
   rows.Add("backward.attn", 1, m.q_size(), e);
   rows.Add("backward.qkv", 1, fused.qkv.out + SpareColumns(fused.qkv.ranks), e);
+  some.Add("layer_output", 1, d, e);
+  some.Add("backward.act", 1, f, e);
+  some.Add("backward.h", 1, d, e);
   if (in.lora_dropout) {
     int64_t widest = 0;  // input of an adapted linear
     for (const Fused& linear : fused.all()) widest = std::max(widest, linear.ranks > 0 ? linear.in : 0);
-    rows.Add("lora_dropped", 1, widest, e);
+    some.Add("lora_dropped", 1, widest, e);
   }
   rows.Add("tokens", 1, 4, 4);  // ids, positions, rows and labels of targets
 }
@@ -69,11 +95,16 @@ int64_t AttentionWorkspace(const PlanInput& in) {
 
 }  // namespace
 
+int64_t LayerPieceRows(int64_t intermediate_size) {
+  const int64_t rows = 2048 * int64_t{14336} / std::max<int64_t>(1, intermediate_size);
+  return std::clamp<int64_t>(rows / 128 * 128, 1024, 8192);
+}
+
 void AddActivations(const PlanInput& in, Collector& c) {
   const FusedLinears fused(in);
-  const Rows rows(in.tokens(), c);
-  AddShared(in, fused, rows);
-  AddKept(in, fused, rows);
+  const Kept kept(in);
+  AddShared(in, fused, kept, c);
+  AddKept(in, fused, kept, c);
   if (in.on_gpu) c.Add("activations", "attention_workspace", AttentionWorkspace(in));
 }
 

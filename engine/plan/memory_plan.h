@@ -47,6 +47,10 @@ struct PlanInput {
   int64_t max_seq_length = 1024;
   bool activation_checkpointing = false;
   bool activation_offload = false;    // with activation_checkpointing: inputs of layers wait in host memory
+  // With activation_checkpointing: of this many of the last layers everything is kept, before these of so many q, k, v
+  // and attention's output.
+  int64_t keep_all_layers = 0, keep_attention_layers = 0;
+  int64_t piece_rows = 0;             // with activation_checkpointing: 0: LayerPieceRows
   Rollout rollout;                    // GRPO
   DeviceConstants device;
 
@@ -78,6 +82,10 @@ int64_t SpareColumns(int64_t ranks);
 // in multiples of 128 rows, between 128 and 1024: enough rows for products at full speed. The engine uses
 // the same function.
 int64_t LogitsChunkRows(int64_t vocab_size);
+
+// Rows at a time of a layer whose activations are computed again: 2048 for an intermediate size of 14336, and otherwise
+// so many that the pieces are as large, in multiples of 128 between 1024 and 8192. The engine uses the same function.
+int64_t LayerPieceRows(int64_t intermediate_size);
 
 // Upper bound of the bytes the engine asks of the device for one micro-batch of input.tokens() tokens,
 // everything included. Evaluation at the same length and export need no more: they use the same buffers.

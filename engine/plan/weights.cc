@@ -19,13 +19,14 @@ std::vector<int64_t> MatrixParts(const PlanInput& in, const Linear& l) {
   return {n * in.compute_bytes};
 }
 
-// One reused buffer holds the fused matrix in use, dequantized, with its adapters around it.
+// One reused buffer holds the fused matrix in use, dequantized, with its adapters around it; when pieces of rows come
+// back to the matrices of a layer, those of qkv or gate_up, of down and of o.
 int64_t ScratchElements(const PlanInput& in) {
-  int64_t largest = 0;
-  for (const Fused& f : FusedLinears(in).all()) {
-    largest = std::max(largest, (f.out + f.ranks) * (f.in + SpareColumns(f.ranks)));
-  }
-  return largest;
+  const auto of = [](const Fused& f) { return (f.out + f.ranks) * (f.in + SpareColumns(f.ranks)); };
+  const FusedLinears fused(in);
+  const int64_t wide = std::max(of(fused.qkv), of(fused.gate_up));
+  if (in.activation_checkpointing) return wide + of(fused.down) + of(fused.o);
+  return std::max({wide, of(fused.down), of(fused.o)});
 }
 
 void AddEmbeddings(const PlanInput& in, Collector& c) {

@@ -4,6 +4,7 @@
 //
 // step_bench [--shape llama-3.1-8b] [--documents 4] [--length 2048] [--rank 16] [--checkpointing]
 //            [--format nf4|bf16] [--steps 5] [--profile] [--device cuda|cpu] [--cap-gib N]
+// With --checkpointing: [--keep-all N] [--keep-attention N] (layers, see DecoderOptions) [--offload]
 #include <ATen/ATen.h>
 #include <ATen/Context.h>
 #include <c10/core/InferenceMode.h>
@@ -32,9 +33,9 @@ namespace {
 
 struct Arguments {
   std::string shape = "llama-3.1-8b", format = "nf4", device = "cuda";
-  int64_t documents = 4, length = 2048, rank = 16, steps = 5;
+  int64_t documents = 4, length = 2048, rank = 16, steps = 5, keep_all = 0, keep_attention = 0;
   double cap_gib = 0;
-  bool checkpointing = false, profile = false;
+  bool checkpointing = false, profile = false, offload = false;
 };
 
 [[noreturn]] void Usage(const char* what) {
@@ -45,10 +46,12 @@ struct Arguments {
 Arguments Parse(int argc, char** argv) {
   Arguments a;
   const std::map<std::string, int64_t*> numbers = {
-      {"--documents", &a.documents}, {"--length", &a.length}, {"--rank", &a.rank}, {"--steps", &a.steps}};
+      {"--documents", &a.documents}, {"--length", &a.length}, {"--rank", &a.rank}, {"--steps", &a.steps},
+      {"--keep-all", &a.keep_all},   {"--keep-attention", &a.keep_attention}};
   const std::map<std::string, std::string*> texts = {
       {"--shape", &a.shape}, {"--format", &a.format}, {"--device", &a.device}};
-  const std::map<std::string, bool*> flags = {{"--checkpointing", &a.checkpointing}, {"--profile", &a.profile}};
+  const std::map<std::string, bool*> flags = {{"--checkpointing", &a.checkpointing}, {"--profile", &a.profile},
+                                              {"--offload", &a.offload}};
   for (int i = 1; i < argc; ++i) {
     const std::string name = argv[i];
     if (flags.contains(name)) {
@@ -86,7 +89,11 @@ class Stepper {
         adapter_(base.config, {a.rank, 2.0 * static_cast<double>(a.rank), 0, false, *lora::ParseTargets({})}, device_,
                  base.options.dtype),
         optimizer_({}, &adapter_),
-        decoder_(base, adapter_, {.recompute_activations = a.checkpointing}) {
+        decoder_(base, adapter_,
+                 {.recompute_activations = a.checkpointing,
+                  .keep_all_layers = a.keep_all,
+                  .keep_attention_layers = a.keep_attention,
+                  .offload_inputs = a.offload}) {
     adapter_.Initialize(1);
     adapter_.RefreshCompute();
   }
@@ -105,7 +112,7 @@ class Stepper {
   }
 
   int64_t tokens() const { return static_cast<int64_t>(packed_.input_ids.size()); }
-  const model::Workspace& workspace() const { return decoder_.workspace(); }
+  const model::Decoder& decoder() const { return decoder_; }
 
  private:
   const at::Device device_;
@@ -219,7 +226,9 @@ int Main(int argc, char** argv) {
   train::CapMemory(device, static_cast<int64_t>(a.cap_gib * (1 << 30)));
   nlohmann::json out = {{"shape", a.shape},   {"documents", a.documents},
                         {"length", a.length}, {"rank", a.rank},
-                        {"format", a.format}, {"checkpointing", a.checkpointing}};
+                        {"format", a.format}, {"checkpointing", a.checkpointing},
+                        {"keep_all", a.keep_all}, {"keep_attention", a.keep_attention},
+                        {"offload", a.offload}};
   const auto base = RandomModel(config, options);
   Stepper stepper(a, *base);
   out["base_bytes"] = base->bytes();
@@ -234,7 +243,8 @@ int Main(int argc, char** argv) {
   std::map<std::string, double> memory;
   train::AddMemory(device, &memory);
   for (const auto& [name, value] : memory) out[name] = value;
-  for (const auto& [name, bytes] : stepper.workspace().Bytes()) out["workspace"][name] = bytes;
+  for (const auto& [name, bytes] : stepper.decoder().workspace().Bytes()) out["workspace"][name] = bytes;
+  out["host_bytes"] = stepper.decoder().host_bytes();
   out["predicted_bytes"] = plan::PlanMemory(PlanOf(a, *base)).total();
   if (a.profile) out["profile"] = Profile(stepper);
   if (a.cap_gib == 0) {
