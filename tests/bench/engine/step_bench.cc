@@ -165,6 +165,9 @@ plan::PlanInput PlanOf(const Arguments& a, const model::BaseModel& base) {
   p.micro_batch_size = a.documents;
   p.max_seq_length = a.length;
   p.activation_checkpointing = a.checkpointing;
+  p.activation_offload = a.offload;
+  p.keep_all_layers = a.keep_all;
+  p.keep_attention_layers = a.keep_attention;
   return p;
 }
 

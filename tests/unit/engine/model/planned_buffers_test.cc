@@ -18,6 +18,8 @@ struct Variant {
   int64_t rank;
   std::vector<std::string> targets;
   double dropout = 0;
+  int64_t piece_rows = 0, keep_all = 0, keep_attention = 0;
+  bool offload = false;
 };
 
 // A small model with an adapter, and what the plan says of it.
@@ -34,13 +36,21 @@ class PlannedBuffers : public testing::TestWithParam<Variant> {
         config_, lora::Options{v.rank, 8, v.dropout, false, *lora::ParseTargets(v.targets)},
         at::kCPU, at::kFloat);
     decoder_ = std::make_unique<Decoder>(*base_, *adapter_,
-                                         DecoderOptions{.recompute_activations = v.checkpointing});
+                                         DecoderOptions{.recompute_activations = v.checkpointing,
+                                                        .keep_all_layers = v.keep_all,
+                                                        .keep_attention_layers = v.keep_attention,
+                                                        .offload_inputs = v.offload,
+                                                        .piece_rows = v.piece_rows});
     input_ = PlanInputOf(*base_);
     input_.lora_rank = v.rank;
     input_.lora_dropout = v.dropout > 0;
     input_.target_modules = v.targets;
     input_.max_seq_length = 24;
     input_.activation_checkpointing = v.checkpointing;
+    input_.activation_offload = v.offload;
+    input_.keep_all_layers = v.keep_all;
+    input_.keep_attention_layers = v.keep_attention;
+    input_.piece_rows = v.piece_rows;
   }
 
   // Planned bytes by name; `component` empty: of all.
@@ -101,7 +111,11 @@ INSTANTIATE_TEST_SUITE_P(Variants, PlannedBuffers,
                          testing::Values(Variant{true, false, true, 16, {}}, Variant{true, true, false, 3, {}},
                                          Variant{true, true, true, 4, {"v_proj", "o_proj"}, 0.1},
                                          Variant{false, false, true, 4, {"q_proj", "down_proj"}},
-                                         Variant{false, true, false, 8, {"o_proj", "up_proj"}}));
+                                         Variant{false, true, false, 8, {"o_proj", "up_proj"}},
+                                         Variant{true, true, false, 4, {}, 0, /*piece_rows=*/20},
+                                         Variant{true, true, false, 4, {}, 0.1, 20, 0, 0, /*offload=*/true},
+                                         Variant{true, true, true, 4, {}, 0, 20, /*keep_all=*/1, 1, true},
+                                         Variant{true, true, true, 4, {}, 0, 20, 0, /*keep_attention=*/3}));
 
 }  // namespace
 }  // namespace finetuned::model
