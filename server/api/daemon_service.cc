@@ -5,6 +5,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_split.h"
+#include "absl/time/clock.h"
 
 namespace finetuned::api {
 namespace {
@@ -18,20 +19,54 @@ constexpr const char* kFeatures[] = {
     "upload",  "preview",       "plan",          "watch",   "query_metrics",  "pause",      "checkpoint",
     "peft_export", "request_id", "etag"};
 
-// "cuda:0 NVIDIA GeForce RTX 3090"
-void AddDevice(const internal::v1::WorkerHello& hello, v1::ServerInfo* info) {
+// "cuda:0 NVIDIA GeForce RTX 3090"; false for a worker on the CPU.
+bool WorkerDevice(const internal::v1::WorkerHello& hello, v1::Device* device) {
   const std::vector<std::string> parts = absl::StrSplit(hello.device(), absl::MaxSplits(' ', 1));
   int32_t index = 0;
   if (!absl::StartsWith(parts[0], "cuda") || (parts[0].size() > 5 && !absl::SimpleAtoi(parts[0].substr(5), &index))) {
-    return;
+    return false;
   }
-  v1::Device* device = info->add_devices();
   device->set_index(index);
   device->set_product(parts.size() > 1 ? parts[1] : "");
   device->set_memory_total_bytes(hello.device_total_bytes());
   device->set_memory_free_bytes(hello.device_free_bytes());
   device->set_driver_version(hello.driver_version());
   device->set_cuda_version(hello.cuda_version());
+  return true;
+}
+
+void AddReading(const metrics::GpuReading& reading, v1::Device* device) {
+  device->set_uuid(reading.uuid);
+  if (!reading.product.empty()) device->set_product(reading.product);
+  if (!reading.driver.empty()) device->set_driver_version(reading.driver);
+  if (reading.memory_total_bytes && reading.memory_used_bytes) {
+    device->set_memory_total_bytes(static_cast<int64_t>(*reading.memory_total_bytes));
+    device->set_memory_free_bytes(static_cast<int64_t>(*reading.memory_total_bytes - *reading.memory_used_bytes));
+  }
+  if (reading.utilization_ratio) device->set_utilization_ratio(*reading.utilization_ratio);
+  if (reading.temperature_celsius) device->set_temperature_celsius(*reading.temperature_celsius);
+  if (reading.power_watts) device->set_power_watts(*reading.power_watts);
+  if (reading.power_limit_watts) device->set_power_limit_watts(*reading.power_limit_watts);
+  if (reading.sm_clock_hertz) device->set_sm_clock_hertz(*reading.sm_clock_hertz);
+}
+
+// The worker's GPU with what the driver says of it now; with no worker so far, every GPU of the driver.
+void AddDevices(const std::optional<internal::v1::WorkerHello>& hello,
+                const std::vector<metrics::GpuReading>& readings, v1::ServerInfo* info) {
+  if (!hello.has_value()) {
+    for (const metrics::GpuReading& reading : readings) {
+      v1::Device* device = info->add_devices();
+      device->set_index(reading.index);
+      AddReading(reading, device);
+    }
+    return;
+  }
+  v1::Device device;
+  if (!WorkerDevice(*hello, &device)) return;
+  for (const metrics::GpuReading& reading : readings) {
+    if (readings.size() == 1 || reading.index == device.index()) AddReading(reading, &device);
+  }
+  *info->add_devices() = std::move(device);
 }
 
 }  // namespace
@@ -41,7 +76,7 @@ void DaemonService::Describe(v1::ServerInfo* info) const {
   info->set_version(daemon.version);
   for (const char* feature : kFeatures) info->add_features(feature);
   const jobs::WorkerStatus worker = daemon.jobs->Worker();
-  if (worker.hello.has_value()) AddDevice(*worker.hello, info);
+  AddDevices(worker.hello, daemon.metrics->LatestGpus(absl::Now()), info);
   info->set_worker_state(queue::WorkerStateName(worker.state));
   const config::LimitsConfig& limits = daemon.config->limits;
   auto& out = *info->mutable_limits();

@@ -1,5 +1,8 @@
 #include "server/metrics/gpu_series.h"
 
+#include <algorithm>
+#include <utility>
+
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 
@@ -7,6 +10,7 @@ namespace finetuned::metrics {
 namespace {
 
 constexpr absl::Duration kStale = absl::Seconds(30);
+constexpr double kShortestPowerWindow = 0.1;  // seconds; NVML's energy counter moves in steps of 20 to 100 ms
 
 }  // namespace
 
@@ -81,7 +85,25 @@ void GpuSeries::Heartbeat(const internal::v1::WorkerHeartbeat& beat) {
       static_cast<double>(beat.reserved_bytes()));
 }
 
+void GpuSeries::Remember(const std::vector<GpuReading>& readings, absl::Time now) {
+  const std::vector<GpuReading> before = std::exchange(latest_, readings);
+  const double seconds = absl::ToDoubleSeconds(now - read_at_);
+  for (GpuReading& reading : latest_) {
+    for (const GpuReading& old : before) {
+      if (old.uuid != reading.uuid || old.index != reading.index) continue;
+      if (!old.energy_joules || !reading.energy_joules || seconds < kShortestPowerWindow) continue;
+      reading.power_watts = std::max(0.0, *reading.energy_joules - *old.energy_joules) / seconds;
+    }
+  }
+}
+
+std::vector<GpuReading> GpuSeries::Latest(absl::Time now) const {
+  if (read_at_ == absl::InfinitePast() || now - read_at_ >= kStale) return {};
+  return latest_;
+}
+
 void GpuSeries::Read(const std::vector<GpuReading>& readings, absl::Time now) {
+  Remember(readings, now);
   read_at_ = now;
   for (const GpuReading& reading : readings) {
     const std::string gpu = absl::StrCat(reading.index);

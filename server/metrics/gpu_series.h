@@ -21,6 +21,8 @@ class GpuSeries {
   void Worker(const internal::v1::WorkerHello& hello, int64_t budget_bytes);
   void Heartbeat(const internal::v1::WorkerHeartbeat& beat);
   void Read(const std::vector<GpuReading>& readings, absl::Time now);
+  // The readings last given to Read, with power_watts where two of them tell it; none once stale.
+  std::vector<GpuReading> Latest(absl::Time now) const;
   // A driver that stopped answering: old values are not shown as if they were true now.
   void DropStale(absl::Time now);
 
@@ -32,6 +34,7 @@ class GpuSeries {
   void Info(const std::string& gpu, const std::string& uuid, const std::string& product,
             const std::string& driver);
   void RemoveReadings();
+  void Remember(const std::vector<GpuReading>& readings, absl::Time now);
 
   struct Gauge {
     prometheus::Family<prometheus::Gauge>* family;
@@ -47,6 +50,7 @@ class GpuSeries {
   Families& f_;
   bool worker_has_gpu_ = false;
   absl::Time read_at_ = absl::InfinitePast();  // InfinitePast: no NVML now
+  std::vector<GpuReading> latest_;
   std::map<Key, Gauge> gauges_;
   std::map<Key, Counter> counters_;
   std::map<std::string, prometheus::Gauge*> info_;  // by gpu

@@ -349,6 +349,11 @@ void Metrics::RewardWorkers(size_t attached) {
   impl_->families_.reward_workers.Add({}).Set(static_cast<double>(attached));
 }
 
+std::vector<GpuReading> Metrics::LatestGpus(absl::Time now) const {
+  std::lock_guard lock(impl_->mutex_);
+  return impl_->gpus_.Latest(now);
+}
+
 void Metrics::JournalSync(double seconds) { impl_->journal_sync_.Observe(seconds); }
 
 void Metrics::Refresh(absl::Time now) {

@@ -60,6 +60,8 @@ class Metrics {
   void Device(const internal::v1::WorkerHello& hello, int64_t budget_bytes);
   void Heartbeat(const internal::v1::WorkerHeartbeat& heartbeat);
   void Gpus(const std::vector<GpuReading>& readings, absl::Time now);
+  // The readings last given to Gpus, with power_watts; none once they are stale.
+  std::vector<GpuReading> LatestGpus(absl::Time now) const;
   void JournalSync(double seconds);
   // Drops the series of jobs that left long ago and measures the file system. Called every few seconds.
   void Refresh(absl::Time now);

@@ -18,6 +18,7 @@ struct GpuReading {
   std::optional<double> memory_total_bytes, memory_used_bytes;
   std::optional<double> utilization_ratio;  // 0..1
   std::optional<double> energy_joules;      // since the driver was loaded
+  std::optional<double> power_watts;        // of the energy between two readings; Nvml leaves it empty
   std::optional<double> power_limit_watts;
   std::optional<double> temperature_celsius;  // of the core
   std::optional<double> sm_clock_hertz;

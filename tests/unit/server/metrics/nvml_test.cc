@@ -83,6 +83,19 @@ TEST_F(NvmlTest, DriverThatStoppedAnsweringLeavesNoOldValues) {
   EXPECT_THAT(metrics.Text(), Not(HasSubstr("gpu=\"0\"")));
 }
 
+TEST_F(NvmlTest, PowerIsTheEnergyBetweenTwoReadings) {
+  auto nvml = Nvml::Open(FAKE_NVML);
+  Metrics metrics({"0.1.0", "/nonexistent", absl::Minutes(5)});
+  const absl::Time then = absl::Now();
+  metrics.Gpus((*nvml)->Read(), then);
+  ASSERT_EQ(metrics.LatestGpus(then).size(), 1u);
+  EXPECT_FALSE(metrics.LatestGpus(then)[0].power_watts.has_value());
+  gpu_->energy_mj += 600000;
+  metrics.Gpus((*nvml)->Read(), then + absl::Seconds(2));
+  EXPECT_EQ(metrics.LatestGpus(then + absl::Seconds(2))[0].power_watts, 300);
+  EXPECT_TRUE(metrics.LatestGpus(then + absl::Seconds(40)).empty());
+}
+
 TEST_F(NvmlTest, TheWorkersWordStandsInOnlyWithoutNvml) {
   auto nvml = Nvml::Open(FAKE_NVML);
   Metrics metrics({"0.1.0", "/nonexistent", absl::Minutes(5)});
