@@ -50,7 +50,8 @@ void AppendDetail(const google::protobuf::Any& any, std::string* out) {
   google::rpc::RetryInfo retry;
   if (Unpack(any, &bad)) {
     for (const auto& v : bad.field_violations()) {
-      absl::StrAppend(out, "\n  ", v.field(), v.field().empty() ? "" : ": ", v.description());
+      const std::string line = absl::StrCat(v.field(), v.field().empty() ? "" : ": ", v.description());
+      if (*out != line) absl::StrAppend(out, "\n  ", line);
     }
   } else if (Unpack(any, &precondition)) {
     for (const auto& v : precondition.violations()) absl::StrAppend(out, "\n  ", v.description());
@@ -117,6 +118,23 @@ ExitCode ExitCodeFor(const grpc::Status& status) {
   }
 }
 
+std::string AdviceFor(const grpc::Status& status) {
+  switch (status.error_code()) {
+    case grpc::StatusCode::NOT_FOUND: return "see what there is: finetune ls, finetune datasets, finetune adapters";
+    case grpc::StatusCode::UNAUTHENTICATED: return "give the daemon's token: --token-file FILE";
+    case grpc::StatusCode::PERMISSION_DENIED:
+      return "ask the administrator to add your user to socket.allowed_uids (id -u)";
+    case grpc::StatusCode::ALREADY_EXISTS: return "choose another --name, or leave it out";
+    case grpc::StatusCode::ABORTED: return "look at it again and repeat: finetune get JOB";
+    case grpc::StatusCode::DEADLINE_EXCEEDED: return "the daemon is overloaded or hangs: finetune doctor";
+    case grpc::StatusCode::UNIMPLEMENTED: return "compare versions: finetune --version, finetune info";
+    case grpc::StatusCode::DATA_LOSS: return "repeat it; the bytes arrived damaged";
+    case grpc::StatusCode::INTERNAL:
+    case grpc::StatusCode::UNKNOWN: return "look into the daemon's log: journalctl -u finetuned";
+    default: return "";
+  }
+}
+
 void Check(const grpc::Status& status, const Client& client) {
   if (status.ok()) return;
   std::string message = DescribeStatus(status);
@@ -124,6 +142,8 @@ void Check(const grpc::Status& status, const Client& client) {
     message = absl::StrCat("no daemon answers at ", client.target(), " (", status.error_message(),
                            ")\n  start it with: finetuned\n  or name another: --server unix:///path");
   }
+  const std::string advice = AdviceFor(status);
+  if (!advice.empty() && !absl::StrContains(message, "\n  ")) absl::StrAppend(&message, "\n  ", advice);
   throw CommandError{ExitCodeFor(status), message};
 }
 

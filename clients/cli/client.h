@@ -52,6 +52,8 @@ void Check(const grpc::Status& status, const Client& client);
 
 // The daemon's answer as text: message, field violations, what to do. One line per finding.
 std::string DescribeStatus(const grpc::Status& status);
+// What the user can do about it, when the daemon's own words do not say; "" when nothing is known.
+std::string AdviceFor(const grpc::Status& status);
 ExitCode ExitCodeFor(const grpc::Status& status);
 
 // A version 4 UUID for request_id.

@@ -1,5 +1,3 @@
-#include <unistd.h>
-
 #include <filesystem>
 #include <fstream>
 #include <iostream>
@@ -18,6 +16,7 @@ namespace {
 ExitCode ListAdapters(App& app) {
   Client client(app.connect);
   v1::ListAdaptersRequest request;
+  v1::ListAdaptersResponse all;
   std::vector<std::vector<std::string>> rows = {{"ADAPTER", "BASE", "JOB", "SIZE", "EVAL LOSS"}};
   do {
     v1::ListAdaptersResponse response;
@@ -30,7 +29,12 @@ ExitCode ListAdapters(App& app) {
                       loss == a.metrics().end() ? "-" : absl::StrFormat("%.4f", loss->second)});
     }
     request.set_page_token(response.next_page_token());
+    all.mutable_adapters()->MergeFrom(response.adapters());
   } while (!request.page_token().empty());
+  if (app.output != "table") {
+    PrintMessage(all, app.output);
+    return kOk;
+  }
   std::cout << (rows.size() == 1 ? "No adapters yet.\n" : Table(rows));
   return kOk;
 }
@@ -108,6 +112,7 @@ ExitCode Pull(App& app, const std::string& id, std::string to) {
 
 void AddAdapterCommands(CLI::App& cli, App& app) {
   CLI::App* adapters = cli.add_subcommand("adapters", "List trained adapters");
+  AddOutputOption(adapters, app);
   adapters->callback([&app] { app.action = [&app] { return ListAdapters(app); }; });
 
   auto id = std::make_shared<std::string>();

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "clients/cli/commands.h"
 #include "clients/cli/term.h"
+#include "clients/cli/terminal.h"
 
 namespace finetuned::cli {
 namespace {
@@ -48,7 +49,7 @@ ExitCode ShowInfo(App& app) {
 
 // One line per check; the first failure explains what to do.
 ExitCode Doctor(App& app) {
-  const Style style{isatty(STDOUT_FILENO) != 0};
+  const Style style = StdoutStyle();
   int failures = 0;
   auto report = [&](bool ok, const std::string& what, const std::string& advice) {
     std::cout << (ok ? style.Green("ok  ") : style.Red("FAIL")) << "  " << what << "\n";
@@ -92,8 +93,7 @@ ExitCode Doctor(App& app) {
 
 void AddDaemonCommands(CLI::App& cli, App& app) {
   CLI::App* info = cli.add_subcommand("info", "The daemon, its device and its models");
-  info->add_option("-o,--output", app.output, "table, json or yaml")
-      ->check(CLI::IsMember({"table", "json", "yaml"}));
+  AddOutputOption(info, app);
   info->callback([&app] { app.action = [&app] { return ShowInfo(app); }; });
 
   CLI::App* doctor = cli.add_subcommand("doctor", "Check that everything is in place");

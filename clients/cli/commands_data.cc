@@ -1,17 +1,20 @@
-#include <unistd.h>
-
 #include <iostream>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "clients/cli/commands.h"
 #include "clients/cli/term.h"
+#include "clients/cli/terminal.h"
 #include "clients/cli/upload.h"
 
 namespace finetuned::cli {
 namespace {
 
-void PrintDataset(const v1::Dataset& d) {
+void PrintDataset(const App& app, const v1::Dataset& d) {
+  if (app.output != "table") {
+    PrintMessage(d, app.output);
+    return;
+  }
   std::cout << d.name() << "  " << v1::Dataset::State_Name(d.state()) << "  " << d.method() << "/"
             << d.format() << "  " << FormatCount(static_cast<double>(d.stats().rows())) << " rows  "
             << FormatBytes(static_cast<double>(d.size_bytes()));
@@ -22,6 +25,7 @@ void PrintDataset(const v1::Dataset& d) {
 ExitCode ListDatasets(App& app) {
   Client client(app.connect);
   v1::ListDatasetsRequest request;
+  v1::ListDatasetsResponse all;
   std::vector<std::vector<std::string>> rows = {{"DATASET", "STATE", "METHOD", "FORMAT", "ROWS", "SIZE"}};
   do {
     v1::ListDatasetsResponse response;
@@ -33,7 +37,12 @@ ExitCode ListDatasets(App& app) {
                       FormatBytes(static_cast<double>(d.size_bytes()))});
     }
     request.set_page_token(response.next_page_token());
+    all.mutable_datasets()->MergeFrom(response.datasets());
   } while (!request.page_token().empty());
+  if (app.output != "table") {
+    PrintMessage(all, app.output);
+    return kOk;
+  }
   std::cout << (rows.size() == 1 ? "No datasets. Upload one: finetune upload FILE\n" : Table(rows));
   return kOk;
 }
@@ -47,7 +56,12 @@ ExitCode Preview(App& app, v1::PreviewDatasetRequest request, const std::string&
   v1::PreviewDatasetResponse response;
   auto context = client.Context(60);
   Check(client.datasets->PreviewDataset(context.get(), request, &response), client);
-  const Style style{isatty(STDOUT_FILENO) && !no_color};
+  if (app.output != "table") {
+    PrintMessage(response, app.output);
+    return kOk;
+  }
+  Style style = StdoutStyle();
+  style.color = style.color && !no_color;
   for (const auto& row : response.rows()) {
     int64_t trained = 0;
     for (bool t : row.trained()) trained += t;
@@ -79,15 +93,17 @@ void AddDataCommands(CLI::App& cli, App& app) {
   upload->add_option("--method", *method, "sft, dpo, kto or grpo")
       ->check(CLI::IsMember({"sft", "dpo", "kto", "grpo"}));
   upload->add_option("--name", *id, "Dataset id (default: from the file's name and content)");
+  AddOutputOption(upload, app);
   upload->callback([&app, path, method, id] {
     app.action = [&app, path, method, id] {
       Client client(app.connect);
-      PrintDataset(UploadFile(client, *path, *method, *id));
+      PrintDataset(app, UploadFile(client, *path, *method, *id));
       return kOk;
     };
   });
 
   CLI::App* datasets = cli.add_subcommand("datasets", "List uploaded datasets");
+  AddOutputOption(datasets, app);
   datasets->callback([&app] { app.action = [&app] { return ListDatasets(app); }; });
 
   auto request = std::make_shared<v1::PreviewDatasetRequest>();
@@ -106,6 +122,7 @@ void AddDataCommands(CLI::App& cli, App& app) {
   preview->add_option("--loss-on", *loss_on, "auto, all, completion or assistant");
   preview->add_option("--max-seq-length", *length, "Truncation (default 1024)");
   preview->add_flag("--no-color", *no_color, "Mark trained text with [[ ]]");
+  AddOutputOption(preview, app);
   preview->callback([&app, request, data, model, rows, start, loss_on, length, no_color] {
     request->set_base_model(*model);
     request->set_max_rows(*rows);

@@ -1,14 +1,9 @@
-#include <unistd.h>
-
-#include <ctime>
 #include <iostream>
 
-#include <google/protobuf/util/json_util.h>
-
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
 #include "clients/cli/commands.h"
-#include "clients/cli/term.h"
+#include "clients/cli/job_text.h"
+#include "clients/cli/terminal.h"
 #include "clients/cli/watch.h"
 #include "proto/spec/job_file.h"
 
@@ -24,67 +19,20 @@ v1::Job GetJob(const Client& client, const std::string& id) {
   return job;
 }
 
-std::string MethodName(const v1::JobSpec& spec) {
-  switch (spec.method_case()) {
-    case v1::JobSpec::kSft: return "sft";
-    case v1::JobSpec::kDpo: return "dpo";
-    case v1::JobSpec::kKto: return "kto";
-    case v1::JobSpec::kGrpo: return "grpo";
-    default: return "-";
-  }
-}
-
-std::string ProgressText(const v1::Job& job) {
-  if (job.state() == v1::QUEUED) return absl::StrCat("#", job.progress().queue_position(), " in queue");
-  const v1::Progress& p = job.progress();
-  if (p.total_steps() == 0) return p.phase().empty() ? "-" : p.phase();
-  return absl::StrFormat("%d/%d %3.0f%%", p.step(), p.total_steps(),
-                         100.0 * static_cast<double>(p.step()) / static_cast<double>(p.total_steps()));
-}
-
-std::string LossText(const v1::Job& job) {
-  const auto it = job.progress().latest_metrics().find("loss");
-  return it == job.progress().latest_metrics().end() ? "-" : absl::StrFormat("%.4f", it->second);
-}
-
-ExitCode List(App& app, const std::string& filter, int limit, bool all) {
-  Client client(app.connect);
-  v1::ListJobsRequest request;
-  request.set_filter(filter);
-  request.set_page_size(std::min(limit, 1000));
-  std::vector<v1::Job> jobs;
-  do {
-    v1::ListJobsResponse response;
-    auto context = client.Context();
-    Check(client.jobs->ListJobs(context.get(), request, &response), client);
-    for (auto& job : *response.mutable_jobs()) jobs.push_back(std::move(job));
-    request.set_page_token(response.next_page_token());
-  } while (!request.page_token().empty() && (all || static_cast<int>(jobs.size()) < limit));
-  if (app.output != "table") {
-    v1::ListJobsResponse out;
-    for (auto& job : jobs) *out.add_jobs() = std::move(job);
-    PrintMessage(out, app.output);
-    return kOk;
-  }
-  if (jobs.empty()) {
-    std::cout << "No jobs" << (filter.empty() ? ". Submit one: finetune run sft --help\n" : " match.\n");
-    return kOk;
-  }
-  const int64_t now = std::time(nullptr);
-  std::vector<std::vector<std::string>> rows = {
-      {"JOB", "METHOD", "MODEL", "STATE", "PROGRESS", "LOSS", "CREATED"}};
-  for (const v1::Job& job : jobs) {
-    rows.push_back({ShortName(job.name()), MethodName(job.spec()), ShortName(job.spec().base_model()),
-                    StateName(job.state()), ProgressText(job), LossText(job),
-                    FormatAgo(job.create_time().seconds(), now)});
-  }
-  std::cout << Table(rows);
-  return kOk;
-}
-
 ExitCode Why(App& app, const std::string& id) {
   Client client(app.connect);
   const v1::Job job = GetJob(client, id);
+  if (app.output != "table") {
+    v1::Job why;
+    why.set_name(job.name());
+    why.set_state(job.state());
+    why.set_state_reason(job.state_reason());
+    why.set_state_message(job.state_message());
+    why.mutable_progress()->set_queue_position(job.progress().queue_position());
+    if (job.has_error()) *why.mutable_error() = job.error();
+    PrintMessage(why, app.output);
+    return kOk;
+  }
   std::cout << ShortName(job.name()) << " is " << StateName(job.state());
   if (job.state_reason() != v1::STATE_REASON_UNSPECIFIED) std::cout << " (" << ReasonName(job.state_reason()) << ")";
   if (!job.state_message().empty()) std::cout << ": " << Printable(job.state_message());
@@ -95,22 +43,28 @@ ExitCode Why(App& app, const std::string& id) {
   return kOk;
 }
 
-ExitCode Logs(App& app, const std::string& id, bool follow) {
+struct LogsFlags {
+  bool follow = false;
+  std::string output = StdoutIsTerminal() ? "text" : "json";
+  std::string type;
+};
+
+ExitCode Logs(App& app, const std::string& id, const LogsFlags& flags) {
   Client client(app.connect);
   const std::string name = ResourceName("jobs", id);
-  if (follow) return WatchJob(client, name, WatchOutput::kJson, false);
+  const bool json = flags.output == "json";
+  if (flags.follow) return WatchJob(client, name, json ? WatchOutput::kJson : WatchOutput::kText, false, flags.type);
+  const Style style = StdoutStyle();
   v1::ListEventsRequest request;
   request.set_parent(name);
   request.set_page_size(1000);
-  google::protobuf::util::JsonPrintOptions options;
-  options.preserve_proto_field_names = true;
+  if (!flags.type.empty()) request.set_filter(absl::StrCat("type = ", flags.type));
   do {
     v1::ListEventsResponse response;
     auto context = client.Context();
     Check(client.jobs->ListEvents(context.get(), request, &response), client);
     for (const auto& event : response.events()) {
-      std::string json;
-      if (google::protobuf::util::MessageToJsonString(event, &json, options).ok()) std::cout << json << "\n";
+      std::cout << (json ? JsonLine(event) : EventLine(event, style)) << "\n";
     }
     request.set_page_token(response.next_page_token());
   } while (!request.page_token().empty());
@@ -124,6 +78,7 @@ void AddMutation(CLI::App& cli, App& app, const char* name, const char* help,
   auto id = std::make_shared<std::string>();
   CLI::App* command = cli.add_subcommand(name, help);
   command->add_option("job", *id, "Job")->required();
+  AddOutputOption(command, app);
   command->callback([&app, id, call] {
     app.action = [&app, id, call] {
       Client client(app.connect);
@@ -133,7 +88,11 @@ void AddMutation(CLI::App& cli, App& app, const char* name, const char* help,
       v1::Job job;
       auto context = client.Context();
       Check((client.jobs.get()->*call)(context.get(), request, &job), client);
-      std::cout << job.name() << " " << StateName(job.state()) << "\n";
+      if (app.output != "table") {
+        PrintMessage(job, app.output);
+      } else {
+        std::cout << job.name() << " " << StateName(job.state()) << "\n";
+      }
       return kOk;
     };
   });
@@ -145,28 +104,16 @@ void PrintMessage(const google::protobuf::Message& message, const std::string& f
   if (format == "yaml") {
     std::cout << spec::MessageToYaml(message);
   } else {
-    google::protobuf::util::JsonPrintOptions options;
-    options.preserve_proto_field_names = true;
-    options.add_whitespace = true;
-    std::string json;
-    if (google::protobuf::util::MessageToJsonString(message, &json, options).ok()) std::cout << json;
+    std::cout << spec::MessageToJson(message);
   }
 }
 
-void AddJobCommands(CLI::App& cli, App& app) {
-  auto filter = std::make_shared<std::string>();
-  auto limit = std::make_shared<int>(50);
-  auto all = std::make_shared<bool>(false);
-  CLI::App* ls = cli.add_subcommand("ls", "List jobs, newest first");
-  ls->add_option("--filter", *filter, "e.g. state = RUNNING AND labels.team = nlp");
-  ls->add_option("--limit", *limit, "How many (default 50)")->check(CLI::Range(1, 100000));
-  ls->add_flag("--all", *all, "All of them");
-  ls->add_option("-o,--output", app.output, "table, json or yaml")
+void AddOutputOption(CLI::App* command, App& app) {
+  command->add_option("-o,--output", app.output, "table (default), json or yaml")
       ->check(CLI::IsMember({"table", "json", "yaml"}));
-  ls->callback([&app, filter, limit, all] {
-    app.action = [&app, filter, limit, all] { return List(app, *filter, *limit, *all); };
-  });
+}
 
+void AddJobCommands(CLI::App& cli, App& app) {
   auto id = std::make_shared<std::string>();
   auto format = std::make_shared<std::string>("yaml");
   CLI::App* get = cli.add_subcommand("get", "Everything about a job");
@@ -189,7 +136,7 @@ void AddJobCommands(CLI::App& cli, App& app) {
   watch->callback([&app, id, json, from_now] {
     app.action = [&app, id, json, from_now] {
       Client client(app.connect);
-      const bool live = !*json && isatty(STDOUT_FILENO);
+      const bool live = !*json && StdoutIsTerminal();
       return WatchJob(client, ResourceName("jobs", *id), live ? WatchOutput::kLive : WatchOutput::kJson,
                       *from_now);
     };
@@ -197,13 +144,18 @@ void AddJobCommands(CLI::App& cli, App& app) {
 
   CLI::App* why = cli.add_subcommand("why", "Why a job is in its state");
   why->add_option("job", *id, "Job")->required();
+  AddOutputOption(why, app);
   why->callback([&app, id] { app.action = [&app, id] { return Why(app, *id); }; });
 
-  auto follow = std::make_shared<bool>(false);
-  CLI::App* logs = cli.add_subcommand("logs", "All events of a job, one JSON object a line");
+  auto flags = std::make_shared<LogsFlags>();
+  CLI::App* logs = cli.add_subcommand("logs", "All events of a job, one a line");
   logs->add_option("job", *id, "Job")->required();
-  logs->add_flag("-f,--follow", *follow, "Go on until the job ends");
-  logs->callback([&app, id, follow] { app.action = [&app, id, follow] { return Logs(app, *id, *follow); }; });
+  logs->add_flag("-f,--follow", flags->follow, "Go on until the job ends");
+  logs->add_option("-o,--output", flags->output, "text (default in a terminal) or json")
+      ->check(CLI::IsMember({"text", "json"}));
+  logs->add_option("--type", flags->type, "Only this kind of event")
+      ->check(CLI::IsMember({"state_changed", "metrics", "checkpoint", "log", "eval", "sample", "warning"}));
+  logs->callback([&app, id, flags] { app.action = [&app, id, flags] { return Logs(app, *id, *flags); }; });
 
   AddMutation<v1::CancelJobRequest>(cli, app, "cancel", "Stop a job for good", &v1::Jobs::Stub::CancelJob);
   AddMutation<v1::PauseJobRequest>(cli, app, "pause", "Checkpoint a job and free the GPU",

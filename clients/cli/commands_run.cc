@@ -1,5 +1,3 @@
-#include <unistd.h>
-
 #include <filesystem>
 #include <fstream>
 #include <iostream>
@@ -10,7 +8,9 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
 #include "clients/cli/commands.h"
+#include "clients/cli/job_text.h"
 #include "clients/cli/term.h"
+#include "clients/cli/terminal.h"
 #include "clients/cli/upload.h"
 #include "clients/cli/watch.h"
 #include "proto/spec/job_file.h"
@@ -104,15 +104,6 @@ v1::Job JobFromFlags(const RunFlags& f) {
   return job;
 }
 
-std::string MethodOf(const v1::JobSpec& spec) {
-  switch (spec.method_case()) {
-    case v1::JobSpec::kDpo: return "dpo";
-    case v1::JobSpec::kKto: return "kto";
-    case v1::JobSpec::kGrpo: return "grpo";
-    default: return "sft";
-  }
-}
-
 v1::Job LoadJob(const RunFlags& f, std::string* base_dir) {
   if (f.file.empty()) return JobFromFlags(f);
   std::stringstream text;
@@ -136,7 +127,7 @@ void Prepare(const Client& client, const std::string& base_dir, v1::Job* job) {
   if (!model.empty() && model.find('/') == std::string::npos && model.find('.') == std::string::npos) {
     spec->set_base_model(ResourceName("models", model));
   }
-  const std::string method = MethodOf(*spec);
+  const std::string method = spec->method_case() == v1::JobSpec::METHOD_NOT_SET ? "sft" : MethodName(*spec);
   spec->set_dataset(DatasetName(client, spec->dataset(), method, base_dir));
   spec->set_eval_dataset(DatasetName(client, spec->eval_dataset(), method, base_dir));
 }
@@ -153,7 +144,11 @@ ExitCode Submit(App& app, const RunFlags& f, bool watch) {
   v1::Job job;
   auto context = client.Context(60);
   Check(client.jobs->CreateJob(context.get(), request, &job), client);
-  const bool live = isatty(STDOUT_FILENO);
+  const bool live = StdoutIsTerminal();
+  if (!watch && app.output != "table") {
+    PrintMessage(job, app.output);
+    return kOk;
+  }
   if (live || !watch) std::cout << job.name() << " " << StateName(job.state()) << "\n";
   if (!watch) return kOk;
   return WatchJob(client, job.name(), live ? WatchOutput::kLive : WatchOutput::kJson, false);
@@ -218,6 +213,7 @@ void AddRunCommands(CLI::App& cli, App& app) {
   sft->get_option("--model")->required();
   sft->get_option("--data")->required();
   sft->add_flag("-d,--detach", flags->detach, "Do not watch");
+  AddOutputOption(sft, app);
   sft->callback([&app, flags] { app.action = [&app, flags] { return Submit(app, *flags, !flags->detach); }; });
 
   auto file = std::make_shared<RunFlags>();
@@ -225,6 +221,7 @@ void AddRunCommands(CLI::App& cli, App& app) {
   submit->add_option("file", file->file, "Job file, or - for standard input")->required();
   auto watch = std::make_shared<bool>(false);
   submit->add_flag("-w,--watch", *watch, "Watch it until it ends");
+  AddOutputOption(submit, app);
   submit->callback([&app, file, watch] {
     app.action = [&app, file, watch] { return Submit(app, *file, *watch); };
   });
@@ -233,8 +230,7 @@ void AddRunCommands(CLI::App& cli, App& app) {
   CLI::App* plan = cli.add_subcommand("plan", "Memory, time and disk of a job, without running it");
   plan->add_option("file", planned->file, "Job file; or give flags");
   AddSpecFlags(plan, planned.get());
-  plan->add_option("-o,--output", app.output, "table, json or yaml")
-      ->check(CLI::IsMember({"table", "json", "yaml"}));
+  AddOutputOption(plan, app);
   plan->callback([&app, planned] { app.action = [&app, planned] { return Plan(app, *planned); }; });
 }
 

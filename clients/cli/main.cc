@@ -1,43 +1,36 @@
 #include <iostream>
 
 #include "clients/cli/commands.h"
+#include "proto/spec/nearest.h"
 
+namespace finetuned::cli {
 namespace {
 
-constexpr char kExamples[] =
-    "Examples:\n"
-    "  finetune run sft --model smollm2 --data rows.jsonl      train and watch\n"
-    "  finetune submit job.yaml                                queue a job file\n"
-    "  finetune ls                                             the queue\n"
-    "  finetune watch JOB                                      live view (Ctrl-C detaches)\n"
-    "  finetune pull JOB --to DIR                              the adapter, as a PEFT folder\n"
-    "Exit codes: 0 done, 1 failed, 2 wrong usage or input, 3 no daemon, 130 interrupted.";
+// What was probably meant by the first word that is no command; "" when nothing is near.
+std::string NearestCommand(const CLI::App& cli) {
+  const std::vector<std::string> left = cli.remaining();
+  if (left.empty() || !cli.get_subcommands().empty()) return "";
+  std::vector<std::string> known;
+  for (const CLI::App* command : cli.get_subcommands([](const CLI::App*) { return true; })) {
+    known.push_back(command->get_name());
+  }
+  return spec::Nearest(left.front(), known);
+}
 
-}  // namespace
-
-int main(int argc, char** argv) {
-  using namespace finetuned::cli;
-  CLI::App cli{"Fine-tune models through the finetuned daemon.", "finetune"};
+int Main(int argc, char** argv) {
+  if (argc > 1 && std::string(argv[1]) == "__complete") return PrintCompletion({argv + 2, argv + argc});
+  CLI::App cli{"", "finetune"};
   App app;
-  cli.footer(kExamples);
-  cli.require_subcommand(1);
-  cli.set_version_flag("--version", FINETUNED_VERSION);
-  cli.add_option("--server", app.connect.server, "Daemon address: unix:///path or host:port")
-      ->envname("FINETUNED_SERVER");
-  cli.add_option("--token-file", app.connect.token_file, "File with the bearer token (TCP)");
-  cli.add_option("--ca", app.connect.ca_file, "Certificate authority of the daemon (PEM, TCP)");
-  cli.add_option("--cert", app.connect.cert_file, "Client certificate (PEM, mTLS)");
-  cli.add_option("--key", app.connect.key_file, "Client key (PEM, mTLS)");
-  cli.fallthrough();
-  AddRunCommands(cli, app);
-  AddJobCommands(cli, app);
-  AddDataCommands(cli, app);
-  AddAdapterCommands(cli, app);
-  AddDaemonCommands(cli, app);
+  BuildParser(cli, app);
   try {
     cli.parse(argc, argv);
   } catch (const CLI::ParseError& e) {
-    return cli.exit(e) == 0 ? kOk : kUsage;
+    const std::string near = NearestCommand(cli);
+    if (!near.empty()) {
+      std::cerr << "finetune: unknown command " << cli.remaining().front() << "\n  did you mean: finetune " << near << "\n";
+      return kUsage;
+    }
+    return cli.exit(e) == 0 ? kOk : kUsage;  // 0: --help, --version
   }
   try {
     return app.action();
@@ -49,3 +42,8 @@ int main(int argc, char** argv) {
     return kFailed;
   }
 }
+
+}  // namespace
+}  // namespace finetuned::cli
+
+int main(int argc, char** argv) { return finetuned::cli::Main(argc, argv); }

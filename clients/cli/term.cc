@@ -87,6 +87,25 @@ int DisplayWidth(const std::string& text) {
   return width;
 }
 
+std::string Clip(const std::string& line, int width) {
+  if (DisplayWidth(line) <= width) return line;
+  std::string out;
+  int used = 0;
+  bool styled = false;
+  for (size_t i = 0; i < line.size(); ++i) {
+    if (line[i] == '\033') {
+      while (i < line.size() && line[i] != 'm') out += line[i++];
+      out += 'm';
+      styled = true;
+      continue;
+    }
+    const bool start = (static_cast<unsigned char>(line[i]) & 0xC0) != 0x80;
+    if (start && ++used > width) break;
+    out += line[i];
+  }
+  return styled ? out + "\033[0m" : out;
+}
+
 std::string Table(const std::vector<std::vector<std::string>>& rows) {
   std::vector<int> widths;
   for (const auto& row : rows) {

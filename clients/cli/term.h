@@ -22,6 +22,9 @@ std::string Table(const std::vector<std::vector<std::string>>& rows);
 // Number of terminal columns a UTF-8 text takes (one per code point, escape sequences not counted).
 int DisplayWidth(const std::string& text);
 
+// Cuts a line to `width` columns, keeping escape sequences whole.
+std::string Clip(const std::string& line, int width);
+
 // Control characters other than newline and tab replaced, so that text from files and models cannot
 // steer the terminal.
 std::string Printable(const std::string& text);

@@ -1,54 +1,16 @@
 #include "clients/cli/watch.h"
 
-#include <google/protobuf/util/json_util.h>
-#include <sys/ioctl.h>
-#include <unistd.h>
-
 #include <atomic>
 #include <chrono>
-#include <csignal>
 #include <iostream>
 #include <thread>
 
 #include "absl/strings/str_cat.h"
+#include "clients/cli/job_text.h"
+#include "clients/cli/terminal.h"
 
 namespace finetuned::cli {
 namespace {
-
-std::atomic<bool> g_interrupted{false};
-
-void OnInterrupt(int) { g_interrupted = true; }
-
-int TerminalWidth() {
-  winsize size{};
-  if (ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 20) return size.ws_col;
-  return 80;
-}
-
-// Draws a block of lines over the one drawn before.
-class Screen {
- public:
-  void Redraw(const std::vector<std::string>& lines, const std::string& note) {
-    std::string out;
-    if (drawn_ > 0) absl::StrAppend(&out, "\033[", drawn_, "A\r\033[J");
-    if (!note.empty()) absl::StrAppend(&out, note, "\n");
-    for (const std::string& line : lines) absl::StrAppend(&out, line, "\n");
-    drawn_ = static_cast<int>(lines.size());
-    std::cout << out << std::flush;
-  }
-
- private:
-  int drawn_ = 0;
-};
-
-void PrintJson(const v1::Event& event) {
-  google::protobuf::util::JsonPrintOptions options;
-  options.preserve_proto_field_names = true;
-  std::string json;
-  if (google::protobuf::util::MessageToJsonString(event, &json, options).ok()) {
-    std::cout << json << std::endl;
-  }
-}
 
 // Cancels the call soon after SIGINT: a blocked Read returns only then.
 class InterruptGuard {
@@ -56,7 +18,7 @@ class InterruptGuard {
   explicit InterruptGuard(grpc::ClientContext* context)
       : thread_([this, context] {
           while (!done_) {
-            if (g_interrupted) context->TryCancel();
+            if (InterruptFlag::Raised()) context->TryCancel();
             std::this_thread::sleep_for(std::chrono::milliseconds(100));
           }
         }) {}
@@ -72,16 +34,14 @@ class InterruptGuard {
 
 class Watcher {
  public:
-  Watcher(const Client& client, const v1::Job& job, WatchOutput output)
-      : client_(client), name_(job.name()), output_(output), view_(job) {
-    style_.color = isatty(STDOUT_FILENO);
-  }
+  Watcher(const Client& client, const v1::Job& job, WatchOutput output, const std::string& type)
+      : client_(client), name_(job.name()), output_(output), type_(type), view_(job), style_(StdoutStyle()) {}
 
   ExitCode Run(bool from_now) {
     double backoff = 0.2;
     for (;;) {
       const grpc::Status status = ReadStream(from_now, &backoff);
-      if (g_interrupted) return Detached();
+      if (InterruptFlag::Raised()) return Detached();
       if (status.ok()) return Ended();
       const bool transient = status.error_code() == grpc::StatusCode::UNAVAILABLE ||
                              status.error_code() == grpc::StatusCode::RESOURCE_EXHAUSTED;
@@ -98,6 +58,7 @@ class Watcher {
     request.set_name(name_);
     request.set_resume_token(token_);
     request.set_from_now(from_now && token_.empty());
+    if (!type_.empty()) request.add_types(type_);
     auto context = client_.Context(0);
     InterruptGuard guard(context.get());
     auto reader = client_.jobs->WatchJob(context.get(), request);
@@ -114,10 +75,14 @@ class Watcher {
   void Show(const v1::Event& event) {
     view_.Apply(event);
     if (output_ == WatchOutput::kJson) {
-      if (event.payload_case() != v1::Event::kHeartbeat) PrintJson(event);
+      if (event.payload_case() != v1::Event::kHeartbeat) std::cout << JsonLine(event) << std::endl;
       return;
     }
-    screen_.Redraw(view_.Draw(TerminalWidth(), style_), view_.NoteFor(event, style_));
+    if (output_ == WatchOutput::kText) {
+      if (event.payload_case() != v1::Event::kHeartbeat) std::cout << EventLine(event, style_) << std::endl;
+      return;
+    }
+    screen_.Redraw(view_.Draw(GetTerminalSize().columns, style_), view_.NoteFor(event, style_));
   }
 
   ExitCode Detached() const {
@@ -149,6 +114,7 @@ class Watcher {
   const Client& client_;
   std::string name_;
   WatchOutput output_;
+  const std::string type_;
   WatchView view_;
   Style style_;
   Screen screen_;
@@ -158,16 +124,15 @@ class Watcher {
 
 }  // namespace
 
-ExitCode WatchJob(const Client& client, const std::string& name, WatchOutput output, bool from_now) {
+ExitCode WatchJob(const Client& client, const std::string& name, WatchOutput output, bool from_now,
+                  const std::string& type) {
   v1::GetJobRequest request;
   request.set_name(name);
   v1::Job job;
   auto context = client.Context();
   Check(client.jobs->GetJob(context.get(), request, &job), client);
-  std::signal(SIGINT, OnInterrupt);
-  const ExitCode code = Watcher(client, job, output).Run(from_now);
-  std::signal(SIGINT, SIG_DFL);
-  return code;
+  const InterruptFlag interrupts;
+  return Watcher(client, job, output, type).Run(from_now);
 }
 
 }  // namespace finetuned::cli

@@ -44,15 +44,12 @@ class WatchView {
   double start_time_ = 0, last_time_ = 0;
 };
 
-enum class WatchOutput { kLive, kJson };
+enum class WatchOutput { kLive, kJson, kText };  // a view, an event a line as JSON, or as text
 
 // Follows a job until its end, reconnecting with the resume token. kOk when it succeeded (or SIGINT
 // detached from it: kInterrupted), kFailed when it failed or was cancelled.
-ExitCode WatchJob(const Client& client, const std::string& name, WatchOutput output, bool from_now);
-
-// "QUEUED", "RUNNING", ...
-std::string StateName(v1::JobState state);
-std::string ReasonName(v1::StateReason reason);
-bool IsTerminal(v1::JobState state);
+// `type`: only this kind of event ("metrics"), and the end; empty: all.
+ExitCode WatchJob(const Client& client, const std::string& name, WatchOutput output, bool from_now,
+                  const std::string& type = "");
 
 }  // namespace finetuned::cli

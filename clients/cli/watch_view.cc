@@ -1,8 +1,10 @@
 #include <algorithm>
 #include <cmath>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "clients/cli/job_text.h"
 #include "clients/cli/watch.h"
 
 namespace finetuned::cli {
@@ -12,53 +14,7 @@ double Seconds(const google::protobuf::Timestamp& t) {
   return static_cast<double>(t.seconds()) + t.nanos() * 1e-9;
 }
 
-std::string MethodName(const v1::JobSpec& spec) {
-  switch (spec.method_case()) {
-    case v1::JobSpec::kSft: return "SFT";
-    case v1::JobSpec::kDpo: return "DPO";
-    case v1::JobSpec::kKto: return "KTO";
-    case v1::JobSpec::kGrpo: return "GRPO";
-    default: return "";
-  }
-}
-
-std::string Colored(v1::JobState state, const Style& style) {
-  const std::string name = StateName(state);
-  switch (state) {
-    case v1::SUCCEEDED: return style.Green(name);
-    case v1::FAILED: return style.Red(name);
-    case v1::CANCELLED:
-    case v1::CANCELLING: return style.Yellow(name);
-    default: return style.Cyan(name);
-  }
-}
-
-// Cuts to `width` columns, keeping escape sequences whole.
-std::string Clip(const std::string& line, int width) {
-  if (DisplayWidth(line) <= width) return line;
-  std::string out;
-  int used = 0;
-  for (size_t i = 0; i < line.size(); ++i) {
-    if (line[i] == '\033') {
-      while (i < line.size() && line[i] != 'm') out += line[i++];
-      out += 'm';
-      continue;
-    }
-    const bool start = (static_cast<unsigned char>(line[i]) & 0xC0) != 0x80;
-    if (start && ++used > width) break;
-    out += line[i];
-  }
-  return out + "\033[0m";
-}
-
 }  // namespace
-
-std::string StateName(v1::JobState state) { return v1::JobState_Name(state); }
-std::string ReasonName(v1::StateReason reason) { return v1::StateReason_Name(reason); }
-
-bool IsTerminal(v1::JobState state) {
-  return state == v1::SUCCEEDED || state == v1::FAILED || state == v1::CANCELLED;
-}
 
 WatchView::WatchView(const v1::Job& job)
     : job_(job), state_(job.state()), reason_(job.state_reason()), message_(job.state_message()),
@@ -116,8 +72,8 @@ double WatchView::SecondsPerStep() const {
 
 std::vector<std::string> WatchView::Draw(int width, const Style& style) const {
   std::vector<std::string> lines;
-  std::string head = absl::StrCat(style.Bold(ShortName(job_.name())), "  ", MethodName(job_.spec()), "  ",
-                                  job_.spec().base_model(), "  ", Colored(state_, style));
+  std::string head = absl::StrCat(style.Bold(ShortName(job_.name())), "  ", absl::AsciiStrToUpper(MethodName(job_.spec())), "  ",
+                                  job_.spec().base_model(), "  ", ColoredState(state_, style));
   if (attempt_ > 1) absl::StrAppend(&head, "  attempt ", attempt_);
   if (state_ == v1::QUEUED || state_ == v1::PAUSED || IsTerminal(state_)) {
     if (!message_.empty()) absl::StrAppend(&head, "  ", style.Dim(Printable(message_)));

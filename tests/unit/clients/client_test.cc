@@ -59,6 +59,20 @@ TEST(Check, NamesTheAddressWhenNobodyAnswers) {
   }
 }
 
+TEST(Check, ErrorsEndWithWhatToDo) {
+  Client client({"unix:///nowhere/finetuned.sock", "", "", "", ""});
+  for (const auto code : {grpc::StatusCode::NOT_FOUND, grpc::StatusCode::UNAUTHENTICATED,
+                          grpc::StatusCode::PERMISSION_DENIED, grpc::StatusCode::ALREADY_EXISTS,
+                          grpc::StatusCode::DEADLINE_EXCEEDED, grpc::StatusCode::INTERNAL}) {
+    try {
+      Check({code, "it failed"}, client);
+      FAIL() << "no error";
+    } catch (const CommandError& e) {
+      EXPECT_THAT(e.message, MatchesRegex("it failed\n  .+"));
+    }
+  }
+}
+
 TEST(NewRequestId, IsAVersion4Uuid) {
   EXPECT_THAT(NewRequestId(), MatchesRegex("[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"));
   EXPECT_NE(NewRequestId(), NewRequestId());
