@@ -21,7 +21,7 @@ done
 apt_packages=(build-essential cmake ninja-build ccache lld pkg-config git unzip ca-certificates sqlite3
   libgrpc++-dev libgrpc-dev protobuf-compiler-grpc libprotobuf-dev protobuf-compiler libabsl-dev
   prometheus-cpp-dev libyaml-cpp-dev libsqlite3-dev nlohmann-json3-dev libcli11-dev libpcre2-dev libre2-dev
-  libutf8proc-dev libssl-dev libgtest-dev libgmock-dev python3 python3-venv python3-pip)
+  libcivetweb-dev libutf8proc-dev libssl-dev libgtest-dev libgmock-dev python3 python3-venv python3-pip)
 
 sudo_if_needed() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
 

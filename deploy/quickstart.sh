@@ -24,6 +24,8 @@ mkdir -p "$home"
 cat >"$home/config.yaml" <<EOF
 # Configuration of the quickstart daemon; finetuned --print-config shows every key.
 state_dir: $home/state
+web:
+  address: 127.0.0.1:9466
 models:
   smollm2: $root/.deps/models/SmolLM2-135M-Instruct.Q4_1.gguf
 EOF
@@ -62,4 +64,5 @@ if len(held) > 1: print(f"held-out loss  {held[0]:.4f} -> {held[-1]:.4f}")
 '
 echo "adapter        $home/adapters/$job"
 echo
-echo "The daemon goes on. Its queue: build/release/bin/finetune ls    Stop it: finetune drain"
+echo "The daemon goes on. Its queue: build/release/bin/finetune ls    In a browser: http://127.0.0.1:9466"
+echo "Stop it: build/release/bin/finetune drain"

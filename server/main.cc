@@ -27,6 +27,8 @@
 #include "server/store/store.h"
 #include "server/supervisor/supervisor.h"
 #include "server/supervisor/worker_process.h"
+#include "server/web/http_server.h"
+#include "server/web/web_page.h"
 
 namespace finetuned {
 namespace {
@@ -135,9 +137,19 @@ absl::Status Serve(const config::Config& config, const config::Environment& envi
   auto server = api::Server::Start({&config, store->get(), &jobs, &metrics, FINETUNED_VERSION,
                                     supervisor::RandomToken().substr(0, 16), start_time});
   if (!server.ok()) return server.status();
+  std::unique_ptr<web::WebPage> page;
+  std::unique_ptr<web::HttpServer> http;
+  if (!config.web.address.empty()) {
+    page = std::make_unique<web::WebPage>((*server)->LocalChannel());
+    auto started = web::HttpServer::Start(config.web.address, [&](const auto& request) { return page->Answer(request); });
+    if (!started.ok()) return started.status();
+    http = *std::move(started);
+    LogInfo(absl::StrCat("web page on port ", http->port()));
+  }
   LogInfo(absl::StrCat("finetuned ", FINETUNED_VERSION, " listens on ", config.socket.path));
   config::Notify(environment.notify_socket, "READY=1");
   WaitUntilDrained(wakers, environment, config, server->get(), &jobs);
+  http.reset();
   jobs.Stop();
   (*server)->Shutdown(absl::Seconds(2));
   LogInfo("bye");

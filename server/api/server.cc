@@ -43,6 +43,13 @@ class WithoutReflection : public grpc::ServerBuilderOption {
   }
 };
 
+// Parts of the daemon that are clients of its own API, with no more rights than to see what anybody sees who
+// may connect at all; they call nothing that changes anything.
+class InProcess : public auth::Authenticator {
+ public:
+  absl::StatusOr<auth::Caller> Identify(const grpc::ServerContextBase&) const override { return auth::Caller{"web"}; }
+};
+
 // The services of one listener: they differ in who calls.
 struct ServiceSet {
   explicit ServiceSet(const Front& front)
@@ -70,11 +77,6 @@ void SetLimits(const config::LimitsConfig& limits, grpc::ServerBuilder* builder)
   builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveTimeoutMs);
 }
 
-bool IsLoopback(const std::string& address) {
-  return absl::StartsWith(address, "127.") || absl::StartsWith(address, "localhost:") ||
-         absl::StartsWith(address, "[::1]:");
-}
-
 absl::StatusOr<std::string> ReadPem(const std::string& key, const std::string& path) {
   std::ifstream in(path, std::ios::binary);
   std::stringstream text;
@@ -93,7 +95,7 @@ absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> TcpCredentials(const co
         "it could use this machine");
   }
   if (!tls) {
-    if (!IsLoopback(tcp.address)) {
+    if (!config::IsLoopback(tcp.address)) {
       return absl::FailedPreconditionError(
           absl::StrCat("tcp.address ", tcp.address, " is not loopback: it also needs tcp.tls_certificate and "
                        "tcp.tls_key, or the token would cross the network in the clear"));
@@ -128,9 +130,11 @@ class Server::Impl {
   void BeginDrain();
   void Shutdown(absl::Duration grace);
   int tcp_port() const { return tcp_port_; }
+  std::shared_ptr<grpc::Channel> LocalChannel() const { return local_server_->InProcessChannel({}); }
 
  private:
   absl::Status StartUnix();
+  absl::Status StartLocal();
   absl::Status StartTcp();
   void SetHealth(const std::string& service, bool serving);
   void UpdateHealth();
@@ -139,8 +143,9 @@ class Server::Impl {
   Shared shared_;
   std::unique_ptr<auth::UnixListener> unix_listener_;
   std::unique_ptr<auth::TcpAuthenticator> tcp_authenticator_;
-  std::unique_ptr<ServiceSet> unix_services_, tcp_services_;
-  std::unique_ptr<grpc::Server> unix_server_, tcp_server_;
+  InProcess in_process_;
+  std::unique_ptr<ServiceSet> unix_services_, tcp_services_, local_services_;
+  std::unique_ptr<grpc::Server> unix_server_, tcp_server_, local_server_;
   int tcp_port_ = 0;
 
   std::mutex mutex_;
@@ -197,9 +202,22 @@ absl::Status Server::Impl::StartTcp() {
   return absl::OkStatus();
 }
 
+// Listens nowhere: reached by InProcessChannel.
+absl::Status Server::Impl::StartLocal() {
+  local_services_ = std::make_unique<ServiceSet>(Front{&shared_, &in_process_});
+  grpc::ServerBuilder builder;
+  builder.SetOption(std::make_unique<WithoutReflection>());
+  SetLimits(shared_.daemon.config->limits, &builder);
+  local_services_->Register(&builder);
+  local_server_ = builder.BuildAndStart();
+  return local_server_ != nullptr ? absl::OkStatus()
+                                  : absl::InternalError("the gRPC server inside the process did not start");
+}
+
 absl::Status Server::Impl::Start() {
   grpc::EnableDefaultHealthCheckService(true);
-  absl::Status status = StartTcp();  // first: a socket file appears only when everything is up
+  absl::Status status = StartLocal();
+  if (status.ok()) status = StartTcp();  // before the socket: a socket file appears only when everything is up
   if (status.ok()) status = StartUnix();
   if (!status.ok()) return status;
   UpdateHealth();
@@ -252,7 +270,7 @@ void Server::Impl::Shutdown(absl::Duration grace) {
   if (health_.joinable()) health_.join();
   if (unix_listener_ != nullptr) unix_listener_->Stop();
   const auto deadline = absl::ToChronoTime(absl::Now() + grace);
-  for (grpc::Server* server : {tcp_server_.get(), unix_server_.get()}) {
+  for (grpc::Server* server : {local_server_.get(), tcp_server_.get(), unix_server_.get()}) {
     if (server != nullptr) server->Shutdown(deadline);
   }
   // Shutdown returned: no call is left, so nothing posts to the pools any more.
@@ -273,5 +291,6 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const jobs::Daemon& daemon
 void Server::BeginDrain() { impl_->BeginDrain(); }
 void Server::Shutdown(absl::Duration grace) { impl_->Shutdown(grace); }
 int Server::tcp_port() const { return impl_->tcp_port(); }
+std::shared_ptr<grpc::Channel> Server::LocalChannel() const { return impl_->LocalChannel(); }
 
 }  // namespace finetuned::api

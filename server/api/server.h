@@ -3,6 +3,8 @@
 #include <memory>
 #include <string>
 
+#include <grpcpp/grpcpp.h>
+
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
@@ -30,6 +32,9 @@ class Server {
   void Shutdown(absl::Duration grace);
 
   int tcp_port() const;  // 0: no TCP listener
+  // For parts of the daemon that are clients of its API (the web page). Whoever uses it must not call
+  // anything that changes something: its calls are of nobody. Ends with Shutdown.
+  std::shared_ptr<grpc::Channel> LocalChannel() const;
 
  private:
   class Impl;

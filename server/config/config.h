@@ -13,7 +13,7 @@
 namespace finetuned::config {
 
 struct SocketConfig {
-  std::string path;                    // Unix socket; default: spec::DefaultSocketPath()
+  std::string path;  // Unix socket; of root /run/finetuned/finetuned.sock, else finetuned/ in XDG_RUNTIME_DIR
   // Users beside the daemon's own and root that may connect. Empty: the socket's mode is 0600; else
   // 0666, and the kernel's peer credentials decide.
   std::vector<int64_t> allowed_uids;
@@ -22,7 +22,7 @@ struct SocketConfig {
 struct TcpConfig {                     // off when address is empty
   std::string address;                 // "127.0.0.1:9465"; port 0 allowed
   std::string tls_certificate;         // PEM files
-  std::string tls_key;
+  std::string tls_key;                 // of tls_certificate
   std::string tls_client_ca;           // set: clients need a certificate (mTLS)
   std::string token_file;              // bearer token, at least 32 characters
 };
@@ -37,12 +37,12 @@ struct WorkerConfig {
   std::string device = "auto";         // auto, cuda, cpu
   int cpu_threads = 0;                 // 0: all cores
   bool prestart = true;                // start it with the daemon, to know the device
-  absl::Duration start_timeout = absl::Seconds(120);
-  absl::Duration heartbeat_timeout = absl::Seconds(60);
-  absl::Duration progress_timeout = absl::Minutes(60);
-  absl::Duration cancel_grace = absl::Seconds(30);
-  absl::Duration leave_grace = absl::Seconds(60);
-  absl::Duration idle_timeout = absl::Minutes(10);  // 0: stays for ever
+  absl::Duration start_timeout = absl::Seconds(120);    // until it says hello, else it is killed
+  absl::Duration heartbeat_timeout = absl::Seconds(60);  // without a sign of life: killed, the job is queued again
+  absl::Duration progress_timeout = absl::Minutes(60);   // without a finished step or phase: likewise
+  absl::Duration cancel_grace = absl::Seconds(30);      // for a cancelled job to stop, else the worker is killed
+  absl::Duration leave_grace = absl::Seconds(60);       // for the checkpoint of a job that is paused or drained
+  absl::Duration idle_timeout = absl::Minutes(10);      // without a job it leaves the device; 0: stays for ever
   int max_crashes = 3;                 // of one job, then it fails
   int64_t vram_budget_bytes = 0;       // 0: all of the device's memory
 };
@@ -52,13 +52,17 @@ struct MetricsConfig {
   absl::Duration job_series_linger = absl::Minutes(5);  // after the job left the device
 };
 
+struct WebConfig {
+  std::string address;                 // "127.0.0.1:9466", loopback only; empty: off; port 0: any free port
+};
+
 struct LimitsConfig {
-  int64_t max_queued_jobs = 1000;
-  int64_t max_message_bytes = 8 << 20;
-  int64_t max_chunk_bytes = 1 << 20;
-  int64_t max_dataset_bytes = int64_t{8} << 30;
-  int64_t max_streams_per_connection = 128;
-  int64_t max_watchers = 1000;
+  int64_t max_queued_jobs = 1000;                 // more are refused
+  int64_t max_message_bytes = 8 << 20;            // of one gRPC message
+  int64_t max_chunk_bytes = 1 << 20;              // of one piece of an upload or download
+  int64_t max_dataset_bytes = int64_t{8} << 30;   // of one dataset
+  int64_t max_streams_per_connection = 128;       // calls at once over one connection
+  int64_t max_watchers = 1000;                    // open WatchJob streams
   // Less free space in the state directory: new jobs and uploads are refused.
   int64_t min_free_disk_bytes = int64_t{1} << 30;
 };
@@ -70,6 +74,7 @@ struct Config {
   ModelsConfig models;                 // keys `models` and `model_roots`
   WorkerConfig worker;
   MetricsConfig metrics;
+  WebConfig web;
   LimitsConfig limits;
 };
 
@@ -92,6 +97,9 @@ absl::StatusOr<Config> LoadConfig(const std::string& file_name);
 // What cannot be seen from one key: a TCP listener needs a token or TLS, files exist, state_dir is
 // absolute. FAILED_PRECONDITION or INVALID_ARGUMENT.
 absl::Status CheckConfig(const Config& config);
+
+// HOST:PORT on this machine alone: 127.*, [::1] or localhost.
+bool IsLoopback(const std::string& address);
 
 // YAML with every key.
 std::string PrintConfig(const Config& config);

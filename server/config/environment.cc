@@ -52,9 +52,7 @@ absl::Status CheckTcp(const TcpConfig& tcp) {
         "tcp.address: a TCP listener needs token_file, or tls_certificate, tls_key and tls_client_ca: "
         "without them anybody could use the device");
   }
-  const bool loopback = absl::StartsWith(tcp.address, "127.") || absl::StartsWith(tcp.address, "[::1]:") ||
-                        absl::StartsWith(tcp.address, "localhost:");
-  if (!tls && !loopback) {
+  if (!tls && !IsLoopback(tcp.address)) {
     return absl::InvalidArgumentError(absl::StrCat(
         "tcp.address: ", tcp.address,
         " is reachable from other machines and needs tls_certificate and tls_key: a token must not cross "
@@ -130,6 +128,11 @@ Config DefaultConfig() {
   return config;
 }
 
+bool IsLoopback(const std::string& address) {
+  return absl::StartsWith(address, "127.") || absl::StartsWith(address, "[::1]:") ||
+         absl::StartsWith(address, "localhost:");
+}
+
 absl::Status CheckConfig(const Config& config) {
   if (absl::Status status = CheckPaths(config); !status.ok()) return status;
   const std::string& device = config.worker.device;
@@ -140,6 +143,12 @@ absl::Status CheckConfig(const Config& config) {
   if (absl::Status status = CheckAddress("tcp.address", config.tcp.address); !status.ok()) return status;
   if (absl::Status status = CheckAddress("metrics.address", config.metrics.address); !status.ok()) {
     return status;
+  }
+  if (absl::Status status = CheckAddress("web.address", config.web.address); !status.ok()) return status;
+  if (!config.web.address.empty() && !IsLoopback(config.web.address)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "web.address: ", config.web.address, " is reachable from other machines and the page has no login; use ",
+        "127.0.0.1:PORT, and from elsewhere a tunnel: ssh -L PORT:127.0.0.1:PORT HOST"));
   }
   return CheckTcp(config.tcp);
 }

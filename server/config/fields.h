@@ -43,6 +43,9 @@ void VisitFields(Visitor& v, ConfigT& c) {
   v.Field("address", c.metrics.address);
   v.Time("job_series_linger", c.metrics.job_series_linger, kZero, kDay);
   v.End();
+  v.Begin("web");
+  v.Field("address", c.web.address);
+  v.End();
   v.Begin("limits");
   v.Number("max_queued_jobs", c.limits.max_queued_jobs, 1, 1000000);
   v.Bytes("max_message_bytes", c.limits.max_message_bytes, 1 << 16, 256 << 20);

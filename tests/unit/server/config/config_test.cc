@@ -36,7 +36,7 @@ TEST(Config, KeysAreTheDocumentedOnes) {
                           "worker.prestart", "worker.start_timeout", "worker.heartbeat_timeout",
                           "worker.progress_timeout", "worker.cancel_grace", "worker.leave_grace",
                           "worker.idle_timeout", "worker.max_crashes", "worker.vram_budget_bytes",
-                          "metrics.address", "metrics.job_series_linger", "limits.max_queued_jobs",
+                          "metrics.address", "metrics.job_series_linger", "web.address", "limits.max_queued_jobs",
                           "limits.max_message_bytes", "limits.max_chunk_bytes", "limits.max_dataset_bytes",
                           "limits.max_streams_per_connection", "limits.max_watchers",
                           "limits.min_free_disk_bytes"));
@@ -157,6 +157,20 @@ TEST(CheckConfig, RelativePathsAndBadAddressesAreRefused) {
   config = Valid();
   config.worker.device = "tpu";
   EXPECT_THAT(std::string(CheckConfig(config).message()), HasSubstr("auto, cuda or cpu"));
+}
+
+TEST(CheckConfig, TheWebPageStaysOnThisMachine) {
+  Config config = Valid();
+  for (const char* good : {"127.0.0.1:9466", "localhost:0", "[::1]:9466", ""}) {
+    config.web.address = good;
+    EXPECT_TRUE(CheckConfig(config).ok()) << CheckConfig(config);
+  }
+  for (const char* bad : {"0.0.0.0:9466", "192.168.1.2:9466", "[::]:9466", "myhost:9466"}) {
+    config.web.address = bad;
+    EXPECT_THAT(std::string(CheckConfig(config).message()), HasSubstr("ssh -L")) << bad;
+  }
+  config.web.address = "9466";
+  EXPECT_THAT(std::string(CheckConfig(config).message()), HasSubstr("must be HOST:PORT"));
 }
 
 TEST(ResolveModel, KnownNamesLeadToTheirPath) {
