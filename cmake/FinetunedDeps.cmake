@@ -61,7 +61,8 @@ if(FINETUNED_BUILD_ENGINE)
     endif()
     list(APPEND _rpath /usr/local/cuda/lib64 /usr/local/cuda/extras/CUPTI/lib64)
   endif()
+  # Of the build tree only: what is installed gets its own (FinetunedPackage), without this machine's paths.
+  set(CMAKE_BUILD_RPATH ${_rpath})
   list(JOIN _rpath ":" _rpath_joined)
-  target_link_options(ft_torch INTERFACE -Wl,-rpath,${_rpath_joined} -Wl,--allow-shlib-undefined
-                      -Wl,-rpath-link,${_rpath_joined})
+  target_link_options(ft_torch INTERFACE -Wl,--allow-shlib-undefined -Wl,-rpath-link,${_rpath_joined})
 endif()
