@@ -3,7 +3,7 @@
 
 const PERIOD_MS = 2000;
 const ENDED = new Set(['SUCCEEDED', 'FAILED', 'CANCELLED']);
-// Curves: title and the series in it. A series a job does not have is left out; so is a curve without any.
+// Curves: title, the series in it and how values are written (default: number). A series a job does not have is left out; so is a curve without any.
 const CURVES = [
   ['Loss', ['loss', 'eval_loss']],
   ['Reward', ['reward', 'rewards/margins', 'rewards/chosen', 'rewards/rejected']],
@@ -12,7 +12,7 @@ const CURVES = [
   ['Gradient norm', ['grad_norm']],
   ['Learning rate', ['learning_rate']],
   ['Tokens per second', ['tokens_per_second']],
-  ['Memory peak, bytes', ['memory_peak_bytes']],
+  ['Memory peak', ['memory_peak_bytes'], bytes],
 ];
 const COMPONENTS = [
   ['weights_bytes', 'weights'], ['adapter_bytes', 'adapter'], ['gradient_bytes', 'gradients'],
@@ -67,7 +67,9 @@ function number(v) {
   if (v === undefined || v === null) return '';
   v = Number(v);
   const size = Math.abs(v);
-  return v === 0 ? '0' : size >= 1e6 || size < 1e-3 ? v.toExponential(2) : v.toPrecision(4);
+  if (v === 0) return '0';
+  if (size >= 1e4) return new Intl.NumberFormat('en', {notation: 'compact', maximumSignificantDigits: 4}).format(v);
+  return size < 1e-3 ? v.toExponential(2) : v.toPrecision(4);
 }
 
 function progressText(job) {
@@ -147,8 +149,8 @@ function drawFacts(job) {
   byId('facts').replaceChildren(...list);
 }
 
-function drawCurve(title, series) {
-  const W = 400, H = 150, left = 46, right = 8, top = 8, bottom = 18;
+function drawCurve(title, series, format = number) {
+  const W = 400, H = 150, left = 54, right = 8, top = 8, bottom = 18;
   const points = series.flatMap((s) => s.steps.map((step, i) => [Number(step), Number(s.values[i])]))
     .filter(([, y]) => Number.isFinite(y));
   if (points.length === 0) return null;
@@ -162,7 +164,7 @@ function drawCurve(title, series) {
   for (const y of [y0, (y0 + y1) / 2, y1]) {
     svg.append(svgElement('line', {x1: left, x2: W - right, y1: py(y), y2: py(y), class: 'grid'}));
     const label = svgElement('text', {x: left - 4, y: py(y) + 3, 'text-anchor': 'end'});
-    label.textContent = number(y);
+    label.textContent = format(y);
     svg.append(label);
   }
   for (const [x, anchor] of [[x0, 'start'], [x1, 'end']]) {
@@ -181,7 +183,7 @@ function drawCurve(title, series) {
     });
     if (path.length === 1) path.push('h0.1');
     svg.append(svgElement('path', {d: path.join(''), class: 'line c' + i, 'stroke-linecap': 'round'}));
-    caption.append(element('span', '━ ' + s.key + ' ' + number(s.values[s.values.length - 1]), 'swatch c' + i));
+    caption.append(element('span', '━ ' + s.key + ' ' + format(s.values[s.values.length - 1]), 'swatch c' + i));
   });
   const figure = element('figure');
   figure.append(caption, svg);
@@ -190,7 +192,8 @@ function drawCurve(title, series) {
 
 function drawCurves(series) {
   const byKey = new Map(series.map((s) => [s.key, s]));
-  const figures = CURVES.map(([title, keys]) => drawCurve(title, keys.map((k) => byKey.get(k)).filter(Boolean)));
+  const figures = CURVES.map(([title, keys, format]) =>
+    drawCurve(title, keys.map((k) => byKey.get(k)).filter(Boolean), format));
   byId('curves').replaceChildren(...figures.filter(Boolean));
 }
 
