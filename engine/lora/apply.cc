@@ -50,15 +50,23 @@ void AddUpGradients(const Group& group, double scaling, const at::Tensor& dy_TO,
   });
 }
 
-}  // namespace
-
-void ExtendWeight(const Group& group, double scaling, bool with_a, at::Tensor& extended) {
-  if (group.sites.empty()) return;
+std::vector<kernels::LowRankPart> LowRankParts(const Group& group) {
   std::vector<kernels::LowRankPart> parts;
   for (size_t i = 0; i < group.sites.size(); ++i) {
     parts.push_back({group.sites[i].compute_b_OR, group.first_column[i]});
   }
-  kernels::WriteLowRankBorder(extended, group.compute_a_GI, parts, scaling, with_a);
+  return parts;
+}
+
+}  // namespace
+
+void ExtendWeight(const Group& group, double scaling, bool with_a, at::Tensor& extended) {
+  if (group.sites.empty()) return;
+  kernels::WriteLowRankBorder(extended, group.compute_a_GI, LowRankParts(group), scaling, with_a);
+}
+
+kernels::LowRankTerm LowRankTermOf(const Group& group, double scaling, const at::Tensor& u_TG) {
+  return {u_TG, LowRankParts(group), scaling};
 }
 
 void AddGradients(const Group& group, double scaling, const at::Tensor& dy_TO,

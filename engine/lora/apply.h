@@ -10,6 +10,7 @@
 #include <cstdint>
 
 #include "engine/lora/adapter.h"
+#include "kernels/nf4_gemm.h"
 
 namespace finetuned::lora {
 
@@ -27,6 +28,9 @@ struct DropoutKey {
 
 // Writes the border of a dequantized weight [O + G, I + G]; with_a for the backward.
 void ExtendWeight(const Group& group, double scaling, bool with_a, at::Tensor& extended);
+
+// The group's part of a product with the stored weight; u_TG = x A^T.
+kernels::LowRankTerm LowRankTermOf(const Group& group, double scaling, const at::Tensor& u_TG);
 
 // Adds to the group's dA and dB. u_TG = x A^T; du_TG = scaling * dy B per site.
 void AddGradients(const Group& group, double scaling, const at::Tensor& dy_TO,

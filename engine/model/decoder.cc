@@ -17,7 +17,7 @@ Decoder::Decoder(const BaseModel& base, lora::Adapter& adapter, const DecoderOpt
       chunk_rows_(plan::LogitsChunkRows(base.config.vocab_size)),
       piece_rows_(options.piece_rows > 0 ? options.piece_rows
                                          : plan::LayerPieceRows(base.config.intermediate_size)),
-      scratch_elements_(ScratchElements(base, adapter, options.recompute_activations)),
+      scratch_elements_(ScratchElements(base, &adapter, options.recompute_activations)),
       workspace_(base.options.device),
       inputs_(&workspace_, base.options.device, static_cast<int64_t>(base.layers.size()),
               options.recompute_activations && options.offload_inputs) {}

@@ -45,10 +45,6 @@ at::Tensor AsHeads(const format::ModelConfig& m, const Extended& x_TD) {
   return x.as_strided({x.size(0), m.num_attention_heads, m.head_dim}, {x.stride(0), m.head_dim, 1});
 }
 
-double AttentionScale(const format::ModelConfig& m) {
-  return 1.0 / std::sqrt(static_cast<double>(m.head_dim));
-}
-
 // Elements of the dequantized weights of a layer.
 struct ScratchSizes {
   int64_t qkv = 0, o = 0, gate_up = 0, down = 0;
@@ -97,6 +93,7 @@ class LayerWork {
         m_(pass.base->config),
         weights_(pass.base->layers[layer]),
         batch_(*pass.batch),
+        layer_(layer),
         dtype_(x_TD.scalar_type()),
         piece_rows_(keep == Keep::kAll ? batch_.tokens : std::min(pass.piece_rows, batch_.tokens)),
         places_(pass, layer),
@@ -145,6 +142,7 @@ class LayerWork {
   const format::ModelConfig& m_;
   const LayerWeights& weights_;
   const DeviceBatch& batch_;
+  const int64_t layer_;
   const at::ScalarType dtype_;
   const int64_t piece_rows_;
   WeightPlaces places_;
@@ -194,6 +192,9 @@ void LayerWork::ForwardAttention() {
   kernels::RopeInPlace(heads.q_THE, batch_.position_ids_T, pass_.base->inv_freq, +1);
   kernels::RopeInPlace(heads.k_TKE, batch_.position_ids_T, pass_.base->inv_freq, +1);
   at::Tensor attn_THE = AsHeads(m_, attn_TD_);
+  if (pass_.attention != nullptr) {
+    return pass_.attention->Forward(layer_, heads.q_THE, heads.k_TKE, heads.v_TKE, attn_THE, lse_HT_);
+  }
   kernels::VarlenAttentionForward(heads.q_THE, heads.k_TKE, heads.v_TKE, batch_.cu_seqlens,
                                   batch_.cu_seqlens_host, batch_.max_seqlen, AttentionScale(m_), attn_THE,
                                   lse_HT_, pass_.deterministic);
@@ -250,10 +251,14 @@ void LayerWork::BackwardQkv(Piece p, bool need_input_gradient, const Extended& d
 
 }  // namespace
 
-int64_t ScratchElements(const BaseModel& base, const lora::Adapter& adapter, bool recomputes) {
+double AttentionScale(const format::ModelConfig& m) {
+  return 1.0 / std::sqrt(static_cast<double>(m.head_dim));
+}
+
+int64_t ScratchElements(const BaseModel& base, const lora::Adapter* adapter, bool recomputes) {
   int64_t most = 0;
   for (size_t i = 0; i < base.layers.size(); ++i) {
-    const ScratchSizes s(base.layers[i], &adapter, static_cast<int64_t>(i));
+    const ScratchSizes s(base.layers[i], adapter, static_cast<int64_t>(i));
     most = std::max(most, recomputes ? s.first() + s.down + s.o : s.largest());
   }
   return most;

@@ -19,8 +19,11 @@ enum class Keep {
   kAll,        // then the layer is one piece
 };
 
-// What PassContext::scratch must hold; 0 for a dense base. recomputes: see PassContext.
-int64_t ScratchElements(const BaseModel& base, const lora::Adapter& adapter, bool recomputes);
+// What PassContext::scratch must hold; 0 for a dense base. recomputes: see PassContext. adapter null: the base alone.
+int64_t ScratchElements(const BaseModel& base, const lora::Adapter* adapter, bool recomputes);
+
+// What scores are multiplied with.
+double AttentionScale(const format::ModelConfig& model);
 
 // Columns that the gradient of the residual stream needs behind its own.
 int64_t ResidualSpare(const lora::Adapter& adapter);

@@ -8,6 +8,14 @@
 
 namespace finetuned::model {
 
+void FloatLogits(const at::Tensor& rows_CD, const at::Tensor& weight_VD, at::Tensor& logits_CV) {
+  if (rows_CD.scalar_type() == at::kFloat) {
+    at::mm_out(logits_CV, rows_CD, weight_VD.t());
+  } else {
+    at::mm_out(logits_CV, rows_CD, weight_VD.t(), at::kFloat);
+  }
+}
+
 void ForEachHeadChunk(const at::Tensor& hidden_TD, const at::Tensor& lm_head_VD,
                       const DeviceBatch& batch, int64_t chunk_rows, Workspace& workspace,
                       const std::function<void(HeadChunk&)>& visit) {
@@ -21,11 +29,7 @@ void ForEachHeadChunk(const at::Tensor& hidden_TD, const at::Tensor& lm_head_VD,
     chunk.hidden_CD = workspace.Take("loss.hidden", 0, {chunk.rows, d}, hidden_TD.scalar_type());
     at::index_select_out(chunk.hidden_CD, hidden_TD, 0, chunk.Of(batch.target_rows_M));
     chunk.logits_CV = workspace.Take("logits_chunk", 0, {chunk.rows, v}, at::kFloat);
-    if (hidden_TD.scalar_type() == at::kFloat) {
-      at::mm_out(chunk.logits_CV, chunk.hidden_CD, lm_head_VD.t());
-    } else {
-      at::mm_out(chunk.logits_CV, chunk.hidden_CD, lm_head_VD.t(), at::kFloat);
-    }
+    FloatLogits(chunk.hidden_CD, lm_head_VD, chunk.logits_CV);
     visit(chunk);
   }
 }

@@ -12,6 +12,9 @@
 
 namespace finetuned::model {
 
+// float32 logits of some rows, also of 16-bit operands.
+void FloatLogits(const at::Tensor& rows_CD, const at::Tensor& weight_VD, at::Tensor& logits_CV);
+
 struct HeadChunk {
   int64_t first = 0, rows = 0;  // targets [first, first + rows) of the batch
   at::Tensor labels_C;

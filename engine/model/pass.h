@@ -13,6 +13,15 @@
 
 namespace finetuned::model {
 
+// Takes the place of attention inside the packed documents: generation, whose keys lie in a cache.
+class CacheAttention {
+ public:
+  virtual ~CacheAttention() = default;
+  // q and k are rotated; views of the fused buffer. Writes out_THE; lse_HT is free to be used.
+  virtual void Forward(int64_t layer, const at::Tensor& q_THE, const at::Tensor& k_TKE,
+                       const at::Tensor& v_TKE, at::Tensor& out_THE, at::Tensor& lse_HT) = 0;
+};
+
 struct PassContext {
   const BaseModel* base = nullptr;
   const lora::Adapter* adapter = nullptr;  // null: the base alone
@@ -23,6 +32,9 @@ struct PassContext {
   bool recomputes = false;   // some layers do not keep theirs
   lora::DropoutKey dropout;
   bool deterministic = false;
+  // Generation; forward only.
+  CacheAttention* attention = nullptr;  // null: the batch's documents
+  bool few_rows = false;                // NF4 weights are multiplied as they are stored; without dropout
 };
 
 }  // namespace finetuned::model

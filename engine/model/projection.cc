@@ -2,6 +2,9 @@
 
 #include <ATen/ATen.h>
 
+#include "engine/plan/generation.h"
+#include "kernels/nf4_gemm.h"
+
 namespace finetuned::model {
 
 Projection::Projection(const PassContext& pass, const FrozenLinear& linear, int64_t layer,
@@ -21,6 +24,9 @@ void Projection::Forward(const Extended& x_TI, at::Tensor y_TO, int64_t first_ro
     lora::Down(*group_, x, Key(first_row), dropped, u_TG);
   }
   if (!y_TO.defined()) return;
+  if (pass_.few_rows && kernels::Nf4GemmSupports(linear_.parts(), linear_.in())) {
+    return ForwardStored(x, u_TG, y_TO);
+  }
   if (Rides()) {
     at::mm_out(y_TO, x_TI.With(ranks_), Weight().narrow(0, 0, linear_.out()).t());
   } else {
@@ -28,6 +34,17 @@ void Projection::Forward(const Extended& x_TI, at::Tensor y_TO, int64_t first_ro
   }
   if (linear_.bias_O().defined()) y_TO.add_(linear_.bias_O());
   if (ranks_ > 0 && !Rides()) lora::AddUp(*group_, scaling_, u_TG, y_TO);
+}
+
+void Projection::ForwardStored(const at::Tensor& x_TI, const at::Tensor& u_TG, at::Tensor& y_TO) {
+  kernels::LowRankTerm low_rank;
+  if (ranks_ > 0) low_rank = lora::LowRankTermOf(*group_, scaling_, u_TG);
+  const int64_t splits = plan::StoredProductSplits(linear_.in(), linear_.out());
+  at::Tensor scratch;
+  if (x_TI.is_cuda()) {
+    scratch = pass_.workspace->Take("nf4_partial", 0, {splits, x_TI.size(0), linear_.out()}, at::kFloat);
+  }
+  kernels::Nf4Gemm(linear_.parts(), x_TI, linear_.bias_O(), low_rank, splits, scratch, y_TO);
 }
 
 void Projection::Backward(const Extended& dy_TO, const Extended& x_TI, at::Tensor dx_TI, int64_t first_row) {

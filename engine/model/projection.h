@@ -40,6 +40,8 @@ class Projection {
  private:
   // The adapters ride on the frozen product: one matrix holds W, A and B.
   bool Rides() const { return ranks_ > 0 && linear_.quantized() && pass_.dropout.p == 0; }
+  // The weight stays as it is stored.
+  void ForwardStored(const at::Tensor& x_TI, const at::Tensor& u_TG, at::Tensor& y_TO);
   // Rides(): [O + G, I + G]. Otherwise [O, I].
   at::Tensor Weight();
   lora::DropoutKey Key(int64_t first_row) const;

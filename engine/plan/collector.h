@@ -33,6 +33,7 @@ void AddWeights(const PlanInput& in, Collector& c);      // weights.cc
 void AddAdapter(const PlanInput& in, Collector& c);      // adapter.cc: adapter, gradients, optimizer
 void AddActivations(const PlanInput& in, Collector& c);  // activations.cc
 void AddLoss(const PlanInput& in, Collector& c);         // loss.cc: lm_head and loss
+void AddGeneration(const PlanInput& in, Collector& c);   // generation.cc: cache and decode steps of rollouts
 void AddRuntime(const PlanInput& in, Collector& c);      // runtime.cc: last, it adds the rounding of the others
 
 }  // namespace finetuned::plan

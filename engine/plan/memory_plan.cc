@@ -51,6 +51,7 @@ MemoryPlan PlanMemory(const PlanInput& input) {
   AddAdapter(input, c);
   AddActivations(input, c);
   AddLoss(input, c);
+  AddGeneration(input, c);
   AddRuntime(input, c);
   return plan;
 }

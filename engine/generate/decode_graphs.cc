@@ -1,0 +1,54 @@
+#include "engine/generate/decode_graphs.h"
+
+#include <c10/util/Exception.h>
+
+#ifdef FINETUNED_HAVE_CUDA
+#include <ATen/cuda/CUDAGraph.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
+#endif
+
+namespace finetuned::generate {
+
+#ifdef FINETUNED_HAVE_CUDA
+
+struct DecodeGraphs::Recorded {
+  at::cuda::CUDAGraph graph;
+};
+
+bool DecodeGraphs::Available(bool cuda) { return cuda; }
+
+void DecodeGraphs::Run(int64_t key, const std::function<void()>& body) {
+  std::unique_ptr<Recorded>& recorded = graphs_[key];
+  if (recorded == nullptr) {
+    auto made = std::make_unique<Recorded>();
+    {
+      // Recording is not allowed on the default stream.
+      const c10::cuda::CUDAStream main = c10::cuda::getCurrentCUDAStream();
+      main.synchronize();
+      const c10::cuda::CUDAStreamGuard side(c10::cuda::getStreamFromPool());
+      made->graph.capture_begin({0, 0}, cudaStreamCaptureModeThreadLocal);
+      body();
+      made->graph.capture_end();
+    }
+    recorded = std::move(made);
+  }
+  recorded->graph.replay();
+}
+
+#else
+
+struct DecodeGraphs::Recorded {};
+
+bool DecodeGraphs::Available(bool) { return false; }
+
+void DecodeGraphs::Run(int64_t, const std::function<void()>&) {
+  TORCH_CHECK(false, "DecodeGraphs: this build has no CUDA");
+}
+
+#endif
+
+DecodeGraphs::DecodeGraphs() = default;
+DecodeGraphs::~DecodeGraphs() = default;
+
+}  // namespace finetuned::generate
