@@ -1,7 +1,9 @@
 """One daemon with a tiny model for all tests of the Python client; tests that stop it start their own."""
 
+import json
 import os
 import pathlib
+import shutil
 import sys
 
 import pytest
@@ -11,8 +13,12 @@ import finetuned
 import harness
 
 BUILD_DIR = os.environ["FINETUNED_BUILD_DIR"]
-# Two layers, 64 wide; another shape of model would only make the tests slower.
-TINY = {"tiny": harness.ROOT / "tests/golden/parity/tied"}
+TINY = harness.ROOT / "tests/golden/parity/tied"  # two layers, 64 wide
+CHAT = (
+    "{% for m in messages %}<s0>{{ m.role }}\n{% if m.role == 'assistant' %}{% generation %}{{ m.content }}<eos>"
+    "{% endgeneration %}{% else %}{{ m.content }}<eos>{% endif %}\n{% endfor %}"
+    "{% if add_generation_prompt %}<s0>assistant\n{% endif %}"
+)
 ROWS = [{"prompt": f"what is {i}?", "completion": f"{i} is a number"} for i in range(20)]
 # A job of a second.
 QUICK = {
@@ -27,7 +33,13 @@ LONG = QUICK | {"schedule": {"max_steps": 1_000_000, "max_seq_length": 64, "micr
 
 
 def start_daemon(config_extra=""):
-    return harness.Daemon(BUILD_DIR, config_extra, models=TINY).start()
+    """With the tiny model, and as "smollm2" the same with a chat template."""
+    daemon = harness.Daemon(BUILD_DIR, config_extra)
+    chat = shutil.copytree(TINY, daemon.dir / "chat")
+    config = json.loads((chat / "tokenizer_config.json").read_text())
+    (chat / "tokenizer_config.json").write_text(json.dumps(config | {"chat_template": CHAT}))
+    daemon.use_models({"tiny": TINY, "smollm2": chat})
+    return daemon.start()
 
 
 @pytest.fixture(scope="session")

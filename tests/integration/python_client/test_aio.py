@@ -18,7 +18,7 @@ def with_client(server, body):
 def test_the_twin_has_every_method_with_the_same_parameters():
     for ours, theirs in ((finetuned.Client, aio.Client), (finetuned.Job, aio.Job)):
         for name, method in inspect.getmembers(ours, inspect.isfunction):
-            if not name.startswith("_"):
+            if not name.startswith("_") and name != "panel":  # a panel has a thread: the blocking client's
                 assert inspect.signature(method).parameters == inspect.signature(getattr(theirs, name)).parameters, name
 
 
@@ -57,7 +57,8 @@ def test_a_job_is_watched_while_another_call_acts_on_it(server):
         async for _ in job.events(types=["metrics"]):
             break
         await (await client.job(job.name)).stop()
-        return await watching
+        await watching
+        return job
 
     assert with_client(server, body).state == "SUCCEEDED"
 

@@ -22,9 +22,10 @@ def test_kinds_and_intervals_thin_the_stream(done):
     assert len(list(done.events(types=["metrics"], metric_interval=3600))) < 5
 
 
-def test_watch_prints_lines_and_returns_the_job(ft, capsys):
+def test_watch_prints_lines_and_refreshes_the_job(ft, capsys):
     seen = []
-    job = ft.submit(**QUICK).watch("plain", on_event=seen.append)
+    job = ft.submit(**QUICK)
+    job.watch("plain", on_event=seen.append)
     out = capsys.readouterr().out
     assert job.state == "SUCCEEDED" and "step 12/12  loss" in out and "SUCCEEDED" in out
     assert [e.sequence for e in seen] == list(range(1, len(seen) + 1))
@@ -40,6 +41,25 @@ def test_rich_watch_in_a_terminal(done, monkeypatch):
     assert "12/12 steps" in sys.stdout.getvalue() and "loss" in sys.stdout.getvalue()
 
 
+def test_interrupting_a_watch_detaches(long_job, capsys):
+    def interrupt(event):
+        raise KeyboardInterrupt
+
+    long_job.watch("quiet", on_event=interrupt)
+    assert "the job goes on" in capsys.readouterr().out and long_job.state == "RUNNING"
+
+
+def test_a_panel_follows_and_its_buttons_act(ft, long_job):
+    panel = long_job.panel()
+    assert panel.buttons["Resume"].disabled and not panel.buttons["Finish now"].disabled
+    panel.buttons["Resume"].click()
+    assert "RUNNING" in panel.said.value
+    panel.buttons["Finish now"].click()
+    panel.thread.join(60)
+    assert "SUCCEEDED" in panel.chart.value and "<svg" in panel.chart.value
+    assert panel.buttons["Cancel"].layout.display == "none"
+
+
 def test_leaving_early_cancels_the_stream_and_leaves_the_job(ft, long_job):
     for event in long_job.events():
         if event.kind == "metrics":
@@ -47,7 +67,7 @@ def test_leaving_early_cancels_the_stream_and_leaves_the_job(ft, long_job):
     assert long_job.refresh().state == "RUNNING"
 
 
-@pytest.mark.parametrize("how", ["kill", "terminate"])
+@pytest.mark.parametrize("how", ["kill", "drain"])
 def test_a_watch_survives_the_daemon_and_sees_everything_once(how):
     daemon = start_daemon()
     with finetuned.connect(f"unix://{daemon.socket}") as ft:
@@ -63,7 +83,11 @@ def test_a_watch_survives_the_daemon_and_sees_everything_once(how):
         follower = threading.Thread(target=follow)
         follower.start()
         assert started.wait(60)
-        getattr(daemon, how)()
+        if how == "drain":
+            ft.drain("30s")
+            assert daemon.process.wait(60) == 0
+        else:
+            daemon.kill()
         daemon.start()
         # The calls below also start while the connection is broken: they are repeated by themselves.
         job.refresh()

@@ -81,9 +81,9 @@ def stacked_bar(parts: Mapping[str, float], text: Callable[[float], str], limit:
     )
 
 
-def token_row(title: str, drop_reason: str, tokens: Iterable[tuple[str, bool]]) -> str:
+def token_row(title: str, drop_reason: str, parts: Iterable[tuple[str, bool]]) -> str:
     spans = "".join(
-        f'<span style="background:{"#2da44e55" if on else "transparent"}">{escape(t)}</span>' for t, on in tokens
+        f'<span style="background:{"#2da44e55" if on else "transparent"}">{escape(t)}</span>' for t, on in parts
     )
     dropped = f' <span style="color:#cf222e">{escape(drop_reason)}</span>' if drop_reason else ""
     return (

@@ -109,6 +109,8 @@ class JobView:
 
 
 def jobs_html(jobs: list[Any]) -> str:
+    if not jobs:
+        return "<div>No jobs yet.</div>"
     rows = [["job", "method", "model", "state", "progress", "loss"]]
     for j in jobs:
         at = f"{j.step}/{j.total_steps}" if j.total_steps else "-"

@@ -1,6 +1,7 @@
 """What the clients do, as operations (see _effects): each is written once for the blocking and the async client."""
 
 import dataclasses
+import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 from . import _errors, _spec, _transfer
 from ._effects import Backoff, Call, Emit, Open, Operation, Read, Sleep, call, is_transient
 from ._values import Adapter, Dataset, Event, Plan, Preview, Sample, Series, server_info_text, short_name
-from .v1 import adapters_pb2, daemon_pb2, datasets_pb2, events_pb2, jobs_pb2
+from .v1 import adapters_pb2, daemon_pb2, datasets_pb2, events_pb2, jobs_pb2, rewards_pb2
 from .v1.state_pb2 import JobState
 
 SLOW = 60.0  # seconds for calls that read the data: CreateJob, PlanJob, PreviewDataset
@@ -40,6 +41,12 @@ def doctor(target: str) -> Operation[list[tuple[bool, str, str]]]:
         *((m.available, f"model {short_name(m.name)}", m.problem) for m in found.models),
         *((True, f"device {d.index}: {d.product}", "") for d in found.devices),
     ]
+
+
+def drain(grace: Any, pause_running: bool) -> Operation[None]:
+    request = daemon_pb2.DrainServerRequest()
+    _spec.fill(request, {"grace": grace, "pause_running": pause_running})
+    yield from call("Daemon.DrainServer", request)
 
 
 # Data.
@@ -216,6 +223,27 @@ def series(
     )
     response = yield from call("Jobs.QueryMetrics", request)
     return {s.key: Series(list(s.steps), list(s.values), list(s.wall_time_seconds)) for s in response.series}
+
+
+# Rewards.
+
+
+def evaluate_reward(
+    reward: Any, completions: Sequence[str], prompt: Any, columns: Mapping[str, Sequence[str]]
+) -> Operation[list[float]]:
+    """NaN where the reward abstains."""
+    request = rewards_pb2.EvaluateRewardRequest()
+    if isinstance(reward, str):
+        request.remote = reward
+    else:
+        _spec.fill(request.builtin, reward, "reward")
+    for name, values in columns.items():
+        if isinstance(values, str) or len(values) != len(completions):
+            raise _errors.InvalidArgument(f"columns: {name} needs a list of one value per completion")
+    for i, completion in enumerate(completions):
+        row = {name: values[i] for name, values in columns.items()}
+        request.items.add(completion_index=i, prompt_json=json.dumps(prompt), completion=completion, columns=row)
+    return list((yield from call("Rewards.EvaluateReward", request, SLOW)).values)
 
 
 # Adapters.

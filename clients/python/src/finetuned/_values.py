@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -260,24 +261,25 @@ class Preview:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def parts(self, row: int) -> list[tuple[str, bool]]:
+        """The text of a row in stretches that train or do not."""
+        r = self.rows[row]
+        grouped = itertools.groupby(zip(r.tokens, r.trained, strict=True), key=lambda pair: pair[1])
+        return [("".join(token for token, _ in pairs), on) for on, pairs in grouped]
+
     def trained_text(self, row: int) -> str:
         """What the loss of this row is computed on."""
-        r = self.rows[row]
-        return "".join(t for t, on in zip(r.tokens, r.trained, strict=True) if on)
+        return "".join(text for text, on in self.parts(row) if on)
 
     def __str__(self) -> str:
         out = []
-        for r in self.rows:
-            out.append(
-                f"row {r.index} (line {r.line}): {r.drop_reason or f'{sum(r.trained)} of {len(r.tokens)} tokens train'}"
-            )
-            out.append("".join(f"\033[32m{t}\033[0m" if on else t for t, on in zip(r.tokens, r.trained, strict=True)))
+        for i, r in enumerate(self.rows):
+            verdict = r.drop_reason or f"{sum(r.trained)} of {len(r.tokens)} tokens train"
+            out.append(f"row {r.index} (line {r.line}): {verdict}")
+            out.append("".join(f"\033[32m{text}\033[0m" if on else text for text, on in self.parts(i)))
         return "\n".join(out)
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        return "".join(
-            _html.token_row(f"row {r.index}", r.drop_reason, list(zip(r.tokens, r.trained, strict=True)))
-            for r in self.rows
-        )
+        return "".join(_html.token_row(f"row {r.index}", r.drop_reason, self.parts(i)) for i, r in enumerate(self.rows))

@@ -7,7 +7,7 @@ async for event in job.events(): ...
 
 import pathlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Unpack
 
 from . import _connect, _effects, _metrics, _ops, _screen
@@ -18,7 +18,7 @@ from ._spec import JobFields
 from ._transfer import Progress
 from ._values import Adapter, Dataset, Event, Plan, Preview, Sample, Series
 from .rewards import Reward, RewardServer
-from .specs import Duration, JobSpec, Scheduling, SftSpec
+from .specs import BuiltinReward, Duration, JobSpec, Scheduling, SftSpec
 from .v1 import daemon_pb2, jobs_pb2
 
 
@@ -69,6 +69,9 @@ class Client:
     async def doctor(self) -> list[tuple[bool, str, str]]:
         return await self._do(_ops.doctor(self.address.target))
 
+    async def drain(self, grace: Duration = 60.0, pause_running: bool = False) -> None:
+        await self._do(_ops.drain(grace, pause_running))
+
     async def submit(
         self, job: JobSpec | Mapping[str, Any] | str | pathlib.Path | None = None, /, **fields: Unpack[JobFields]
     ) -> "Job":
@@ -114,6 +117,19 @@ class Client:
         max_seq_length: int = 0,
     ) -> Preview:
         return await self._do(_ops.preview(data, model, rows, start_row, method, sft, max_seq_length))
+
+    async def evaluate_reward(
+        self,
+        reward: str | BuiltinReward | Mapping[str, Any],
+        completions: Sequence[str],
+        *,
+        prompt: Any = "",
+        columns: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    ) -> list[float]:
+        return await self._do(_ops.evaluate_reward(reward, completions, prompt, columns))
+
+    def serve_rewards(self, *rewards: Reward, in_flight: int = 2) -> RewardServer:
+        return RewardServer(self.address, "", rewards, in_flight)
 
     async def adapter(self, name: str) -> Adapter:
         return await self._do(_ops.get_adapter(name))
@@ -196,13 +212,13 @@ class Job(JobView):
         options = _ops.WatchOptions(types, from_now, metric_interval, resume_token)
         return self.client._driver.iterate(_ops.watch(self.name, options))
 
-    async def watch(self, mode: str = "auto", on_event: Callable[[Event], None] | None = None) -> "Job":
+    async def watch(self, mode: str = "auto", on_event: Callable[[Event], None] | None = None) -> None:
         with _screen.choose(mode, self) as screen:
             async for event in self.events():
                 screen.show(event)
                 if on_event is not None:
                     on_event(event)
-        return await self.refresh()
+        await self.refresh()
 
     async def wait(self, *, check: bool = True) -> "Job":
         await self._became(_ops.wait(self.name))
@@ -237,4 +253,4 @@ class Job(JobView):
 
 
 async def compare(jobs: Sequence[Job], key: str = "loss") -> _metrics.Comparison:
-    return _metrics.Comparison([(j, await j.series()) for j in jobs], key)
+    return _metrics.Comparison([(await j.refresh(), await j.series()) for j in jobs], key)

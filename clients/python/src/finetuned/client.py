@@ -2,18 +2,19 @@
 
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Unpack
 
 from . import _connect, _effects, _metrics, _ops, _screen
 from ._errors import JobFailed
 from ._job_view import JobView, jobs_html
+from ._panel import Panel
 from ._rows import RowData
 from ._spec import JobFields
 from ._transfer import Progress
 from ._values import Adapter, Dataset, Event, Plan, Preview, Sample, Series, server_info_text
 from .rewards import Reward, RewardServer
-from .specs import Duration, JobSpec, Scheduling, SftSpec
+from .specs import BuiltinReward, Duration, JobSpec, Scheduling, SftSpec
 from .v1 import daemon_pb2, jobs_pb2
 
 
@@ -74,6 +75,11 @@ class Client:
         """(is it in order, what, advice) for everything that has to be in place."""
         return self._do(_ops.doctor(self.address.target))
 
+    def drain(self, grace: Duration = 60.0, pause_running: bool = False) -> None:
+        """Stops the daemon: no new jobs, the running one writes a checkpoint (`grace`: for this long at most) and is
+        queued for the next start, or left PAUSED."""
+        self._do(_ops.drain(grace, pause_running))
+
     # Jobs.
 
     def submit(
@@ -131,6 +137,24 @@ class Client:
     ) -> Preview:
         """Rows as the model will see them, and which tokens train."""
         return self._do(_ops.preview(data, model, rows, start_row, method, sft, max_seq_length))
+
+    # Rewards.
+
+    def evaluate_reward(
+        self,
+        reward: str | BuiltinReward | Mapping[str, Any],
+        completions: Sequence[str],
+        *,
+        prompt: Any = "",
+        columns: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    ) -> list[float]:
+        """Tries a reward on given completions before a job spends time on it: a built-in one, or by name one that
+        serve_rewards() serves. `columns`: of the training rows, one value per completion. NaN: abstains."""
+        return self._do(_ops.evaluate_reward(reward, completions, prompt, columns))
+
+    def serve_rewards(self, *rewards: Reward, in_flight: int = 2) -> RewardServer:
+        """As Job.serve_rewards, for trials and every job that names these rewards."""
+        return RewardServer(self.address, "", rewards, in_flight)
 
     # Adapters.
 
@@ -234,15 +258,22 @@ class Job(JobView):
         options = _ops.WatchOptions(types, from_now, metric_interval, resume_token)
         return self.client._driver.iterate(_ops.watch(self.name, options))
 
-    def watch(self, mode: str = "auto", on_event: Callable[[Event], None] | None = None) -> "Job":
+    def watch(self, mode: str = "auto", on_event: Callable[[Event], None] | None = None) -> None:
         """Shows the job until it ends: a live chart in a notebook, a live bar in a terminal, else plain lines (`mode`:
         "notebook", "rich", "plain", "quiet"). Interrupting it leaves the job alone."""
-        with _screen.choose(mode, self) as screen:
-            for event in self.events():
-                screen.show(event)
-                if on_event is not None:
-                    on_event(event)
-        return self.refresh()
+        try:
+            with _screen.choose(mode, self) as screen:
+                for event in self.events():
+                    screen.show(event)
+                    if on_event is not None:
+                        on_event(event)
+        except KeyboardInterrupt:
+            print("Detached; the job goes on. Watch it again: job.watch()")
+        self.refresh()
+
+    def panel(self) -> Panel:
+        """As watch() in a notebook, but the next cell can run meanwhile; buttons pause, resume, finish and cancel."""
+        return Panel(self)
 
     def wait(self, *, check: bool = True) -> "Job":
         """Blocks until it ends. JobFailed when it did not succeed, unless `check` is False."""
@@ -287,4 +318,4 @@ class Job(JobView):
 
 def compare(jobs: Sequence[Job], key: str = "loss") -> _metrics.Comparison:
     """Jobs side by side: the settings in which they differ, how they ended, and the curves of `key`."""
-    return _metrics.Comparison([(j, j.series()) for j in jobs], key)
+    return _metrics.Comparison([(j.refresh(), j.series()) for j in jobs], key)

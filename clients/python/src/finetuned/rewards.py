@@ -22,7 +22,7 @@ from typing import Any, overload
 
 import grpc
 
-from . import _connect, _effects, _errors
+from . import _connect, _effects, _errors, _ops
 from .v1 import rewards_pb2
 
 log = logging.getLogger("finetuned.rewards")
@@ -122,7 +122,8 @@ def _code_sha256(rewards: Sequence[Reward]) -> str:
 
 
 class RewardServer:
-    """Serves rewards to one job from background threads, from its making until the job has ended or stop()."""
+    """Serves rewards from background threads, from its making until stop() or, for one job, until that has ended.
+    `job` "": trials by evaluate_reward(), and every job that names these rewards."""
 
     PATIENCE = 600.0  # seconds to wait for a daemon that is away
 
@@ -150,6 +151,8 @@ class RewardServer:
         self._error: _errors.FinetunedError | None = None
         self._thread = threading.Thread(target=self._run, name="finetuned-rewards", daemon=True)
         self._thread.start()
+        if job:
+            threading.Thread(target=self._leave_with, args=(job,), name="finetuned-watch", daemon=True).start()
 
     def __enter__(self) -> "RewardServer":
         return self
@@ -162,7 +165,7 @@ class RewardServer:
         return self._thread.is_alive()
 
     def stop(self) -> None:
-        """Leaves; batches that are not answered go to another worker when their lease ends."""
+        """Leaves; batches that are not answered go to other workers."""
         self._stop.set()
         self._outbox.put(None)
         if self._stream is not None:
@@ -191,6 +194,14 @@ class RewardServer:
         finally:
             self._pool.shutdown(wait=False, cancel_futures=True)
             self._connection.channel.close()
+
+    def _leave_with(self, job: str) -> None:
+        """The daemon does not say on this stream that the job has ended: its events do."""
+        try:
+            _effects.Blocking(self._connection).run(_ops.wait(job))
+        except (_errors.FinetunedError, ValueError):  # ValueError: the channel is closed, we have left already
+            return
+        self.stop()
 
     def _serve_once(self, backoff: _effects.Backoff) -> _errors.FinetunedError | None:
         """One stream. None: the daemon has ended it because the job has."""

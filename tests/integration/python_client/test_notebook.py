@@ -1,0 +1,39 @@
+"""The quickstart notebook runs from top to bottom against a real daemon with SmolLM2 and shows what it promises.
+
+$FINETUNED_NOTEBOOK_OUT: also keeps the executed notebook there.
+"""
+
+import os
+
+import harness
+import nbclient
+import nbformat
+import pytest
+from conftest import BUILD_DIR
+
+NOTEBOOK = harness.ROOT / "clients/python/examples/quickstart.ipynb"
+
+
+def outputs(cell, kind):
+    """What a cell shows as `kind`, in order; updates of a display replace it."""
+    return [o.data[kind] for o in cell.outputs if o.output_type != "stream" and kind in o.get("data", {})]
+
+
+@pytest.mark.skipif(not harness.have_model(), reason="SmolLM2 is not in .deps/models")
+def test_the_quickstart_notebook_runs(tmp_path, monkeypatch):
+    daemon = harness.Daemon(BUILD_DIR).start()
+    monkeypatch.setenv("FINETUNED_SERVER", f"unix://{daemon.socket}")
+    monkeypatch.delenv("MPLBACKEND", raising=False)
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    kernel = {"metadata": {"path": str(tmp_path)}}
+    nbclient.NotebookClient(notebook, timeout=900, kernel_name="python3", resources=kernel).execute()
+    if out := os.environ.get("FINETUNED_NOTEBOOK_OUT"):
+        nbformat.write(notebook, out)
+    cells = {c.source.strip().splitlines()[-1]: c for c in notebook.cells if c.cell_type == "code"}
+    (chart,) = outputs(cells["job.watch()"], "text/html")
+    assert "SUCCEEDED" in chart and "<svg" in chart and "held-out loss" in chart and "6/6" in chart
+    assert "would be accepted" in outputs(cells["ft.plan(**settings)"], "text/plain")[0]
+    assert "learning_rate" in outputs(cells["both"], "text/html")[0]
+    assert outputs(cells["both.plot();"], "image/png")
+    assert (tmp_path / "pebble-adapter/adapter_model.safetensors").stat().st_size > 1_000_000
+    assert daemon.terminate() == 0
