@@ -1,25 +1,113 @@
 #include "engine/plan/cost.h"
 
-#include <iterator>
+#include <algorithm>
 
+#include "absl/strings/match.h"
 #include "engine/plan/linears.h"
 
 namespace finetuned::plan {
+namespace {
+
+constexpr DeviceSpeed kDevices[] = {
+    {"RTX 3090", 71e12, 936e9, 25e9},   {"RTX 4090", 165e12, 1008e9, 25e9}, {"RTX A6000", 155e12, 768e9, 25e9},
+    {"RTX 3060", 25.5e12, 360e9, 12e9}, {"A100", 312e12, 1935e9, 25e9},     {"H100", 989e12, 3350e9, 50e9},
+    {"H200", 989e12, 4800e9, 50e9},
+};
+
+// Shares of the peaks, and what was counted by hand, on an H100 in docs/measurements.md: whole steps of 135M to 13B
+// come out within 10% where the device and not the host is the limit.
+constexpr double kProductShare = 0.71;      // of the operations of frozen products
+constexpr double kAttentionShare = 0.36;    // likewise of attention, for heads of 128 columns
+constexpr double kLongAttentionShare = 0.52;  // documents of kLongDocument tokens and more, which cuDNN runs
+constexpr double kLongDocument = 8192;
+constexpr double kBandwidthShare = 0.87;    // of memory, for everything that only moves bytes
+constexpr double kActivationPasses = 7;     // times that a kept activation is read or written in forward and backward
+constexpr double kForwardPasses = 2;        // of these when a forward is repeated
+constexpr double kLogitPasses = 4;          // of float32 logits
+constexpr double kLaunchSeconds = 0.7e-3;   // of the host, for forward and backward of one layer
+
+struct Sizes {
+  double layer = 0, last = 0;  // weights of a layer, and of its last product
+  double head = 0;
+  double layers = 0;
+  double kept = 0;  // activations of a layer, bytes per token
+
+  explicit Sizes(const PlanInput& in) {
+    const format::ModelConfig& m = in.model;
+    for (const Linear& l : LayerLinears(m)) {
+      last = static_cast<double>(l.in) * static_cast<double>(l.out);
+      layer += last;
+    }
+    layers = static_cast<double>(m.num_hidden_layers);
+    head = static_cast<double>(m.vocab_size) * static_cast<double>(m.hidden_size);
+    kept = static_cast<double>(
+        (4 * m.hidden_size + m.q_size() + 2 * m.kv_size() + 3 * m.intermediate_size) * in.compute_bytes);
+  }
+};
+
+// Share of the layers' forward that is done twice.
+double Repeated(const PlanInput& in) { return in.activation_checkpointing ? 1 : 0; }
+
+// Operations of attention of all layers for one token, forward: two products over half the context.
+double AttentionFlops(const PlanInput& in, double mean_length) {
+  const format::ModelConfig& m = in.model;
+  return 2.0 * static_cast<double>(m.num_hidden_layers * m.q_size()) * mean_length;
+}
+
+// Bytes that one use of a stored weight moves: read, written dequantized, and read again by the product.
+double WeightTraffic(const PlanInput& in) {
+  const auto compute = static_cast<double>(in.compute_bytes);
+  switch (in.base) {
+    case BaseFormat::kNf4: return 0.52 + 2 * compute;
+    case BaseFormat::kInt8: return 1 + 2 * compute;
+    case BaseFormat::kCompute: break;
+  }
+  return compute;
+}
+
+}  // namespace
 
 double TrainFlopsPerToken(const PlanInput& input, double mean_length) {
-  const format::ModelConfig& m = input.model;
-  const auto layers = static_cast<double>(m.num_hidden_layers);
-  const double head = static_cast<double>(m.vocab_size) * static_cast<double>(m.hidden_size);
-  const auto linears = LayerLinears(m);
-  double layer = 0;
-  for (const Linear& l : linears) layer += static_cast<double>(l.in) * static_cast<double>(l.out);
-  const Linear& last = *std::rbegin(linears);
-  const double repeated = layer - static_cast<double>(last.in) * static_cast<double>(last.out);
-  // Causal attention: two products over half the context, forward once and backward twice and a half.
-  const double attention = 2.0 * layers * static_cast<double>(m.q_size()) * mean_length / 2.0;
-  const double recompute = input.activation_checkpointing ? 1.0 : 0.0;
-  return 2.0 * (2.0 * (head + layers * layer) + recompute * layers * repeated) +
-         2.0 * attention * (3.5 + recompute) + 6.0 * static_cast<double>(CountLoraParameters(input));
+  const Sizes s(input);
+  const double repeated = Repeated(input);
+  return 2.0 * (2.0 * (s.head + s.layers * s.layer) + repeated * s.layers * (s.layer - s.last)) +
+         AttentionFlops(input, mean_length) * (3.5 + repeated) +
+         6.0 * static_cast<double>(CountLoraParameters(input));
+}
+
+const DeviceSpeed* FindDeviceSpeed(const std::string& product) {
+  for (const DeviceSpeed& device : kDevices) {
+    if (absl::StrContains(product, device.product)) return &device;
+  }
+  return nullptr;
+}
+
+const DeviceSpeed& ReferenceDevice() { return kDevices[0]; }
+
+double MicroBatchSeconds(const PlanInput& in, const DeviceSpeed& device, double tokens, double mean_length,
+                         int64_t accumulation) {
+  const Sizes s(in);
+  const double repeated = Repeated(in);
+  const auto lora = static_cast<double>(CountLoraParameters(in));
+  const double used = s.layers * (2 * s.layer + repeated * (s.layer - s.last));  // weights, once per use
+  const double products = 2 * tokens * (used + 2 * s.head) / (kProductShare * device.flops);
+  const double attention_share = (mean_length < kLongDocument ? kAttentionShare : kLongAttentionShare) *
+                                 std::min(1.0, static_cast<double>(in.model.head_dim) / 128);
+  const double attention =
+      tokens * AttentionFlops(in, mean_length) * (3.5 + repeated) / (attention_share * device.flops);
+  const double moved = used * WeightTraffic(in) +
+                       tokens * s.layers * s.kept * (kActivationPasses + repeated * kForwardPasses) +
+                       tokens * static_cast<double>(in.model.vocab_size) * 4 * kLogitPasses +
+                       // Gradients, parameters and moments: read and written once per optimizer step.
+                       lora * 24 / static_cast<double>(std::max<int64_t>(1, accumulation));
+  const double busy = products + attention + moved / (kBandwidthShare * device.bytes_per_second);
+  const double host = s.layers * kLaunchSeconds * (1 + repeated / 3);
+  // Offloaded inputs leave during the forward and come back during the backward, beside the computation.
+  const double copies = in.activation_offload ? 2 * tokens * s.layers *
+                                                    static_cast<double>(in.model.hidden_size * in.compute_bytes) /
+                                                    device.host_bytes_per_second
+                                              : 0;
+  return std::max({busy, host, copies});
 }
 
 }  // namespace finetuned::plan

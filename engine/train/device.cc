@@ -11,6 +11,8 @@
 #include <fstream>
 #include <thread>
 
+#include "absl/strings/match.h"
+
 #ifdef FINETUNED_HAVE_CUDA
 #include <c10/cuda/CUDACachingAllocator.h>
 #include <c10/cuda/CUDAFunctions.h>
@@ -108,6 +110,38 @@ void ReleaseCachedMemory(const at::Device& device) {
 #ifdef FINETUNED_HAVE_CUDA
   if (device.is_cuda()) c10::cuda::CUDACachingAllocator::emptyCache();
 #endif
+}
+
+int64_t TotalMemory(const at::Device& device) {
+  size_t free = 0, total = 0;
+#ifdef FINETUNED_HAVE_CUDA
+  if (device.is_cuda()) cudaMemGetInfo(&free, &total);
+#else
+  (void)device;
+#endif
+  return static_cast<int64_t>(total);
+}
+
+int64_t DeviceMemory::Available(const at::Device& device) const {
+#ifdef FINETUNED_HAVE_CUDA
+  if (device.is_cuda()) {
+    size_t free = 0, total = 0;
+    cudaMemGetInfo(&free, &total);
+    const auto stats = c10::cuda::CUDACachingAllocator::getDeviceStats(device.index());
+    return static_cast<int64_t>(free) + stats.reserved_bytes[0].current;
+  }
+#else
+  (void)device;
+#endif
+  return 0;
+}
+
+void DeviceMemory::BeforePass() {}
+
+bool IsOutOfMemory(const c10::Error& error) {
+  if (dynamic_cast<const c10::OutOfMemoryError*>(&error) != nullptr) return true;
+  const std::string& text = error.msg();
+  return absl::StrContains(text, "out of memory") || absl::StrContains(text, "ALLOC_FAILED");
 }
 
 }  // namespace finetuned::train

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <c10/util/Exception.h>
 
 #include <cstdint>
 #include <map>
@@ -34,7 +35,23 @@ void ResetPeak(const at::Device& device);
 // Tensors on the GPU may take this much and no more; 0: all. On the CPU nothing happens.
 void CapMemory(const at::Device& device, int64_t bytes);
 
+// Bytes of the whole device, whoever holds them; 0 for the CPU.
+int64_t TotalMemory(const at::Device& device);
+
 // Gives memory that no tensor uses back to the device.
 void ReleaseCachedMemory(const at::Device& device);
+
+// What a run may still take of its device. Tests put their own in its place to take memory away.
+class DeviceMemory {
+ public:
+  virtual ~DeviceMemory() = default;
+  // Bytes that tensors of this process hold or could get now; 0: not known (the CPU).
+  virtual int64_t Available(const at::Device& device) const;
+  // Told before each pass over a micro-batch.
+  virtual void BeforePass();
+};
+
+// An error that means "not enough device memory", also from the libraries.
+bool IsOutOfMemory(const c10::Error& error);
 
 }  // namespace finetuned::train

@@ -34,7 +34,7 @@ struct MethodInputs {
   std::string base_fingerprint;
   std::string dataset_sha256;
   job::RunObserver* observer = nullptr;
-  std::function<void(std::string)> doing;  // told what runs now, for the message of a failure
+  std::function<void(std::string)> doing;  // told before each pass over a micro-batch what runs now
 };
 
 // What a training method adds to the loop: how a window becomes gradients, and what is measured. The loop itself,

@@ -63,8 +63,8 @@ data::TokenizeOptions TokenizeOptionsOf(const job::TrainSpec& spec) {
 class Run {
  public:
   Run(const job::TrainSpec& spec, job::RunObserver& observer, job::RunControl& control,
-      BaseModelCache* cache)
-      : spec_(spec), observer_(observer), control_(control), cache_(cache) {}
+      BaseModelCache* cache, DeviceMemory* memory)
+      : spec_(spec), observer_(observer), control_(control), cache_(cache), memory_(memory) {}
 
   job::RunResult Execute() {
     std::optional<job::RunResult> failed = Prepare();
@@ -82,6 +82,7 @@ class Run {
     in.observer = &observer_;
     in.control = &control_;
     in.doing = &doing_;
+    in.memory = memory_;
     Trainer trainer(std::move(in));
     absl::StatusOr<job::RunResult> result = trainer.Run(checkpoint_);
     return result.ok() ? *std::move(result) : TrainerFailure(result.status());
@@ -89,6 +90,15 @@ class Run {
 
   const std::string& doing() const { return doing_; }
   at::Device device() const { return target_.device; }
+
+  // Whether the device could hold the job if nobody else used it.
+  bool FitsEmptyDevice() const {
+    if (source_ == nullptr || !target_.device.is_cuda()) return false;
+    model::BaseModel shape;
+    shape.config = source_->config();
+    shape.options = Wanted();
+    return plan::PlanMemory(PlanInputOf(spec_, shape)).total() <= TotalMemory(target_.device);
+  }
 
  private:
   using Failure = std::optional<job::RunResult>;
@@ -176,9 +186,12 @@ class Run {
     return std::nullopt;
   }
 
+  model::LoadOptions Wanted() const {
+    return {target_.device, target_.dtype, spec_.base_quantization == "nf4"};
+  }
+
   Failure LoadBase() {
-    const model::LoadOptions wanted{target_.device, target_.dtype,
-                                    spec_.base_quantization == "nf4"};
+    const model::LoadOptions wanted = Wanted();
     std::shared_ptr<model::BaseModel>& warm = cache_ != nullptr ? cache_->impl()->model : base_;
     if (warm != nullptr && warm->fingerprint == identity_.base_fingerprint &&
         warm->options == wanted) {
@@ -192,6 +205,7 @@ class Run {
     auto loaded = model::LoadBaseModel(*source_, spec_.base_model_path, wanted);
     if (!loaded.ok()) return ConfigOrIo(loaded.status(), "INVALID_MODEL");
     warm = base_ = *loaded;
+    ReleaseCachedMemory(target_.device);  // of quantizing: the plan knows nothing of it
     observer_.OnLog(absl::StrCat("base model loaded: ", base_->bytes() >> 20, " MiB"));
     return std::nullopt;
   }
@@ -200,6 +214,7 @@ class Run {
   job::RunObserver& observer_;
   job::RunControl& control_;
   BaseModelCache* const cache_;
+  DeviceMemory* const memory_;
   std::string doing_;
   ComputeTarget target_;
   std::unique_ptr<DirectoryLock> lock_;
@@ -217,6 +232,11 @@ std::string FirstLine(const std::string& text) {
 
 job::RunResult DeviceFailure(const Run& run, const std::string& what, bool out_of_memory) {
   const std::string line = FirstLine(what);
+  if (out_of_memory && run.FitsEmptyDevice()) {
+    return Failed(Outcome::kCheckpointed, "OUT_OF_DEVICE_MEMORY",
+                  absl::StrCat("not enough memory is left of the device while ", run.doing(), " (", line,
+                               "): another process holds it; resume the job when that has ended"));
+  }
   if (out_of_memory || absl::StrContains(line, "can't allocate memory")) {
     return Failed(Outcome::kInternal, "OUT_OF_DEVICE_MEMORY",
                   absl::StrCat("not enough memory while ", run.doing(), " (", line,
@@ -232,20 +252,18 @@ BaseModelCache::BaseModelCache() : impl_(std::make_unique<Impl>()) {}
 BaseModelCache::~BaseModelCache() = default;
 
 job::RunResult RunTraining(const job::TrainSpec& spec, job::RunObserver& observer,
-                           job::RunControl& control, BaseModelCache* cache) {
+                           job::RunControl& control, BaseModelCache* cache, DeviceMemory* memory) {
   job::RunResult result;
   at::Device device = at::kCPU;
   {
-    Run run(spec, observer, control, cache);
+    Run run(spec, observer, control, cache, memory);
     try {
       c10::InferenceMode no_autograd;
       result = run.Execute();
-    } catch (const c10::OutOfMemoryError& e) {
-      result = DeviceFailure(run, e.what_without_backtrace(), true);
     } catch (const std::bad_alloc&) {
       result = DeviceFailure(run, "out of host memory", true);
     } catch (const c10::Error& e) {
-      result = DeviceFailure(run, e.what_without_backtrace(), false);
+      result = DeviceFailure(run, e.what_without_backtrace(), IsOutOfMemory(e));
     } catch (const std::exception& e) {
       result = DeviceFailure(run, e.what(), false);
     }

@@ -7,6 +7,8 @@
 // The whole of a training run behind one call. Free of LibTorch: what the worker's RPC half includes.
 namespace finetuned::train {
 
+class DeviceMemory;
+
 // The base model of the last run, kept in device memory for the next one on the same base (equal
 // fingerprint, quantization, compute type and device). Used by one run at a time.
 class BaseModelCache {
@@ -26,14 +28,16 @@ class BaseModelCache {
 // Runs or resumes the job of `spec.state_dir` on the calling thread until it is done or `control` says
 // otherwise. Never throws: errors of LibTorch and CUDA end here. Outcomes:
 //   kDone          adapter_dir holds the adapter as PEFT files.
-//   kCheckpointed  control.leave; calling again goes on from there.
+//   kCheckpointed  control.leave; calling again goes on from there. OUT_OF_DEVICE_MEMORY: a plan that this device can
+//                  hold does not fit what other processes leave of it now; the last step done is saved.
 //   kCancelled     control.cancel; nothing was saved.
 //   kBadConfig     INVALID_SPEC (message begins with the field), INVALID_MODEL, STATE_DIR_BUSY,
 //                  CHECKPOINT_MISMATCH (state_dir belongs to another spec, base or dataset),
 //                  DEVICE_UNAVAILABLE.
 //   kBadData       INVALID_DATASET, with line.
-//   kInternal      OUT_OF_DEVICE_MEMORY, NON_FINITE_LOSS (5 steps in a row), IO_ERROR, INTERNAL.
+//   kInternal      OUT_OF_DEVICE_MEMORY (more than the device has), NON_FINITE_LOSS (5 steps in a row), IO_ERROR, INTERNAL.
 job::RunResult RunTraining(const job::TrainSpec& spec, job::RunObserver& observer,
-                           job::RunControl& control, BaseModelCache* cache = nullptr);
+                           job::RunControl& control, BaseModelCache* cache = nullptr,
+                           DeviceMemory* memory = nullptr);
 
 }  // namespace finetuned::train

@@ -65,10 +65,8 @@ Trainer::Trainer(TrainerInputs inputs)
       device_(in_.base->options.device),
       adapter_(in_.base->config, LoraOptions(spec_), device_, in_.base->options.dtype),
       optimizer_(spec_.optimizer, &adapter_),
-      decoder_(*in_.base, adapter_,
-               {.recompute_activations = spec_.activation_checkpointing,
-                .deterministic = spec_.deterministic,
-                .label_smoothing = spec_.sft.label_smoothing}),
+      memory_(in_.memory != nullptr ? *in_.memory : own_memory_),
+      decoder_(std::in_place, *in_.base, adapter_, DecoderOptions()),
       method_(MakeMethod(InputsOfMethod())),
       description_{spec_.base_model_name.empty() ? spec_.base_model_path : spec_.base_model_name,
                    spec_.job_name},
@@ -90,7 +88,10 @@ absl::StatusOr<job::RunResult> Trainer::Run(const std::optional<FoundCheckpoint>
                        StatsMap(in_.train->stats, plan_.micro_batches()));
   if (absl::Status s = method_->Prepare(); !s.ok()) return s;
   in_.observer->OnPhase("training");
-  ProbeLargestBatch();
+  if (!ProbeLargestBatch()) {
+    if (absl::Status s = LeaveForMemory(); !s.ok()) return s;
+    return result_;
+  }
   if (spec_.evaluation.before_training && state_.step == 0) {
     if (absl::Status s = Evaluate(); !s.ok()) return s;
   }
@@ -119,9 +120,10 @@ absl::Status Trainer::Loop() {
       result_.outcome = job::Outcome::kCheckpointed;
       return Checkpoint();
     }
-    const StepResult step = TrainStep();
-    ReportStep(step);
-    if (absl::Status s = CountSkipped(step); !s.ok()) return s;
+    const std::optional<StepResult> step = TrainStep();
+    if (!step.has_value()) return LeaveForMemory();
+    ReportStep(*step);
+    if (absl::Status s = CountSkipped(*step); !s.ok()) return s;
     if (Due(spec_.evaluation.every_steps)) {
       if (absl::Status s = Evaluate(); !s.ok()) return s;
     }
@@ -134,7 +136,22 @@ absl::Status Trainer::Loop() {
   return Checkpoint();
 }
 
-Trainer::StepResult Trainer::TrainStep() {
+std::optional<Trainer::StepResult> Trainer::TrainStep() {
+  const TrainerState before = state_;
+  for (;;) {
+    std::string error;
+    try {
+      return TryStep();
+    } catch (const c10::Error& e) {
+      if (!IsOutOfMemory(e) || updating_) throw;
+      error = e.what_without_backtrace();
+    }
+    state_ = before;
+    if (!Replan(error)) return std::nullopt;
+  }
+}
+
+Trainer::StepResult Trainer::TryStep() {
   const auto start = std::chrono::steady_clock::now();
   const Window window = NextWindow();
   adapter_.ZeroGradients();
@@ -180,7 +197,9 @@ Trainer::StepResult Trainer::UpdateAdapter(const Window& window, const at::Tenso
   at::Tensor norm = at::empty({1}, f32), clip = at::empty({1}, f32), skip = at::empty({1}, f32);
   kernels::GradNormAndScale({adapter_.gradients()}, spec_.optimizer.max_grad_norm, norm, clip,
                             skip);
+  updating_ = true;
   optimizer_.Step(result.learning_rate, state_.optimizer_updates + 1, clip, skip);
+  updating_ = false;
 
   const at::Tensor host =
       at::cat({measured, norm.to(at::kDouble), skip.to(at::kDouble)}).to(at::kCPU);
@@ -189,21 +208,6 @@ Trainer::StepResult Trainer::UpdateAdapter(const Window& window, const at::Tenso
   result.grad_norm = values[measured.numel()];
   result.skipped = values[measured.numel() + 1] != 0;
   return result;
-}
-
-// On a GPU, takes the memory of the largest micro-batch now: what does not fit fails before step 1,
-// and later steps allocate nothing.
-void Trainer::ProbeLargestBatch() {
-  if (!device_.is_cuda() || state_.step >= total_steps_) return;
-  Window window;
-  window.step = state_.step + 1;
-  window.batches.push_back(plan_.Build(plan_.LargestMicroBatch()));
-  const data::PackedBatch& batch = window.batches.front();
-  Doing(absl::StrCat("trying the largest micro-batch: ", batch.input_ids.size(), " tokens in ",
-                     batch.cu_seqlens.size() - 1, " documents, the longest of ", batch.max_seqlen,
-                     " tokens"));
-  // Wait: errors of the device belong here. The gradients are cleared before the first step.
-  method_->AccumulateGradients(window).to(at::kCPU);
 }
 
 absl::Status Trainer::CountSkipped(const StepResult& result) {
@@ -234,7 +238,8 @@ void Trainer::ReportStep(const StepResult& r) {
       {"trained_tokens", static_cast<double>(state_.trained_tokens)},
       {"tokens_per_second", static_cast<double>(r.tokens) / std::max(1e-9, r.seconds)},
       {"step_time", r.seconds},
-      {"flops", flops}});
+      {"flops", flops},
+      {"memory_planned_bytes", static_cast<double>(plan::PlanMemory(plan_input_).total())}});
   AddMemory(device_, &last_values_);
   const double epoch = static_cast<double>(state_.epoch) +
                        static_cast<double>(state_.micro_batch) /
@@ -296,7 +301,7 @@ absl::Status Trainer::Checkpoint() {
   if (checkpointed_step_ == state_.step) return absl::OkStatus();
   Doing(absl::StrCat("writing the checkpoint of step ", state_.step));
   auto written =
-      WriteCheckpoint(spec_.state_dir, in_.identity, state_, adapter_, description_, optimizer_,
+      WriteCheckpoint(spec_.state_dir, in_.identity, StateOfJob(), adapter_, description_, optimizer_,
                       {spec_.checkpoints.keep_last,
                        spec_.checkpoints.keep_best && state_.best_value ? state_.best_step : -1});
   if (!written.ok()) return written.status();
@@ -319,16 +324,33 @@ absl::StatusOr<std::string> Trainer::Export() {
 
 MethodInputs Trainer::InputsOfMethod() {
   MethodInputs m;
-  m.spec = in_.spec;
-  m.decoder = &decoder_;
+  m.spec = &spec_;
+  m.decoder = &*decoder_;
   m.device = device_;
   m.train = in_.train;
   m.eval = in_.eval;
   m.base_fingerprint = in_.identity.base_fingerprint;
   m.dataset_sha256 = in_.identity.dataset_sha256;
   m.observer = in_.observer;
-  m.doing = [this](std::string what) { Doing(std::move(what)); };
+  m.doing = [this](std::string what) {
+    Doing(std::move(what));
+    memory_.BeforePass();
+  };
   return m;
+}
+
+model::DecoderOptions Trainer::DecoderOptions() const {
+  return {.recompute_activations = spec_.activation_checkpointing,
+          .deterministic = spec_.deterministic,
+          .label_smoothing = spec_.sft.label_smoothing};
+}
+
+TrainerState Trainer::StateOfJob() const {
+  TrainerState state = state_;
+  const int64_t rows = in_.spec->schedule.micro_batch_size;
+  // Between windows a whole number of them; at the end of an epoch the last may be smaller.
+  state.micro_batch = (state.micro_batch * spec_.schedule.micro_batch_size + rows - 1) / rows;
+  return state;
 }
 
 void Trainer::Doing(std::string what) {

@@ -19,6 +19,7 @@
 #include "engine/model/decoder.h"
 #include "engine/plan/memory_plan.h"
 #include "engine/train/checkpoint.h"
+#include "engine/train/device.h"
 #include "engine/train/method.h"
 #include "engine/train/optimizer.h"
 
@@ -37,10 +38,15 @@ struct TrainerInputs {
   job::RunObserver* observer = nullptr;
   job::RunControl* control = nullptr;
   std::string* doing = nullptr;  // kept at what runs now, for the message of a failure
+  DeviceMemory* memory = nullptr;  // null: the device's own
 };
 
-// One run: adapter, optimizer, the order of the data, and the loop; what is special to a method is in Method. Use once, inside
-// c10::InferenceMode, on one thread. Throws c10::Error on failures of the device.
+// One run: adapter, optimizer, the order of the data, and the loop; what is special to a method is in Method. Use once,
+// inside c10::InferenceMode, on one thread. Throws c10::Error on failures of the device.
+//
+// Memory that another process took is not such a failure: the step that did not fit is done again with the next plan
+// (plan::NextPlan), which leaves the optimizer steps what they are; the warning REPLANNED tells. When there is none,
+// the run leaves with a checkpoint: kCheckpointed, OUT_OF_DEVICE_MEMORY.
 class Trainer {
  public:
   explicit Trainer(TrainerInputs inputs);
@@ -63,11 +69,19 @@ class Trainer {
   };
 
   absl::Status Loop();
-  StepResult TrainStep();
+  // Empty: the device has too little memory for any plan; state_ is where it was.
+  std::optional<StepResult> TrainStep();
+  StepResult TryStep();
   // The micro-batches of the next optimizer step; moves the cursor past them.
   Window NextWindow();
   StepResult UpdateAdapter(const Window& window, const at::Tensor& measured);
-  void ProbeLargestBatch();
+  // Where memory can run out, takes that of the largest micro-batch now, so that what does not fit shows before step 1
+  // and later steps allocate nothing. False: no plan fits.
+  bool ProbeLargestBatch();
+  void RunLargestBatch();
+  // Goes over to the next plan that fits what is there; false: there is none.
+  bool Replan(const std::string& error);
+  absl::Status LeaveForMemory();
 
   absl::Status CountSkipped(const StepResult& result);
   void ReportStep(const StepResult& result);
@@ -81,14 +95,19 @@ class Trainer {
   bool Due(int64_t every) const { return every > 0 && state_.step % every == 0; }
 
   MethodInputs InputsOfMethod();
+  model::DecoderOptions DecoderOptions() const;
+  // The state with its cursor in micro-batches of the job, whatever the plan is now: what a checkpoint keeps.
+  TrainerState StateOfJob() const;
   void Doing(std::string what);
 
   const TrainerInputs in_;
-  const job::TrainSpec& spec_;
+  job::TrainSpec spec_;  // in use: the job's until a Replan
   const at::Device device_;
   lora::Adapter adapter_;
   Optimizer optimizer_;
-  model::Decoder decoder_;
+  DeviceMemory own_memory_;
+  DeviceMemory& memory_;
+  std::optional<model::Decoder> decoder_;  // empty only while its memory is given back
   const std::unique_ptr<Method> method_;
   const lora::PeftDescription description_;
   plan::PlanInput plan_input_;
@@ -97,6 +116,7 @@ class Trainer {
   int64_t total_steps_ = 0;
   int64_t checkpointed_step_ = -1;
   int64_t evaluated_step_ = -1;
+  bool updating_ = false;     // the optimizer may have changed something: the step cannot be done again
   std::map<std::string, double> last_values_;
   job::RunResult result_;
 };

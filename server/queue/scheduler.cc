@@ -174,6 +174,9 @@ absl::Status Scheduler::Take(const WorkerDone& in, absl::Time now) {
     LetGo(now);
   } else if (in.outcome == 0) {
     MustFire(in.job, JobEvent::kSucceed, v1::STATE_REASON_UNSPECIFIED, in.message, now);
+  } else if (in.outcome == 75 && in.reason == v1::OUT_OF_DEVICE_MEMORY) {
+    // Another process holds the memory: trying again at once would find the same.
+    MustFire(in.job, JobEvent::kLeft, in.reason, in.message, now);
   } else if (in.outcome == 75) {
     Touch(in.job).front = true;
     MustFire(in.job, JobEvent::kRequeue, in.reason, "the worker left with a checkpoint", now);

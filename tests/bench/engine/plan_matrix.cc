@@ -3,6 +3,7 @@
 //   {"documents": 4, "length": 2048, "rank": 16, "checkpointing": true, "optimizer": "adamw_8bit", "cap_gib": 24}
 // length 0: the longest, in multiples of 64, whose plan fits the cap. The allocator may take the cap less what the
 // plan sets aside for context and rounding. A setting whose plan is above its cap is printed with "skipped".
+// "trace": true adds how often each size of at least 16 MiB was allocated.
 //
 // plan_matrix --shape llama-3.1-8b --format nf4|none [--device cuda|cpu]
 #include <c10/core/InferenceMode.h>
@@ -21,6 +22,7 @@
 #include "engine/train/device.h"
 #include "engine/train/trainer.h"
 #include "nlohmann/json.hpp"
+#include "tests/bench/engine/allocation_log.h"
 #include "tests/bench/engine/random_model.h"
 
 namespace finetuned::bench {
@@ -136,7 +138,9 @@ json RunSetting(json setting, const std::string& format, const model::BaseModel&
   if (plan.total() > cap) return setting["skipped"] = true, setting;
   train::CapMemory(base.options.device, cap - OutsideAllocator(plan));
   try {
+    const AllocationLog log;
     Measure(spec, base, &setting);
+    if (setting.value("trace", false)) setting["large_allocations"] = log.large();
   } catch (const c10::Error& error) {
     setting["error"] = std::string(error.what_without_backtrace()).substr(0, 300);
   }

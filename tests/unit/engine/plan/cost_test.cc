@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include "engine/plan/shapes.h"
 #include "tests/unit/engine/plan/inputs.h"
 
 namespace finetuned::plan {
@@ -21,6 +22,30 @@ TEST(TrainFlopsPerToken, CountsForwardAndInputGradientOfFrozenWeights) {
   // All parameters but the embedding and the norms, 2 operations each, twice.
   const double frozen = 8030261248.0 - 128256.0 * 4096 - 65.0 * 4096;
   EXPECT_DOUBLE_EQ(TrainFlopsPerToken(in, 0), 4.0 * frozen);
+}
+
+// Whole steps measured on an H100 (docs/measurements.md), where the device and not the host was the limit.
+TEST(MicroBatchSeconds, IsNearWhatWasMeasured) {
+  const struct {
+    const char* shape;
+    int64_t documents, length;
+    bool checkpointing;
+    double tokens_per_second;
+  } measured[] = {{"llama-3.1-8b", 4, 2048, false, 16304}, {"llama-3.1-8b", 2, 1024, false, 15491},
+                  {"llama-3.1-8b", 4, 2048, true, 12370},  {"llama-3.1-8b", 1, 32768, true, 6858},
+                  {"llama-2-7b", 2, 1024, true, 12344},    {"llama-2-13b", 1, 512, true, 4451},
+                  {"llama-3.2-1b", 4, 2048, false, 81026}, {"smollm2-135m", 32, 1024, false, 342910}};
+  for (const auto& row : measured) {
+    PlanInput in;
+    in.model = *FindShape(row.shape);
+    in.micro_batch_size = row.documents;
+    in.max_seq_length = row.length;
+    in.activation_checkpointing = row.checkpointing;
+    const auto tokens = static_cast<double>(in.tokens());
+    const double seconds =
+        MicroBatchSeconds(in, *FindDeviceSpeed("NVIDIA H100 80GB HBM3"), tokens, static_cast<double>(row.length), 1);
+    EXPECT_NEAR(tokens / seconds / row.tokens_per_second, 1, 0.12) << row.shape << " " << row.length;
+  }
 }
 
 }  // namespace

@@ -237,6 +237,12 @@ TEST_F(SchedulerTest, FullDiskPausesInsteadOfFailing) {
               ElementsAre("a paused/disk_full", "stop worker"));
 }
 
+TEST_F(SchedulerTest, MemoryTakenByOthersPausesAndKeepsTheWorker) {
+  Run("a");
+  EXPECT_THAT(Do(WorkerDone{"a", 75, v1::OUT_OF_DEVICE_MEMORY, "another process holds it"}),
+              ElementsAre("a paused/out_of_device_memory"));
+}
+
 TEST_F(SchedulerTest, HeldJobWaitsUntilReleased) {
   JobEntry held = Job("a");
   held.hold = true;

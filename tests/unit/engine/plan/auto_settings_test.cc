@@ -1,0 +1,143 @@
+#include "engine/plan/auto_settings.h"
+
+#include <gtest/gtest.h>
+
+#include "engine/plan/shapes.h"
+
+namespace finetuned::plan {
+namespace {
+
+constexpr int64_t kGB = 1'000'000'000;
+
+AutoRequest AllOpen(const std::string& shape, int64_t budget) {
+  AutoRequest r;
+  r.input.model = *FindShape(shape);
+  r.open_micro_batch = r.open_accumulation = r.open_length = r.open_rank = true;
+  r.open_base = r.open_checkpointing = true;
+  r.model_max_length = r.input.model.max_position_embeddings;
+  r.budget_bytes = budget;
+  return r;
+}
+
+// 90 rows of 200 tokens, 10 of up to 3,000.
+DataLengths Rows() {
+  DataLengths d;
+  d.rows = 100;
+  d.tokens = 90 * 200 + 10 * 2500;
+  d.longest = 3000;
+  d.histogram.assign(13, 0);
+  d.histogram[8] = 90;
+  d.histogram[12] = 10;
+  return d;
+}
+
+TEST(ChooseSettings, FitsWheneverAnythingDoes) {
+  for (const std::string& shape : ShapeNames()) {
+    for (int64_t gb = 1; gb <= 80; gb += 3) {
+      const AutoSettings chosen = ChooseSettings(AllOpen(shape, gb * kGB));
+      EXPECT_EQ(chosen.fits, PlanMemory(chosen.input).total() <= gb * kGB) << shape << gb;
+      if (chosen.fits) continue;
+      PlanInput smallest = chosen.input;
+      smallest.micro_batch_size = 1;
+      smallest.max_seq_length = 128;
+      smallest.lora_rank = 8;
+      smallest.base = BaseFormat::kNf4;
+      smallest.activation_checkpointing = true;
+      EXPECT_GT(PlanMemory(smallest).total(), gb * kGB) << shape << gb;
+    }
+  }
+}
+
+TEST(ChooseSettings, IsNeverSlowerWithMoreMemory) {
+  AutoRequest r = AllOpen("llama-3.1-8b", 0);
+  r.open_length = r.open_rank = false;
+  double before = 0;
+  for (int64_t gb = 8; gb <= 80; gb += 2) {
+    r.budget_bytes = gb * kGB;
+    const AutoSettings chosen = ChooseSettings(r);
+    if (!chosen.fits) continue;
+    EXPECT_GE(chosen.tokens_per_second, before * 0.995) << gb;
+    before = chosen.tokens_per_second;
+  }
+  EXPECT_GT(before, 0);
+}
+
+TEST(ChooseSettings, CoversTheLongestRowBeforeItGoesFaster) {
+  AutoRequest r = AllOpen("llama-3.1-8b", 24 * kGB);
+  r.data = Rows();
+  const AutoSettings chosen = ChooseSettings(r);
+  EXPECT_TRUE(chosen.fits);
+  EXPECT_EQ(chosen.input.max_seq_length, 3008);
+  EXPECT_EQ(chosen.choices[0].field, "schedule.max_seq_length");
+  EXPECT_EQ(chosen.choices[0].reason, "holds the longest row, 3000 tokens");
+}
+
+TEST(ChooseSettings, SaysHowManyRowsAreCutWhenTheLongestDoesNotFit) {
+  AutoRequest r = AllOpen("llama-3.1-8b", 0);
+  r.data = Rows();
+  PlanInput tight = r.input;
+  tight.lora_rank = 8;
+  tight.max_seq_length = 2048;
+  tight.activation_checkpointing = true;
+  r.budget_bytes = PlanMemory(tight).total();
+  const AutoSettings chosen = ChooseSettings(r);
+  EXPECT_TRUE(chosen.fits);
+  EXPECT_GE(chosen.input.max_seq_length, 2048);
+  EXPECT_LT(chosen.input.max_seq_length, 3000);
+  PlanInput longer = chosen.input;
+  longer.max_seq_length += 64;
+  EXPECT_GT(PlanMemory(longer).total(), r.budget_bytes);
+  EXPECT_EQ(chosen.choices[0].reason, "the longest that fits; up to 10 of 100 rows are longer and will be cut");
+}
+
+TEST(ChooseSettings, KeepsTheRowsOfAnOptimizerStep) {
+  for (int64_t gb : {8, 12, 16, 24, 80}) {
+    const AutoSettings chosen = ChooseSettings(AllOpen("llama-3.1-8b", gb * kGB));
+    EXPECT_EQ(chosen.input.micro_batch_size * chosen.accumulation, kRowsPerStep);
+  }
+}
+
+TEST(ChooseSettings, ChangesNothingThatIsGiven) {
+  AutoRequest r;
+  r.input.model = *FindShape("llama-3.1-8b");
+  r.input.micro_batch_size = 3;
+  r.input.lora_rank = 5;
+  r.accumulation = 7;
+  r.budget_bytes = 10 * kGB;
+  const AutoSettings chosen = ChooseSettings(r);
+  EXPECT_TRUE(chosen.choices.empty());
+  EXPECT_EQ(chosen.input.micro_batch_size, 3);
+  EXPECT_EQ(chosen.input.lora_rank, 5);
+  EXPECT_EQ(chosen.accumulation, 7);
+  EXPECT_FALSE(chosen.input.activation_checkpointing);
+}
+
+TEST(ChooseSettings, EveryOpenSettingHasAReason) {
+  AutoRequest r = AllOpen("llama-3.1-8b", 24 * kGB);
+  r.open_offload = true;
+  const AutoSettings chosen = ChooseSettings(r);
+  EXPECT_EQ(chosen.choices.size(), 7u);
+  for (const AutoChoice& c : chosen.choices) EXPECT_FALSE(c.value.empty() || c.reason.empty()) << c.field;
+}
+
+// What users of a 24 GB card ask for.
+struct Wish {
+  const char* shape;
+  int64_t batch, length, rank, gb;
+};
+TEST(PlanMemory, HoldsTheRowsThatA24GBCardIsBoughtFor) {
+  for (const Wish& w : {Wish{"llama-2-7b", 2, 1024, 32, 24}, Wish{"llama-2-13b", 1, 512, 16, 24},
+                        Wish{"internlm2-20b", 1, 256, 8, 24}, Wish{"llama-3.2-1b", 4, 2048, 16, 24},
+                        Wish{"qwen2.5-32b", 1, 256, 8, 24}}) {
+    PlanInput in;
+    in.model = *FindShape(w.shape);
+    in.micro_batch_size = w.batch;
+    in.max_seq_length = w.length;
+    in.lora_rank = w.rank;
+    in.activation_checkpointing = true;
+    EXPECT_LE(PlanMemory(in).total(), w.gb * kGB) << w.shape;
+  }
+}
+
+}  // namespace
+}  // namespace finetuned::plan
