@@ -1,3 +1,5 @@
+import concurrent.futures
+
 import finetuned
 import pandas
 import pytest
@@ -73,6 +75,13 @@ def test_a_broken_upload_goes_on_where_it_stopped(ft, monkeypatch):
     dataset = ft.upload(rows)
     assert dataset.rows == 3000 and breaks.offsets == [0, 2 << 20]
     assert dataset.proto.sha256 == _rows.open_rows(rows).sha256
+
+
+def test_two_uploads_of_the_same_rows_at_once(ft):
+    rows = [{"text": f"{i} twice " + "x" * 1000} for i in range(3000)]
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda _: ft.upload(rows), range(2))
+    assert first.name == second.name and first.rows == second.rows == 3000
 
 
 def test_preview_shows_what_trains(ft):

@@ -1,6 +1,7 @@
 import json
 
 import finetuned
+from finetuned import _ops
 import pytest
 from conftest import QUICK, ROWS
 
@@ -38,6 +39,12 @@ def test_metrics_come_as_a_table(done):
     assert list(done.metrics("loss").columns) == ["loss", "time"]
     assert done.series("loss")["loss"].steps == list(range(1, 13))
     assert [c.step for c in done.checkpoints()][-1:] == [12]
+
+
+def test_long_histories_come_in_parts(done, monkeypatch):
+    whole = done.metrics()
+    monkeypatch.setattr(_ops, "STEPS_PER_CALL", 5)
+    assert done.metrics().equals(whole)
 
 
 def test_plot_draws_the_losses(done, tmp_path):

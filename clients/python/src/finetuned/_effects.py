@@ -84,7 +84,9 @@ class Backoff:
 
 
 def is_transient(error: _errors.FinetunedError) -> bool:
-    return isinstance(error, (_errors.Unavailable, _errors.Busy))
+    """Away, busy, or somebody else is at the same thing now (an upload of the same rows)."""
+    waits = isinstance(error, _errors.Conflict) and error.retry_after is not None
+    return waits or isinstance(error, (_errors.Unavailable, _errors.Busy))
 
 
 def call(method: str, request: Any, timeout: float = 10.0, patience: float = 20.0) -> Operation[Any]:

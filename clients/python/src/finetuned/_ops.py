@@ -13,6 +13,7 @@ from .v1 import adapters_pb2, daemon_pb2, datasets_pb2, events_pb2, jobs_pb2, re
 from .v1.state_pb2 import JobState
 
 SLOW = 60.0  # seconds for calls that read the data: CreateJob, PlanJob, PreviewDataset
+STEPS_PER_CALL = 8000  # 8 MiB hold 40 metrics of so many steps
 WATCH_PATIENCE = 300.0  # how long watch() waits for a daemon that is away
 
 
@@ -223,6 +224,20 @@ def series(
     )
     response = yield from call("Jobs.QueryMetrics", request)
     return {s.key: Series(list(s.steps), list(s.values), list(s.wall_time_seconds)) for s in response.series}
+
+
+def full_series(name: str, keys: Sequence[str]) -> Operation[dict[str, Series]]:
+    """Every point, in parts that fit into a message however long the job is."""
+    last_step = (yield from get_job(name)).progress.step
+    whole: dict[str, Series] = {}
+    for first in range(0, last_step + 1, STEPS_PER_CALL):
+        part = yield from series(name, keys, first, first + STEPS_PER_CALL - 1, STEPS_PER_CALL)
+        for key, more in part.items():
+            known = whole.setdefault(key, Series([], [], []))
+            known.steps.extend(more.steps)
+            known.values.extend(more.values)
+            known.times.extend(more.times)
+    return whole
 
 
 # Rewards.

@@ -232,8 +232,8 @@ class Job(JobView):
     async def series(self, *keys: str, min_step: int = 0, max_step: int = 0, max_points: int = 0) -> dict[str, Series]:
         return await self.client._do(_ops.series(self.name, keys, min_step, max_step, max_points))
 
-    async def metrics(self, *keys: str, max_points: int = 100_000) -> Any:
-        return _metrics.frame(await self.series(*keys, max_points=max_points))
+    async def metrics(self, *keys: str) -> Any:
+        return _metrics.frame(await self.client._do(_ops.full_series(self.name, keys)))
 
     async def plot(self, *keys: str, ax: Any = None) -> Any:
         return _metrics.plot_series({self.id: await self.series(*(keys or _metrics.LOSSES))}, ax)

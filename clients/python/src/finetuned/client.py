@@ -289,12 +289,13 @@ class Job(JobView):
     # Results.
 
     def series(self, *keys: str, min_step: int = 0, max_step: int = 0, max_points: int = 0) -> dict[str, Series]:
-        """The metrics, as plain lists; without keys all of them."""
+        """The metrics, as plain lists; without keys all of them. More than `max_points` (0: 1000) are thinned by the
+        daemon so that the curve keeps its shape."""
         return self.client._do(_ops.series(self.name, keys, min_step, max_step, max_points))
 
-    def metrics(self, *keys: str, max_points: int = 100_000) -> Any:
-        """The metrics as a pandas DataFrame: a row per step, a column per metric."""
-        return _metrics.frame(self.series(*keys, max_points=max_points))
+    def metrics(self, *keys: str) -> Any:
+        """The metrics as a pandas DataFrame: a row per step, a column per metric; without keys all of them."""
+        return _metrics.frame(self.client._do(_ops.full_series(self.name, keys)))
 
     def plot(self, *keys: str, ax: Any = None) -> Any:
         """Draws metrics (by default the losses) with matplotlib; returns the axes."""

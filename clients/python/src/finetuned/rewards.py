@@ -167,7 +167,8 @@ class RewardServer:
     def stop(self) -> None:
         """Leaves; batches that are not answered go to other workers."""
         self._stop.set()
-        self._outbox.put(None)
+        self._outbox.put(None)  # closes our half of the stream; the daemon then closes its own
+        self._thread.join(2.0)
         if self._stream is not None:
             self._stream.cancel()
         self._thread.join()

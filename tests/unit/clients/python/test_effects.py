@@ -52,6 +52,13 @@ def test_the_delay_the_daemon_asks_for_is_kept():
     assert isinstance(effects[1], Sleep) and effects[1].seconds == 7.0
 
 
+def test_two_at_the_same_thing_take_turns():
+    busy = _errors.Conflict("the same upload runs", retry_after=1.0)
+    assert play(_ops.get_job("x"), [busy, jobs_pb2.Job(name="jobs/x")])[0].name == "jobs/x"
+    with pytest.raises(_errors.Conflict):
+        play(_ops.get_job("x"), [_errors.Conflict("etag")])
+
+
 def test_a_daemon_that_stays_away_is_given_up():
     with pytest.raises(_errors.Unavailable):
         play(_ops.get_job("x"), [away()] * 1000)
