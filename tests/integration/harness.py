@@ -16,9 +16,9 @@ SAMPLES = ROOT / "deploy/samples"
 
 
 class Daemon:
-    """One daemon with its own state directory, which a second start() finds again."""
+    """One daemon with its own state directory, which a second start() finds again. `models`: name -> path."""
 
-    def __init__(self, build_dir, config_extra=""):
+    def __init__(self, build_dir, config_extra="", models=None):
         self.bin = pathlib.Path(build_dir) / "bin"
         self.dir = pathlib.Path(tempfile.mkdtemp(prefix="ftd-"))
         self.socket = self.dir / "d.sock"
@@ -26,7 +26,7 @@ class Daemon:
         self.config.write_text(
             f"state_dir: {self.dir}/state\n"
             f"socket:\n  path: {self.socket}\n"
-            f"models:\n  smollm2: {MODEL}\n"
+            "models:\n" + "".join(f"  {k}: {v}\n" for k, v in (models or {"smollm2": MODEL}).items()) +
             f"worker:\n  device: cpu\n"
             f"metrics:\n  address: 127.0.0.1:0\n" + config_extra
         )
@@ -38,11 +38,6 @@ class Daemon:
         if self.process is not None and self.process.poll() is None:
             self.kill()
         shutil.rmtree(self.dir, ignore_errors=True)
-
-    def use_models(self, models):
-        """Name -> path, instead of SmolLM2. Before start()."""
-        listed = "models:\n" + "".join(f"  {name}: {path}\n" for name, path in models.items())
-        self.config.write_text(self.config.read_text().replace(f"models:\n  smollm2: {MODEL}\n", listed))
 
     def start(self):
         log = open(self.dir / "daemon.log", "a")

@@ -5,6 +5,7 @@ import os
 import pathlib
 import shutil
 import sys
+import tempfile
 
 import pytest
 
@@ -32,14 +33,21 @@ QUICK = {
 LONG = QUICK | {"schedule": {"max_steps": 1_000_000, "max_seq_length": 64, "micro_batch_size": 2}}
 
 
+FOLDER = tempfile.TemporaryDirectory(prefix="ftm-")
+
+
+def chat_model():
+    """The tiny model with a chat template."""
+    folder = pathlib.Path(FOLDER.name) / "chat"
+    if not folder.exists():
+        shutil.copytree(TINY, folder)
+        config = json.loads((folder / "tokenizer_config.json").read_text())
+        (folder / "tokenizer_config.json").write_text(json.dumps(config | {"chat_template": CHAT}))
+    return folder
+
+
 def start_daemon(config_extra=""):
-    """With the tiny model, and as "smollm2" the same with a chat template."""
-    daemon = harness.Daemon(BUILD_DIR, config_extra)
-    chat = shutil.copytree(TINY, daemon.dir / "chat")
-    config = json.loads((chat / "tokenizer_config.json").read_text())
-    (chat / "tokenizer_config.json").write_text(json.dumps(config | {"chat_template": CHAT}))
-    daemon.use_models({"tiny": TINY, "smollm2": chat})
-    return daemon.start()
+    return harness.Daemon(BUILD_DIR, config_extra, models={"tiny": TINY, "smollm2": chat_model()}).start()
 
 
 @pytest.fixture(scope="session")
