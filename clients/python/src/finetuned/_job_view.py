@@ -139,6 +139,7 @@ class WatchState:
         self.losses: list[tuple[float, float]] = []
         self.eval_losses: list[tuple[float, float]] = []
         self.rewards: list[tuple[float, float]] = []
+        self.eval_rewards: list[tuple[float, float]] = []
         self.notes: list[str] = []
         self._started = job.proto.start_time.seconds
         self._now = 0.0
@@ -155,17 +156,20 @@ class WatchState:
             self.total_steps, self.step = event.data.total_steps, event.data.first_step
         elif event.kind == "metrics":
             self._apply_metrics(event.data.step, event.data.epoch, event.values)
-        elif event.kind == "eval" and "eval_loss" in event.values:
-            self.eval_losses.append((event.data.step, event.values["eval_loss"]))
+        elif event.kind == "eval":
+            for key, curve in (("eval_loss", self.eval_losses), ("eval_reward", self.eval_rewards)):
+                if key in event.values:
+                    curve.append((event.data.step, event.values[key]))
         note = self._note(event)
         if note:
             self.notes = [*self.notes[-4:], note]
         return note
 
     def _apply_metrics(self, step: int, epoch: float, values: Mapping[str, float]) -> None:
-        # A later attempt runs the steps after its checkpoint again: its curve replaces the old one.
-        while self.losses and self.losses[-1][0] >= step:
-            self.losses.pop()
+        # A later attempt runs the steps after its checkpoint again: its curves replace the old ones.
+        for curve in (self.losses, self.rewards):
+            while curve and curve[-1][0] >= step:
+                curve.pop()
         self.step, self.epoch = step, epoch
         self.latest.update(values)
         if "loss" in values:
@@ -180,7 +184,7 @@ class WatchState:
         if event.kind == "checkpoint":
             return f"checkpoint at step {d.step} ({bytes_text(d.size_bytes)})"
         if event.kind == "eval":
-            shown = ("eval_loss", "eval_mean_token_accuracy", "eval_rewards/accuracies")
+            shown = ("eval_loss", "eval_mean_token_accuracy", "eval_rewards/accuracies", "eval_reward")
             return f"evaluation at step {d.step}:" + "".join(f" {k} {d.values[k]:.4f}" for k in shown if k in d.values)
         if event.kind == "log" and d.level >= 2:
             return str(d.text)
@@ -247,7 +251,9 @@ class WatchState:
             facts["step"] = f"{self.step}/{self.total_steps}"
         body = _html.progress_bar(self.fraction) if self.total_steps else ""
         body += _html.line_chart({"loss": self.losses, "held-out loss": self.eval_losses}, x_max=self.total_steps)
-        body += _html.line_chart({"reward": self.rewards}, height=120, x_max=self.total_steps)
+        body += _html.line_chart(
+            {"reward": self.rewards, "held-out reward": self.eval_rewards}, height=140, x_max=self.total_steps
+        )
         notes = [("note", n) for n in self.notes]
         if self.message and self.state not in ("RUNNING", "SUCCEEDED"):
             notes.insert(0, ("why", self.message))

@@ -72,6 +72,16 @@ def test_steps_run_again_by_a_later_attempt_replace_the_old_curve():
     assert view.losses == [(1, 4.0), (2, 3.1), (3, 2.4)]
 
 
+def test_rewards_have_a_chart_of_their_own():
+    view = WatchState(job())
+    for step in (1, 2, 1, 2):
+        view.apply(metrics(step, loss=0.0, reward=step / 2))
+    held_out = events_pb2.EvalResult(step=2, values={"eval_reward": 0.75})
+    note = view.apply(Event(events_pb2.Event(eval=held_out), b""))
+    assert view.rewards == [(1, 0.5), (2, 1.0)] and view.eval_rewards == [(2, 0.75)] and "eval_reward 0.7500" in note
+    assert view.html().count("<svg") == 2 and "held-out reward" in view.html()
+
+
 def test_html_is_well_formed_and_escaped():
     view = WatchState(job())
     for step in range(1, 600):
