@@ -32,6 +32,28 @@ ROWS = {
          [("sum by (job_id) (rate(finetuned_train_flops_total[1m]))", "{{job_id}}")]),
         ("Learning rate", "sci", [("finetuned_train_learning_rate", "{{job_id}}")]),
         ("Gradient norm", "short", [("finetuned_train_gradient_norm", "{{job_id}}")]),
+        ("Time by phase, mean", "s",
+         [("sum by (phase) (rate(finetuned_train_phase_duration_seconds_sum[5m])) / "
+           "sum by (phase) (rate(finetuned_train_phase_duration_seconds_count[5m]))", "{{phase}}")]),
+    ],
+    "Preferences and rewards": [
+        ("Reward margin", "short", [("finetuned_preference_reward_margin", "{{job_id}}")]),
+        ("Pairs in the right order", "percentunit",
+         [('sum by (job_id) (rate(finetuned_preference_pairs_total{result="correct"}[5m])) / '
+           "sum by (job_id) (rate(finetuned_preference_pairs_total[5m]))", "{{job_id}}")]),
+        ("Mean reward", "short", [("finetuned_rollout_reward_mean", "{{job_id}} {{reward}}")]),
+        ("Groups without spread", "percentunit",
+         [('sum by (job_id) (rate(finetuned_rollout_groups_total{spread="zero"}[5m])) / '
+           "sum by (job_id) (rate(finetuned_rollout_groups_total[5m]))", "{{job_id}}")]),
+        ("KL to the reference, entropy", "short", [("finetuned_policy_kl", "{{job_id}} KL"),
+                                                   ("finetuned_policy_entropy", "{{job_id}} entropy")]),
+        ("Generated tokens per second", "short",
+         [("sum by (job_id) (rate(finetuned_rollout_tokens_total[1m]))", "{{job_id}}")]),
+        ("Cut completions", "percentunit",
+         [('sum by (job_id) (rate(finetuned_rollout_completions_total{finish_reason="length"}[5m])) / '
+           "sum by (job_id) (rate(finetuned_rollout_completions_total[5m]))", "{{job_id}}")]),
+        ("Reward workers", "short", [("finetuned_reward_workers", "attached")]),
+        ("Reward batches", "short", [("sum by (result) (finetuned_reward_batches_total)", "{{result}}")]),
     ],
     "Memory": [
         ("Plan by component", "bytes",
@@ -63,6 +85,8 @@ ROWS = {
         ("Skipped steps", "short", [("finetuned_train_nonfinite_steps_total", "{{job_id}}")]),
         ("Age of the last checkpoint", "s",
          [("time() - finetuned_checkpoint_last_success_timestamp_seconds", "{{job_id}}")]),
+        ("Checkpoint write, 90th percentile", "s",
+         [("histogram_quantile(0.9, sum by (le) (finetuned_checkpoint_write_duration_seconds_bucket))", "p90")]),
         ("Checkpoint failures", "short",
          [("finetuned_checkpoint_failures_total", "{{operation}} {{reason}}")]),
         ("Queue wait, median", "s",

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <utility>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -240,6 +241,7 @@ void Trainer::ReportStep(const StepResult& r) {
       {"step_time", r.seconds},
       {"flops", flops},
       {"memory_planned_bytes", static_cast<double>(plan::PlanMemory(plan_input_).total())}});
+  if (checkpoint_seconds_ > 0) last_values_["checkpoint_time"] = std::exchange(checkpoint_seconds_, 0);
   AddMemory(device_, &last_values_);
   const double epoch = static_cast<double>(state_.epoch) +
                        static_cast<double>(state_.micro_batch) /
@@ -300,12 +302,14 @@ absl::Status Trainer::LoadBest() {
 absl::Status Trainer::Checkpoint() {
   if (checkpointed_step_ == state_.step) return absl::OkStatus();
   Doing(absl::StrCat("writing the checkpoint of step ", state_.step));
+  const auto start = std::chrono::steady_clock::now();
   auto written =
       WriteCheckpoint(spec_.state_dir, in_.identity, StateOfJob(), adapter_, description_, optimizer_,
                       {spec_.checkpoints.keep_last,
                        spec_.checkpoints.keep_best && state_.best_value ? state_.best_step : -1});
   if (!written.ok()) return written.status();
   checkpointed_step_ = state_.step;
+  checkpoint_seconds_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   in_.observer->OnCheckpoint(state_.step, written->directory, written->bytes);
   return absl::OkStatus();
 }

@@ -115,6 +115,7 @@ class Trainer {
   TrainerState state_;
   int64_t total_steps_ = 0;
   int64_t checkpointed_step_ = -1;
+  double checkpoint_seconds_ = 0;  // the last write, until a step reports it
   int64_t evaluated_step_ = -1;
   bool updating_ = false;     // the optimizer may have changed something: the step cannot be done again
   std::map<std::string, double> last_values_;

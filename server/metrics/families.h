@@ -27,6 +27,13 @@ struct Families {
   Gauges job_info, train_step, target_steps, last_step_time, train_loss, eval_loss, learning_rate,
       gradient_norm;
   Counters nonfinite_steps, tokens, flops;
+  Histograms phase_duration;
+  // preferences and rollouts
+  Gauges reward_margin;
+  Counters preference_pairs;
+  Gauges reward_mean;
+  Counters rollout_groups, rollout_completions, rollout_tokens;
+  Gauges policy_kl, policy_entropy;
   Gauges predicted_bytes, peak_bytes, last_checkpoint_time;
   // device
   Gauges gpu_info, gpu_total, gpu_used, gpu_budget, gpu_allocator, gpu_utilization, gpu_power_limit,
@@ -39,6 +46,7 @@ struct Families {
   Counters reward_batches;
   Histograms reward_duration;
   // store and streams
+  Histograms checkpoint_duration;
   Counters checkpoint_failures;
   Gauges storage_free, storage_size;
   Histograms journal_sync;

@@ -11,11 +11,11 @@
 #include <prometheus/exposer.h>
 #include <prometheus/text_serializer.h>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "server/metrics/families.h"
 #include "server/metrics/gpu_series.h"
+#include "server/metrics/job_series.h"
 #include "server/metrics/storage_use.h"
 #include "server/queue/state_machine.h"
 
@@ -33,29 +33,9 @@ Buckets Long() { return {1, 5, 15, 60, 300, 900, 3600, 4 * 3600, 12 * 3600, 24 *
 Buckets Short() { return {0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 2, 10}; }
 Buckets Ratio() { return {0.5, 0.7, 0.8, 0.9, 0.95, 1.0, 1.05, 1.1, 1.25}; }
 
-std::string JobId(const std::string& name) {
-  return absl::StartsWith(name, "jobs/") ? name.substr(5) : name;
-}
-
-double Value(const google::protobuf::Map<std::string, double>& values, const char* key) {
-  const auto found = values.find(key);
-  return found == values.end() ? 0 : found->second;
-}
-
 double Unix(absl::Time time) { return absl::ToDoubleSeconds(time - absl::UnixEpoch()); }
 
 }  // namespace
-
-// The series of one job, removed together.
-struct JobSeries {
-  absl::Time remove_at = absl::InfiniteFuture();
-  std::vector<std::function<void()>> removers;
-  std::map<std::string, prometheus::Gauge*> gauges;
-  std::map<std::string, prometheus::Counter*> counters;
-  // What the worker's running totals were when last seen.
-  double tokens = 0, trained = 0;
-  double peak = 0;
-};
 
 class Metrics::Impl {
  public:
@@ -101,42 +81,7 @@ class Metrics::Impl {
   // REQUIRES: mutex_ is held. Null for a job that never had the device.
   JobSeries* Find(const std::string& job) {
     const auto found = jobs_.find(job);
-    return found == jobs_.end() ? nullptr : &found->second;
-  }
-
-  void Set(JobSeries* series, const std::string& job, Families::Gauges family, double value,
-           const std::string& label = "", const std::string& label_value = "") {
-    prometheus::Gauge*& gauge = series->gauges[absl::StrCat(Key(&family), label_value)];
-    if (gauge == nullptr) {
-      prometheus::Labels labels = {{"job_id", JobId(job)}};
-      if (!label.empty()) labels[label] = label_value;
-      gauge = &family.Add(labels);
-      series->removers.push_back([&family, gauge = gauge] { family.Remove(gauge); });
-    }
-    gauge->Set(value);
-  }
-
-  void Add(JobSeries* series, const std::string& job, Families::Counters family, double value,
-           const std::string& label = "", const std::string& label_value = "") {
-    prometheus::Counter*& counter = series->counters[absl::StrCat(Key(&family), label_value)];
-    if (counter == nullptr) {
-      prometheus::Labels labels = {{"job_id", JobId(job)}};
-      if (!label.empty()) labels[label] = label_value;
-      counter = &family.Add(labels);
-      series->removers.push_back([&family, counter = counter] { family.Remove(counter); });
-    }
-    if (value > 0) counter->Increment(value);
-  }
-
-  void Drop(const std::string& job) {
-    const auto found = jobs_.find(job);
-    if (found == jobs_.end()) return;
-    for (const auto& remove : found->second.removers) remove();
-    jobs_.erase(found);
-  }
-
-  static std::string Key(const void* family) {
-    return absl::StrCat(reinterpret_cast<uintptr_t>(family), " ");
+    return found == jobs_.end() ? nullptr : found->second.get();
   }
 
   const Options options_;
@@ -151,7 +96,7 @@ class Metrics::Impl {
   std::unique_ptr<prometheus::Exposer> exposer_;
   std::mutex mutex_;
   GpuSeries gpus_;                         // guarded by mutex_
-  std::map<std::string, JobSeries> jobs_;  // guarded by mutex_
+  std::map<std::string, std::unique_ptr<JobSeries>> jobs_;  // guarded by mutex_
 };
 
 Metrics::Metrics(Options options) : impl_(std::make_unique<Impl>(std::move(options))) {}
@@ -224,93 +169,41 @@ void Metrics::Ready(bool accepting) { impl_->families_.ready.Add({}).Set(accepti
 
 void Metrics::JobOnDevice(const v1::Job& job) {
   std::lock_guard lock(impl_->mutex_);
-  JobSeries& series = impl_->jobs_[job.name()];
-  series.remove_at = absl::InfiniteFuture();
-  series.peak = 0;
-  if (!series.gauges.contains("info")) {
-    prometheus::Gauge& info = impl_->families_.job_info.Add(
-        {{"job_id", JobId(job.name())},
-         {"name", job.display_name()},
-         {"method", job.spec().has_sft()   ? "sft"
-                    : job.spec().has_dpo() ? "dpo"
-                    : job.spec().has_kto() ? "kto"
-                                           : "grpo"},
-         {"base_model", job.spec().base_model().substr(job.spec().base_model().rfind('/') + 1)}});
-    info.Set(1);
-    series.gauges["info"] = &info;
-    series.removers.push_back([this, &info] { impl_->families_.job_info.Remove(&info); });
-  }
-  const v1::MemoryEstimate& memory = job.memory();
-  for (const auto& [component, bytes] : {std::pair{"weights", memory.weights_bytes()},
-                                         std::pair{"adapter", memory.adapter_bytes()},
-                                         std::pair{"gradients", memory.gradient_bytes()},
-                                         std::pair{"optimizer", memory.optimizer_bytes()},
-                                         std::pair{"activations", memory.activation_bytes()},
-                                         std::pair{"logits", memory.logits_bytes()},
-                                         std::pair{"kv_cache", memory.kv_cache_bytes()},
-                                         std::pair{"runtime", memory.runtime_bytes()}}) {
-    impl_->Set(&series, job.name(), impl_->families_.predicted_bytes, static_cast<double>(bytes),
-               "component", component);
-  }
+  std::unique_ptr<JobSeries>& series = impl_->jobs_[job.name()];
+  if (series == nullptr) series = std::make_unique<JobSeries>(&impl_->families_, job.name());
+  series->OnDevice(job);
 }
 
 void Metrics::JobOffDevice(const std::string& job) {
   std::lock_guard lock(impl_->mutex_);
-  if (JobSeries* series = impl_->Find(job)) {
-    series->remove_at = absl::Now() + impl_->options_.job_series_linger;
-  }
+  if (JobSeries* series = impl_->Find(job)) series->remove_at = absl::Now() + impl_->options_.job_series_linger;
 }
 
 void Metrics::Plan(const std::string& job, const internal::v1::WorkerPlan& plan) {
   std::lock_guard lock(impl_->mutex_);
-  JobSeries* series = impl_->Find(job);
-  if (series == nullptr) return;
-  impl_->Set(series, job, impl_->families_.target_steps, static_cast<double>(plan.total_steps()));
-  impl_->Set(series, job, impl_->families_.train_step, static_cast<double>(plan.first_step()));
+  if (JobSeries* series = impl_->Find(job)) series->Plan(plan);
 }
 
 void Metrics::Step(const std::string& job, const internal::v1::WorkerStep& step) {
   std::lock_guard lock(impl_->mutex_);
-  JobSeries* s = impl_->Find(job);
-  if (s == nullptr) return;
-  Families& f = impl_->families_;
-  const auto& values = step.values();
-  impl_->Set(s, job, f.train_step, static_cast<double>(step.step()));
-  impl_->Set(s, job, f.last_step_time, Unix(absl::Now()));
-  impl_->Set(s, job, f.train_loss, Value(values, "loss"));
-  impl_->Set(s, job, f.learning_rate, Value(values, "learning_rate"));
-  impl_->Set(s, job, f.gradient_norm, Value(values, "grad_norm"));
-  impl_->Add(s, job, f.nonfinite_steps, 0);
-  // The worker reports running totals, which fall back when it resumes from a checkpoint.
-  const double tokens = Value(values, "num_tokens"), trained = Value(values, "trained_tokens");
-  const double more_trained = std::max(0.0, trained - s->trained);
-  impl_->Add(s, job, f.tokens, more_trained, "kind", "trained");
-  impl_->Add(s, job, f.tokens, std::max(0.0, tokens - s->tokens - more_trained), "kind", "masked");
-  impl_->Add(s, job, f.tokens, 0, "kind", "padding");
-  s->tokens = tokens;
-  s->trained = trained;
-  impl_->Add(s, job, f.flops, Value(values, "flops"));
-  s->peak = std::max(s->peak, Value(values, "memory_peak_bytes"));
-  impl_->Set(s, job, f.peak_bytes, s->peak);
+  if (JobSeries* series = impl_->Find(job)) series->Step(step);
 }
 
 void Metrics::Eval(const std::string& job, const internal::v1::WorkerStep& eval) {
   std::lock_guard lock(impl_->mutex_);
-  JobSeries* series = impl_->Find(job);
-  if (series == nullptr || !eval.values().contains("eval_loss")) return;
-  impl_->Set(series, job, impl_->families_.eval_loss, eval.values().at("eval_loss"));
+  if (JobSeries* series = impl_->Find(job)) series->Eval(eval);
 }
 
 void Metrics::Checkpoint(const std::string& job, absl::Time time) {
   std::lock_guard lock(impl_->mutex_);
-  if (JobSeries* s = impl_->Find(job)) impl_->Set(s, job, impl_->families_.last_checkpoint_time, Unix(time));
+  if (JobSeries* series = impl_->Find(job)) series->Checkpoint(time);
 }
 
 void Metrics::Warning(const std::string& job, const std::string& code) {
   if (code == "CHECKPOINT_DAMAGED") impl_->CheckpointFailures("read", "damaged").Increment();
   if (code != "NON_FINITE_GRADIENT") return;
   std::lock_guard lock(impl_->mutex_);
-  if (JobSeries* series = impl_->Find(job)) impl_->Add(series, job, impl_->families_.nonfinite_steps, 1);
+  if (JobSeries* series = impl_->Find(job)) series->SkippedStep();
 }
 
 void Metrics::OutOfMemory() {
@@ -320,8 +213,8 @@ void Metrics::OutOfMemory() {
 void Metrics::AttemptMemory(const std::string& job, int64_t predicted_bytes) {
   std::lock_guard lock(impl_->mutex_);
   const JobSeries* series = impl_->Find(job);
-  if (series == nullptr || series->peak <= 0 || predicted_bytes <= 0) return;
-  impl_->prediction_ratio_.Observe(series->peak / static_cast<double>(predicted_bytes));
+  if (series == nullptr || series->peak_bytes() <= 0 || predicted_bytes <= 0) return;
+  impl_->prediction_ratio_.Observe(series->peak_bytes() / static_cast<double>(predicted_bytes));
 }
 
 void Metrics::Device(const internal::v1::WorkerHello& hello, int64_t budget_bytes) {
@@ -365,11 +258,7 @@ void Metrics::Refresh(absl::Time now) {
   }
   std::lock_guard lock(impl_->mutex_);
   impl_->gpus_.DropStale(now);
-  std::vector<std::string> old;
-  for (const auto& [job, series] : impl_->jobs_) {
-    if (series.remove_at <= now) old.push_back(job);
-  }
-  for (const std::string& job : old) impl_->Drop(job);
+  std::erase_if(impl_->jobs_, [&](const auto& entry) { return entry.second->remove_at <= now; });
 }
 
 void Metrics::WatchOpened() { impl_->families_.watch_streams.Add({}).Increment(); }

@@ -61,7 +61,8 @@ function duration(s) {
   return Math.floor(s / 3600) + ' h ' + Math.floor(s % 3600 / 60) + ' min';
 }
 
-const ago = (time) => time ? duration((Date.now() - Date.parse(time)) / 1000) + ' ago' : '';
+// The largest unit only.
+const ago = (time) => time ? duration((Date.now() - Date.parse(time)) / 1000).split(' ').slice(0, 2).join(' ') + ' ago' : '';
 
 function number(v) {
   if (v === undefined || v === null) return '';
@@ -181,7 +182,10 @@ function drawCurve(title, series, format = number) {
       if (!Number.isFinite(y)) return;
       path.push((path.length === 0 ? 'M' : 'L') + px(Number(step)).toFixed(1) + ' ' + py(y).toFixed(1));
     });
-    if (path.length === 1) path.push('h0.1');
+    if (path.length === 1) {
+      const [x, y] = path[0].slice(1).split(' ');
+      svg.append(svgElement('circle', {cx: x, cy: y, r: 2.5, class: 'dot c' + i}));
+    }
     svg.append(svgElement('path', {d: path.join(''), class: 'line c' + i, 'stroke-linecap': 'round'}));
     caption.append(element('span', '━ ' + s.key + ' ' + format(s.values[s.values.length - 1]), 'swatch c' + i));
   });

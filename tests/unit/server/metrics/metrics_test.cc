@@ -87,7 +87,12 @@ void TouchAll(Metrics* metrics) {
   internal::v1::WorkerPlan plan;
   plan.set_total_steps(10);
   metrics->Plan("jobs/a", plan);
-  metrics->Step("jobs/a", Step(1, 100, 60));
+  internal::v1::WorkerStep step = Step(1, 100, 60);
+  for (const char* key : {"rewards/margins", "rewards/accuracies", "kl", "entropy", "rewards/exact/mean",
+                          "rollout/generate_time", "rollout/reward_time", "step_time", "checkpoint_time"}) {
+    (*step.mutable_values())[key] = 0.5;
+  }
+  metrics->Step("jobs/a", step);
   internal::v1::WorkerStep eval;
   (*eval.mutable_values())["eval_loss"] = 2;
   metrics->Eval("jobs/a", eval);
@@ -161,6 +166,56 @@ TEST(Metrics, TokenCountersOnlyGrow) {
   metrics.Step("jobs/a", Step(2, 200, 120));
   EXPECT_THAT(metrics.Text(), HasSubstr("finetuned_train_tokens_total{job_id=\"a\",kind=\"trained\"} 180"));
   EXPECT_THAT(metrics.Text(), HasSubstr("finetuned_train_tokens_total{job_id=\"a\",kind=\"masked\"} 120"));
+}
+
+TEST(Metrics, WhatAMethodDoesNotReportHasNoSeries) {
+  Metrics metrics({"0.1.0", "/tmp", absl::Minutes(5)});
+  metrics.JobOnDevice(SomeJob());
+  metrics.Step("jobs/a", Step(1, 100, 60));
+  for (const char* family : {"finetuned_preference", "finetuned_policy", "finetuned_rollout", "finetuned_checkpoint_write",
+                             "finetuned_train_phase"}) {
+    EXPECT_THAT(metrics.Text(), Not(HasSubstr(absl::StrCat("\n", family)))) << family;
+  }
+}
+
+TEST(Metrics, PairsAreCountedByTheBatch) {
+  Metrics metrics({"0.1.0", "/tmp", absl::Minutes(5)});
+  v1::Job job = SomeJob();
+  job.mutable_resolved_spec()->mutable_schedule()->set_micro_batch_size(4);
+  job.mutable_resolved_spec()->mutable_schedule()->set_gradient_accumulation_steps(2);
+  metrics.JobOnDevice(job);
+  internal::v1::WorkerStep step = Step(1, 100, 60);
+  (*step.mutable_values())["rewards/accuracies"] = 0.75;
+  (*step.mutable_values())["rewards/margins"] = 0.4;
+  metrics.Step("jobs/a", step);
+  metrics.Step("jobs/a", step);
+  EXPECT_THAT(metrics.Text(), HasSubstr("finetuned_preference_pairs_total{job_id=\"a\",result=\"correct\"} 12"));
+  EXPECT_THAT(metrics.Text(), HasSubstr("finetuned_preference_pairs_total{job_id=\"a\",result=\"wrong\"} 4"));
+  EXPECT_THAT(metrics.Text(), HasSubstr("finetuned_preference_reward_margin{job_id=\"a\"} 0.4"));
+}
+
+TEST(Metrics, ARolloutIsCountedOnceForAllItsSteps) {
+  Metrics metrics({"0.1.0", "/tmp", absl::Minutes(5)});
+  v1::Job job = SomeJob();
+  job.mutable_resolved_spec()->mutable_grpo()->set_group_size(8);
+  job.mutable_resolved_spec()->mutable_grpo()->set_prompts_per_rollout(4);
+  metrics.JobOnDevice(job);
+  internal::v1::WorkerStep step = Step(1, 100, 60);
+  auto& values = *step.mutable_values();
+  values["rollout/generate_time"] = 2.5;
+  values["rewards/exact/mean"] = 0.25;
+  values["rewards/zero_spread_groups"] = 1;
+  values["completions/clipped_ratio"] = 0.25;
+  values["completions/mean_length"] = 10;
+  metrics.Step("jobs/a", step);
+  metrics.Step("jobs/a", step);  // the second update on the same completions
+  values["rollout/generate_time"] = 2.6;
+  metrics.Step("jobs/a", step);
+  EXPECT_THAT(metrics.Text(), HasSubstr("finetuned_rollout_groups_total{job_id=\"a\",spread=\"zero\"} 2"));
+  EXPECT_THAT(metrics.Text(), HasSubstr("finetuned_rollout_groups_total{job_id=\"a\",spread=\"some\"} 6"));
+  EXPECT_THAT(metrics.Text(), HasSubstr("finetuned_rollout_completions_total{finish_reason=\"length\",job_id=\"a\"} 16"));
+  EXPECT_THAT(metrics.Text(), HasSubstr("finetuned_rollout_tokens_total{job_id=\"a\"} 640"));
+  EXPECT_THAT(metrics.Text(), HasSubstr("finetuned_rollout_reward_mean{job_id=\"a\",reward=\"exact\"} 0.25"));
 }
 
 TEST(Metrics, StatesStartAtZeroAndFollowTheJobs) {
