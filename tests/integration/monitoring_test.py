@@ -109,13 +109,13 @@ def run(build_dir, picture):
     try:
         daemon.wait("the first scrape", prometheus.ready, 60)
         steps = 60 if picture else 12
-        common = ["run", "sft", "--detach", "--model", "smollm2", "--max-seq-length", 128, "--rank", 4,
+        common = ["run", "sft", "--detach", "--model", "smollm2", "--max-seq-length", 64 if picture else 128, "--rank", 4,
                   "--data", harness.SAMPLES / "identity_train.jsonl", "--micro-batch-size", 2,
                   "--eval", harness.SAMPLES / "identity_eval.jsonl", "--eval-every", 10, "--checkpoint-every", 5]
         daemon.cli(*common, "--name", "first", "--max-steps", steps)
         daemon.cli(*common, "--name", "second", "--max-steps", 2)
         watcher = subprocess.Popen(daemon.cli_args("watch", "first", "--json"), stdout=subprocess.DEVNULL)
-        daemon.wait("steps of the job", lambda: int(daemon.job("first").get("progress", {}).get("step", 0)) >= 6)
+        daemon.wait("steps of the job", lambda: int(daemon.job("first").get("progress", {}).get("step", 0)) >= 6, 600)
 
         worker = daemon.worker_pids()[0]
         os.kill(worker, signal.SIGSTOP)
@@ -129,7 +129,7 @@ def run(build_dir, picture):
         lint = subprocess.run([tool("promtool"), "check", "metrics"], input=text, capture_output=True, text=True)
         assert lint.returncode == 0, f"promtool check metrics:\n{lint.stdout}{lint.stderr}"
 
-        daemon.wait("the end", lambda: daemon.job("second")["state"] == "SUCCEEDED", 400)
+        daemon.wait("the end", lambda: daemon.job("second")["state"] == "SUCCEEDED", 1800 if picture else 400)
         watcher.wait(60)
         time.sleep(3)
         check_names(families())
