@@ -76,9 +76,8 @@ class Generator::Impl {
         return absl::CancelledError("generation was cancelled");
       }
       Admit();
-      Step();
-      // On a GPU one step stays in flight, so that the device does not wait for the host.
-      const size_t in_flight = base_.options.device.is_cuda() && !active_.empty() ? 1 : 0;
+      // The newest step stays in flight, so that the device does not wait for the host.
+      const size_t in_flight = Step() ? 1 : 0;
       while (pending_.size() > in_flight) Collect();
     }
     return std::move(results_);
@@ -212,8 +211,8 @@ class Generator::Impl {
     return true;
   }
 
-  // One token more for every sequence that may still grow.
-  void Step() {
+  // One token more for every sequence that may still grow. False: there is none.
+  bool Step() {
     std::vector<int32_t> slots;
     std::vector<SequencePtr> rows;
     for (const SequencePtr& s : active_) {
@@ -222,7 +221,9 @@ class Generator::Impl {
       slots.push_back(s->slot);
       rows.push_back(s);
     }
-    if (!slots.empty()) pending_.push_back({runner_.Decode(slots), std::move(rows)});
+    if (slots.empty()) return false;
+    pending_.push_back({runner_.Decode(slots), std::move(rows)});
+    return true;
   }
 
   // The oldest step's tokens.
