@@ -146,7 +146,8 @@ std::string ColoredState(v1::JobState state, const Style& style) {
 std::string JobTable(const std::vector<v1::Job>& jobs, int64_t now, const Style& style) {
   std::vector<std::vector<std::string>> rows = {{"JOB", "METHOD", "MODEL", "STATE", "PROGRESS", "LOSS", "CREATED"}};
   for (const v1::Job& job : jobs) {
-    rows.push_back({ShortName(job.name()), MethodName(job.spec()), ShortName(job.spec().base_model()),
+    const std::string& model = job.spec().base_model();  // "models/x", or a path
+    rows.push_back({ShortName(job.name()), MethodName(job.spec()), model.substr(model.rfind('/') + 1),
                     ColoredState(job.state(), style), ProgressText(job), LossText(job),
                     FormatAgo(job.create_time().seconds(), now)});
   }

@@ -121,7 +121,7 @@ function drawJobs(jobs, chosen) {
     link.href = '#' + id;
     const cell = element('td');
     cell.append(link);
-    row.append(cell, element('td', method(job.spec)), element('td', shortName((job.spec || {}).base_model)),
+    row.append(cell, element('td', method(job.spec)), element('td', ((job.spec || {}).base_model || '').replace(/.*\//, '')),
       element('td', job.state, job.state), element('td', progressText(job)),
       element('td', number(((job.progress || {}).latest_metrics || {}).loss), 'num'),
       element('td', ago(job.create_time)));
@@ -151,7 +151,7 @@ function drawFacts(job) {
 }
 
 function drawCurve(title, series, format = number) {
-  const W = 400, H = 150, left = 54, right = 8, top = 8, bottom = 18;
+  const W = 400, H = 150, left = 60, right = 8, top = 8, bottom = 18;
   const points = series.flatMap((s) => s.steps.map((step, i) => [Number(step), Number(s.values[i])]))
     .filter(([, y]) => Number.isFinite(y));
   if (points.length === 0) return null;
