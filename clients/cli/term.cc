@@ -33,7 +33,7 @@ std::string FormatCount(double n) {
   const size_t start = digits[0] == '-' ? 1 : 0;
   for (size_t i = digits.size(); i > start + 3;) {
     i -= 3;
-    digits.insert(i, ",");
+    digits.insert(i, 1, ',');
   }
   return digits;
 }

@@ -108,7 +108,7 @@ def run(build_dir, picture):
     prometheus = Prometheus(daemon.dir, f"127.0.0.1:{port}")
     try:
         daemon.wait("the first scrape", prometheus.ready, 60)
-        steps = 60 if picture else 12
+        steps = 40 if picture else 12
         common = ["run", "sft", "--detach", "--model", "smollm2", "--max-seq-length", 64 if picture else 128, "--rank", 4,
                   "--data", harness.SAMPLES / "identity_train.jsonl", "--micro-batch-size", 2,
                   "--eval", harness.SAMPLES / "identity_eval.jsonl", "--eval-every", 10, "--checkpoint-every", 5]
