@@ -1,6 +1,7 @@
-"""The quickstart notebook runs from top to bottom against a real daemon with SmolLM2 and shows what it promises.
+"""The example notebooks run from top to bottom against a real daemon and show what they promise: the quickstart with
+SmolLM2.
 
-$FINETUNED_NOTEBOOK_OUT: also keeps the executed notebook there.
+$FINETUNED_NOTEBOOK_OUT: a folder that keeps the executed notebooks.
 """
 
 import os
@@ -11,7 +12,7 @@ import nbformat
 import pytest
 from conftest import BUILD_DIR
 
-NOTEBOOK = harness.ROOT / "clients/python/examples/quickstart.ipynb"
+EXAMPLES = harness.ROOT / "clients/python/examples"
 
 
 def outputs(cell, kind):
@@ -19,17 +20,22 @@ def outputs(cell, kind):
     return [o.data[kind] for o in cell.outputs if o.output_type != "stream" and kind in o.get("data", {})]
 
 
+def run(name, server, folder, monkeypatch):
+    """Executes a notebook; gives its code cells by their last line."""
+    monkeypatch.setenv("FINETUNED_SERVER", server)
+    monkeypatch.delenv("MPLBACKEND", raising=False)
+    notebook = nbformat.read(EXAMPLES / name, as_version=4)
+    kernel = {"metadata": {"path": str(folder)}}
+    nbclient.NotebookClient(notebook, timeout=900, kernel_name="python3", resources=kernel).execute()
+    if out := os.environ.get("FINETUNED_NOTEBOOK_OUT"):
+        nbformat.write(notebook, f"{out}/{name}")
+    return {c.source.strip().splitlines()[-1]: c for c in notebook.cells if c.cell_type == "code"}
+
+
 @pytest.mark.skipif(not harness.have_model(), reason="SmolLM2 is not in .deps/models")
 def test_the_quickstart_notebook_runs(tmp_path, monkeypatch):
     daemon = harness.Daemon(BUILD_DIR).start()
-    monkeypatch.setenv("FINETUNED_SERVER", f"unix://{daemon.socket}")
-    monkeypatch.delenv("MPLBACKEND", raising=False)
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
-    kernel = {"metadata": {"path": str(tmp_path)}}
-    nbclient.NotebookClient(notebook, timeout=900, kernel_name="python3", resources=kernel).execute()
-    if out := os.environ.get("FINETUNED_NOTEBOOK_OUT"):
-        nbformat.write(notebook, out)
-    cells = {c.source.strip().splitlines()[-1]: c for c in notebook.cells if c.cell_type == "code"}
+    cells = run("quickstart.ipynb", f"unix://{daemon.socket}", tmp_path, monkeypatch)
     (chart,) = outputs(cells["job.watch()"], "text/html")
     assert "SUCCEEDED" in chart and "<svg" in chart and "held-out loss" in chart and "6/6" in chart
     assert "would be accepted" in outputs(cells["ft.plan(**settings)"], "text/plain")[0]
