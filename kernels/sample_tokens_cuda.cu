@@ -10,6 +10,7 @@ namespace {
 
 constexpr int kThreads = 1024;
 constexpr int kBins = 256;
+constexpr int kCopies = 8;  // of the histogram, each for some of the warps: most values share a few leading digits
 
 // Order of floats as order of integers.
 __device__ __forceinline__ uint32_t Key(float x) {
@@ -38,11 +39,32 @@ __device__ float BlockMax(float x, float* shared) {
   return x;
 }
 
-// The bin, from the highest down, at which the running sum of `histogram` reaches `wanted`; what lies above it is
-// taken off `wanted`. One warp works, all threads get the answer.
+// Sum of what falls into the same bin one after another, so that few additions go to shared memory.
+struct Run {
+  unsigned long long* histogram;
+  int bin = -1;
+  unsigned long long sum = 0;
+
+  __device__ __forceinline__ void Add(int to, unsigned long long share) {
+    if (to != bin) Flush();
+    bin = to;
+    sum += share;
+  }
+  __device__ __forceinline__ void Flush() {
+    if (sum > 0) atomicAdd(histogram + bin, sum);
+    sum = 0;
+  }
+};
+
+// The bin, from the highest down, at which the running sum of all copies reaches `wanted`; what lies above it is
+// taken off `wanted`.
 __device__ int FindBin(unsigned long long* histogram, unsigned long long* wanted) {
   __shared__ int bin;
   __shared__ unsigned long long rest;
+  __syncthreads();
+  for (int i = threadIdx.x; i < kBins; i += kThreads) {
+    for (int c = 1; c < kCopies; ++c) histogram[i] += histogram[c * kBins + i];
+  }
   __syncthreads();
   if (threadIdx.x == 0) {
     unsigned long long above = 0;
@@ -66,15 +88,17 @@ __device__ uint32_t SelectKey(const Row& row, uint32_t lowest, float top,
                               unsigned long long wanted, unsigned long long* histogram) {
   uint32_t prefix = 0;
   for (int shift = 24; shift >= 0; shift -= 8) {
-    for (int i = threadIdx.x; i < kBins; i += kThreads) histogram[i] = 0;
+    for (int i = threadIdx.x; i < kCopies * kBins; i += kThreads) histogram[i] = 0;
     __syncthreads();
+    Run run{histogram + threadIdx.x / kWarp % kCopies * kBins};
     for (int64_t v = threadIdx.x; v < row.V; v += kThreads) {
       const float y = row.Y(v);
       const uint32_t key = Key(y);
       if (key < lowest || (shift < 24 && key >> (shift + 8) != prefix)) continue;
       const unsigned long long share = kShares ? FixedShare(expf(y - top)) : 1;
-      if (share > 0) atomicAdd(histogram + (key >> shift & 255u), share);
+      run.Add(static_cast<int>(key >> shift & 255u), share);
     }
+    run.Flush();
     prefix = prefix << 8 | static_cast<uint32_t>(FindBin(histogram, &wanted));
   }
   return prefix;
@@ -161,7 +185,7 @@ __device__ int Choose(const Row& row, float top, float threshold, int position) 
 }
 
 __global__ void __launch_bounds__(kThreads) sample_tokens_kernel(SampleTokensParams p) {
-  __shared__ unsigned long long histogram[kBins];
+  __shared__ unsigned long long histogram[kCopies * kBins];
   __shared__ float shared[kThreads / kWarp];
   const int64_t b = blockIdx.x, slot = p.slots[b];
   Row row = {p.logits + b * p.V, p.seen + slot * p.W, p.rows[slot], p.V, false};

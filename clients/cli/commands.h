@@ -28,6 +28,7 @@ void AddJobCommands(CLI::App& cli, App& app);      // get, watch, why, logs, can
 void AddViewCommands(CLI::App& cli, App& app);     // ls, top, plot
 void AddDataCommands(CLI::App& cli, App& app);     // upload, datasets, preview
 void AddAdapterCommands(CLI::App& cli, App& app);  // adapters, pull
+void AddSampleCommand(CLI::App& cli, App& app);    // sample
 void AddDaemonCommands(CLI::App& cli, App& app);   // info, doctor, drain
 void AddShellCommands(CLI::App& cli, App& app);    // completion, man
 

@@ -10,6 +10,7 @@ constexpr char kExamples[] =
     "  finetune ls                                             the queue\n"
     "  finetune watch JOB                                      live view (Ctrl-C detaches)\n"
     "  finetune pull JOB --to DIR                              the adapter, as a PEFT folder\n"
+    "  finetune sample JOB \"prompt\" --compare base            let it answer\n"
     "  source <(finetune completion bash)                      complete commands and jobs with TAB\n"
     "Exit codes: 0 done, 1 failed, 2 wrong usage or input, 3 no daemon, 130 interrupted.";
 
@@ -32,6 +33,7 @@ void BuildParser(CLI::App& cli, App& app) {
   AddViewCommands(cli, app);
   AddDataCommands(cli, app);
   AddAdapterCommands(cli, app);
+  AddSampleCommand(cli, app);
   AddDaemonCommands(cli, app);
   AddShellCommands(cli, app);
 }

@@ -55,7 +55,7 @@ struct GeneratorOptions {
   int64_t max_batch = 64;              // sequences that decode together
   int64_t cache_tokens = 64 * 1024;    // the cache's size: tokens of all sequences, shared prompts counted once
   int64_t max_sequence_tokens = 4096;  // prompt and answer of one sequence
-  int64_t prefill_tokens = 2048;       // prompts of one pass together (one longer prompt has its own)
+  int64_t prefill_tokens = 2048;       // prompts of one pass together; a longer one has its own, in pieces of this
   bool cuda_graphs = true;             // replay a recorded decode step per batch size; GPU only
   // Buffers of the prompts' pass, e.g. a decoder's; null: own ones. Only used inside Generate.
   model::Workspace* workspace = nullptr;

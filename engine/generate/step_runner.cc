@@ -10,7 +10,6 @@
 
 #include "engine/generate/paged_forward.h"
 #include "engine/model/lm_head_chunks.h"
-#include "engine/plan/memory_plan.h"
 #include "kernels/embedding.h"
 #include "kernels/nf4_gemm.h"
 #include "kernels/rms_norm.h"
@@ -98,7 +97,7 @@ model::PassContext StepRunner::Pass(const model::DeviceBatch& batch, model::Work
   pass.adapter = adapter_;
   pass.batch = &batch;
   pass.workspace = workspace;
-  pass.piece_rows = plan::LayerPieceRows(base_.config.intermediate_size);
+  pass.piece_rows = (std::max(options_.prefill_tokens, options_.max_batch) + 3) / 4 * 4;  // in general one piece
   pass.attention = attention;
   pass.few_rows = few_rows;
   // Shared with training, which may make it larger: a recorded step must not use it.

@@ -191,20 +191,15 @@ class Run {
   }
 
   Failure LoadBase() {
-    const model::LoadOptions wanted = Wanted();
-    std::shared_ptr<model::BaseModel>& warm = cache_ != nullptr ? cache_->impl()->model : base_;
-    if (warm != nullptr && warm->fingerprint == identity_.base_fingerprint &&
-        warm->options == wanted) {
+    doing_ = absl::StrCat("loading ", spec_.base_model_path);
+    bool warm = false;
+    auto loaded = LoadThroughCache(cache_, *source_, spec_.base_model_path, Wanted(), &warm);
+    if (!loaded.ok()) return ConfigOrIo(loaded.status(), "INVALID_MODEL");
+    base_ = *loaded;
+    if (warm) {
       observer_.OnLog("the base model is already loaded");
-      base_ = warm;
       return std::nullopt;
     }
-    warm.reset();
-    ReleaseCachedMemory(target_.device);
-    doing_ = absl::StrCat("loading ", spec_.base_model_path);
-    auto loaded = model::LoadBaseModel(*source_, spec_.base_model_path, wanted);
-    if (!loaded.ok()) return ConfigOrIo(loaded.status(), "INVALID_MODEL");
-    warm = base_ = *loaded;
     ReleaseCachedMemory(target_.device);  // of quantizing: the plan knows nothing of it
     observer_.OnLog(absl::StrCat("base model loaded: ", base_->bytes() >> 20, " MiB"));
     return std::nullopt;
@@ -247,9 +242,6 @@ job::RunResult DeviceFailure(const Run& run, const std::string& what, bool out_o
 }
 
 }  // namespace
-
-BaseModelCache::BaseModelCache() : impl_(std::make_unique<Impl>()) {}
-BaseModelCache::~BaseModelCache() = default;
 
 job::RunResult RunTraining(const job::TrainSpec& spec, job::RunObserver& observer,
                            job::RunControl& control, BaseModelCache* cache, DeviceMemory* memory) {

@@ -35,13 +35,30 @@ void Link::Send(internal::WorkerMessage message) {
   changed_.notify_all();
 }
 
-std::optional<internal::RunJob> Link::NextJob() {
+std::optional<Work> Link::NextWork() {
   std::unique_lock lock(mutex_);
-  changed_.wait(lock, [this] { return !jobs_.empty() || shutdown_ || lost_; });
+  changed_.wait(lock, [this] { return !jobs_.empty() || !samples_.empty() || shutdown_ || lost_; });
   if (shutdown_ || lost_) return std::nullopt;
-  internal::RunJob run = std::move(jobs_.front());
-  jobs_.pop_front();
-  return run;
+  Work work;
+  if (!jobs_.empty()) {
+    work.run = std::move(jobs_.front());
+    jobs_.pop_front();
+  } else {
+    work.sample = std::move(samples_.front());
+    samples_.pop_front();
+  }
+  return work;
+}
+
+void Link::SetSampling(int64_t id, std::atomic<bool>* cancel) {
+  std::lock_guard lock(mutex_);
+  sampling_ = id;
+  cancel_sample_ = cancel;
+  if (lost_ || shutdown_ || !jobs_.empty()) StopSampling();
+}
+
+void Link::StopSampling() {
+  if (cancel_sample_ != nullptr) *cancel_sample_ = true;
 }
 
 void Link::SetRunning(const std::string& job, job::RunControl* control) {
@@ -75,11 +92,20 @@ void Link::ReadLoop() {
     std::lock_guard lock(mutex_);
     acknowledged_ = std::max(acknowledged_, command.acknowledged());
     switch (command.command_case()) {
-      case internal::WorkerCommand::kRun: jobs_.push_back(command.run()); break;
+      case internal::WorkerCommand::kRun:
+        jobs_.push_back(command.run());
+        StopSampling();  // a job does not wait for people
+        break;
+      case internal::WorkerCommand::kSample: samples_.push_back(command.sample()); break;
+      case internal::WorkerCommand::kCancelSample:
+        std::erase_if(samples_, [&](const auto& s) { return s.id() == command.cancel_sample().id(); });
+        if (command.cancel_sample().id() == sampling_) StopSampling();
+        break;
       case internal::WorkerCommand::kSignal: Apply(command.signal()); break;
       case internal::WorkerCommand::kShutdown:
         shutdown_ = true;
         if (control_ != nullptr) control_->leave = true;
+        StopSampling();
         break;
       default: break;
     }
@@ -88,6 +114,7 @@ void Link::ReadLoop() {
   std::lock_guard lock(mutex_);
   lost_ = true;
   if (control_ != nullptr) control_->leave = true;
+  StopSampling();
   changed_.notify_all();
 }
 

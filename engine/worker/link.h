@@ -18,6 +18,12 @@ namespace finetuned::worker {
 
 namespace internal = ::finetuned::internal::v1;
 
+// What the daemon wants done next: one of the two.
+struct Work {
+  std::optional<internal::RunJob> run;
+  std::optional<internal::RunSample> sample;
+};
+
 // The worker's end of the stream to the daemon. One thread reads commands, one writes messages, so
 // that training never waits for the daemon: Send only appends to a queue.
 // Losing the stream means the daemon is gone: a running job is told to leave with a checkpoint.
@@ -28,8 +34,11 @@ class Link {
   ~Link();
   Link(const Link&) = delete;
 
-  // Blocks for the next job; empty when the daemon said to shut down or the stream ended.
-  std::optional<internal::RunJob> NextJob();
+  // Blocks for the next job or, if there is none, the next sample; empty when the daemon said to shut down or the
+  // stream ended.
+  std::optional<Work> NextWork();
+  // Becomes true when sample `id` is not wanted any more: cancelled, a job waits, the daemon is gone. Null: none runs.
+  void SetSampling(int64_t id, std::atomic<bool>* cancel);
   // Control of the job being run: signals for it arrive here. Null between jobs.
   void SetRunning(const std::string& job, job::RunControl* control);
   void Send(internal::WorkerMessage message);
@@ -41,6 +50,7 @@ class Link {
   void ReadLoop();
   void WriteLoop();
   void Apply(const internal::JobSignal& signal);
+  void StopSampling();  // holds mutex_
 
   std::unique_ptr<internal::WorkerLink::Stub> stub_;
   grpc::ClientContext context_;
@@ -50,6 +60,9 @@ class Link {
   std::condition_variable changed_;
   std::deque<internal::WorkerMessage> outbox_;   // guarded by mutex_, like all below
   std::deque<internal::RunJob> jobs_;
+  std::deque<internal::RunSample> samples_;
+  int64_t sampling_ = 0;
+  std::atomic<bool>* cancel_sample_ = nullptr;
   std::string running_;
   job::RunControl* control_ = nullptr;
   int64_t sequence_ = 0;

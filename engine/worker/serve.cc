@@ -8,6 +8,7 @@
 #include "engine/train/run.h"
 #include "engine/worker/device_info.h"
 #include "engine/worker/link.h"
+#include "engine/worker/sample.h"
 #include "engine/worker/spec_from_proto.h"
 
 namespace finetuned::worker {
@@ -60,7 +61,13 @@ int Serve(const ServeOptions& options) {
   std::signal(SIGPIPE, SIG_IGN);
   Link link(options.address, Hello(options));
   train::BaseModelCache cache;
-  while (const auto run = link.NextJob()) RunOne(link, *run, options, &cache);
+  while (const auto work = link.NextWork()) {
+    if (work->run) {
+      RunOne(link, *work->run, options, &cache);
+    } else {
+      AnswerSample(link, *work->sample, options.device, &cache);
+    }
+  }
   if (link.lost()) std::fprintf(stderr, "finetune-worker: the daemon is gone, leaving\n");
   return 0;
 }

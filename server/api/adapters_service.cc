@@ -4,7 +4,7 @@
 
 #include "server/api/download_stream.h"
 #include "server/api/listing.h"
-#include "server/api/unavailable.h"
+#include "server/api/sample_stream.h"
 
 namespace finetuned::api {
 namespace {
@@ -94,9 +94,9 @@ grpc::ServerWriteReactor<v1::DownloadChunk>* AdaptersService::DownloadAdapter(
   return new DownloadStream(front_, context, *request);
 }
 
-grpc::ServerWriteReactor<v1::SampleResponse>* AdaptersService::Sample(Context* context, const v1::SampleRequest*) {
-  return new Refused<grpc::ServerWriteReactor<v1::SampleResponse>>(
-      front_, context, NotAvailable("Sample", "sampling arrives with generation (not in this version)"));
+grpc::ServerWriteReactor<v1::SampleResponse>* AdaptersService::Sample(Context* context,
+                                                                      const v1::SampleRequest* request) {
+  return new SampleStream(front_, context, *request);
 }
 
 }  // namespace finetuned::api

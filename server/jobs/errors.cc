@@ -60,4 +60,12 @@ absl::Status Draining() {
   return status;
 }
 
+absl::Status DeviceBusy(const std::string& why, int retry_seconds) {
+  absl::Status status = ErrorWithInfo(absl::StatusCode::kUnavailable, why, "DEVICE_BUSY");
+  google::rpc::RetryInfo retry;
+  retry.mutable_retry_delay()->set_seconds(retry_seconds);
+  AddDetail(&status, retry);
+  return status;
+}
+
 }  // namespace finetuned::jobs

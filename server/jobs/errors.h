@@ -24,5 +24,7 @@ absl::Status NotFound(const std::string& type, const std::string& name);  // ("j
 absl::Status EtagMismatch(const std::string& name, const std::string& sent, const std::string& current);
 absl::Status QueueFull(int64_t limit);
 absl::Status Draining();
+// UNAVAILABLE with RetryInfo: the device is needed for something else, `why` says for what.
+absl::Status DeviceBusy(const std::string& why, int retry_seconds);
 
 }  // namespace finetuned::jobs

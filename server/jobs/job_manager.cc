@@ -172,6 +172,16 @@ absl::StatusOr<std::shared_ptr<Subscription>> JobManager::Subscribe(const std::s
 
 rewards::RewardHub& JobManager::rewards() { return loop_->rewards(); }
 
+absl::StatusOr<int64_t> JobManager::Sample(internal::v1::RunSample sample, std::shared_ptr<SampleSink> sink) {
+  return loop_->Call<int64_t>([this, sample = std::move(sample), sink = std::move(sink)] {
+    return loop_->Sample(sample, sink);
+  });
+}
+
+void JobManager::CancelSample(int64_t id) {
+  loop_->Post([this, id] { loop_->CancelSample(id); });
+}
+
 bool JobManager::UsesDataset(const std::string& name) const {
   const auto used = loop_->Call<bool>([&]() -> absl::StatusOr<bool> { return loop_->UsesDataset(name); });
   return !used.ok() || *used;

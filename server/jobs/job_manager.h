@@ -53,6 +53,15 @@ struct WorkerStatus {
   std::string problem;      // why the last worker ended, when it was not asked to
 };
 
+// Receives what Sample generates. Called on the scheduler's thread, in order; must not block.
+class SampleSink {
+ public:
+  virtual ~SampleSink() = default;
+  virtual void OnPiece(const v1::SampleResponse& piece) = 0;
+  // The end: nothing follows. OK, or why it ended early (UNAVAILABLE: a job took the device, the worker ended).
+  virtual void OnDone(const absl::Status& status) = 0;
+};
+
 // Owns the queue. One thread, the scheduler's, takes all inputs (calls of the API, messages of the
 // worker, time) one after another; each is made durable before anyone is told. All methods may be called
 // from any thread; those that change something wait for their turn and one disk sync (milliseconds).
@@ -106,6 +115,12 @@ class JobManager : private supervisor::WorkerEvents {
 
   // Attached reward workers; usable between Start and Stop.
   rewards::RewardHub& rewards();
+
+  // Generates on the worker, which is started if need be, while no job has it; the answer is the sample's number, what
+  // follows goes to `sink`. UNAVAILABLE with RetryInfo: a job has the device. RESOURCE_EXHAUSTED: many samples wait.
+  absl::StatusOr<int64_t> Sample(internal::v1::RunSample sample, std::shared_ptr<SampleSink> sink);
+  // The sink gets OnDone(CANCELLED), unless it had its end already.
+  void CancelSample(int64_t id);
 
   // A job that has not ended needs this dataset.
   bool UsesDataset(const std::string& name) const;

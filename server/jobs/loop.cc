@@ -135,6 +135,7 @@ void JobManager::Loop::Run() {
     ended_ = true;
     dropped.swap(tasks_);
   }
+  EndSamples(Draining());
   bus_->CloseAll(Draining());
 }
 
@@ -346,6 +347,7 @@ void JobManager::Loop::SendRun(const std::string& name) {
   auto run = MakeRun(record);
   if (run.ok()) {
     last_beat_.Clear();
+    EndSamples(WhyBusy());
     control_->Run(*run);
     return;
   }

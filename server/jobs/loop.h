@@ -56,6 +56,10 @@ class JobManager::Loop {
   void Drain(absl::Duration grace, bool pause_running);
   bool UsesDataset(const std::string& name) const;
 
+  // ---- generation outside of jobs; on the thread (loop_sample.cc)
+  absl::StatusOr<int64_t> Sample(internal::v1::RunSample sample, std::shared_ptr<SampleSink> sink);
+  void CancelSample(int64_t id);
+
   // ---- words of the worker; from any thread (loop_worker.cc)
   void WorkerReady(int worker, const internal::v1::WorkerHello& hello);
   void WorkerSaid(int worker, internal::v1::WorkerMessage message);
@@ -127,6 +131,12 @@ class JobManager::Loop {
   void TakeCheckpoint(const internal::v1::WorkerCheckpoint& saved, store::JobRecord* record,
                       v1::Event event);
   void AddPending(store::JobRecord* record, v1::Event event);
+  // loop_sample.cc
+  void SendWaitingSamples();
+  void TakeSample(const internal::v1::SamplePiece& piece);
+  void EndSamples(const absl::Status& status);
+  absl::Status WhyBusy() const;
+
   double BestEvalLoss(const store::JobRecord& record);
 
   // loop_rewards.cc
@@ -163,6 +173,9 @@ class JobManager::Loop {
   absl::Time forget_requests_at_ = absl::InfinitePast();
   std::optional<internal::v1::WorkerHello> hello_;
   std::string problem_;
+  int64_t last_sample_ = 0;
+  std::map<int64_t, std::shared_ptr<SampleSink>> samples_;      // that have not ended, by number
+  std::vector<internal::v1::RunSample> waiting_samples_;        // for the worker to start
 
   mutable std::mutex mutex_;
   std::condition_variable wake_;

@@ -8,6 +8,7 @@
 #include "absl/time/clock.h"
 #include "server/config/log.h"
 #include "server/jobs/adapter.h"
+#include "server/jobs/errors.h"
 #include "server/jobs/loop.h"
 #include "server/jobs/record.h"
 
@@ -33,6 +34,7 @@ void JobManager::Loop::WorkerReady(int worker, const internal::v1::WorkerHello& 
       const queue::Input input = queue::WorkerReady{};
       absl::Status status = Transact(&input);
       PublishView();
+      if (status.ok()) SendWaitingSamples();
       return status;
     });
   });
@@ -66,6 +68,8 @@ absl::Status JobManager::Loop::TakeMessage(const internal::v1::WorkerMessage& me
     TakeHeartbeat(message.heartbeat());
   } else if (message.has_reward()) {
     TakeQuestion(message.reward());
+  } else if (message.has_sample()) {
+    TakeSample(message.sample());
   }
   if (!status.ok()) return status;
   said_ = std::max(said_, message.sequence());
@@ -292,6 +296,7 @@ absl::Status JobManager::Loop::TakeExit(const std::string& how, const std::strin
     problem_ = message;
     LogWarning(message);
   }
+  EndSamples(DeviceBusy(absl::StrCat(message, " before it had generated everything"), /*retry_seconds=*/5));
   PublishView();
   return absl::OkStatus();
 }

@@ -150,6 +150,7 @@ absl::Status Scheduler::Take(const WorkerReady&, absl::Time now) {
 
 absl::Status Scheduler::Take(const WorkerAlive& in, absl::Time now) {
   worker_.last_sign = now;
+  if (worker_.state == WorkerState::kIdle) worker_.idle_since = now;  // it generates for somebody
   if (in.progress) worker_.last_progress = now;
   return absl::OkStatus();
 }

@@ -175,6 +175,18 @@ void Supervisor::Reward(const internal::v1::RewardAnswer& answer) {
   impl_->link().Send(std::move(command));
 }
 
+void Supervisor::Sample(const internal::v1::RunSample& sample) {
+  internal::v1::WorkerCommand command;
+  *command.mutable_sample() = sample;
+  impl_->link().Send(std::move(command));
+}
+
+void Supervisor::CancelSample(int64_t id) {
+  internal::v1::WorkerCommand command;
+  command.mutable_cancel_sample()->set_id(id);
+  impl_->link().Send(std::move(command));
+}
+
 void Supervisor::Acknowledge(int64_t sequence) {
   internal::v1::WorkerCommand command;
   command.set_acknowledged(sequence);

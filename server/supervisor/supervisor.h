@@ -35,6 +35,8 @@ class WorkerControl {
   virtual void Signal(const internal::v1::JobSignal& signal) = 0;
   // Scores of completions it asked for.
   virtual void Reward(const internal::v1::RewardAnswer& answer) = 0;
+  virtual void Sample(const internal::v1::RunSample& sample) = 0;
+  virtual void CancelSample(int64_t id) = 0;
   // Every message up to `sequence` is durable.
   virtual void Acknowledge(int64_t sequence) = 0;
   virtual void Shutdown() = 0;                     // asks it to leave; OnWorkerExit follows
@@ -67,6 +69,8 @@ class Supervisor : public WorkerControl {
   void Run(const internal::v1::RunJob& run) override;
   void Signal(const internal::v1::JobSignal& signal) override;
   void Reward(const internal::v1::RewardAnswer& answer) override;
+  void Sample(const internal::v1::RunSample& sample) override;
+  void CancelSample(int64_t id) override;
   void Acknowledge(int64_t sequence) override;
   void Shutdown() override;
   void Kill(const std::string& why) override;

@@ -1,4 +1,4 @@
-// generate_dump MODEL IN OUT: greedy answers of MODEL (float32, CPU) to the prompts of IN. IN is
+// generate_dump MODEL IN OUT [cuda]: greedy answers of MODEL (float32) to the prompts of IN. IN is
 // {"prompts": [[ids]], "eos_ids": [ids], "max_new_tokens": n}, OUT {"answers": [[ids]]}. generation_parity.py compares.
 #include <c10/core/InferenceMode.h>
 
@@ -14,11 +14,12 @@
 namespace finetuned {
 namespace {
 
-absl::Status Dump(const std::string& model_path, const std::string& in_path, const std::string& out_path) {
+absl::Status Dump(const std::string& model_path, const std::string& in_path, const std::string& out_path,
+                  at::Device device) {
   c10::InferenceMode no_autograd;
   auto source = format::OpenModel(model_path);
   if (!source.ok()) return source.status();
-  auto base = model::LoadBaseModel(**source, model_path, {at::kCPU, at::kFloat, /*nf4=*/false});
+  auto base = model::LoadBaseModel(**source, model_path, {device, at::kFloat, /*nf4=*/false});
   if (!base.ok()) return base.status();
   const nlohmann::json in = nlohmann::json::parse(std::ifstream(in_path));
   std::vector<generate::Request> requests;
@@ -43,11 +44,12 @@ absl::Status Dump(const std::string& model_path, const std::string& in_path, con
 }  // namespace finetuned
 
 int main(int argc, char** argv) {
-  if (argc != 4) {
-    std::fprintf(stderr, "usage: generate_dump MODEL IN OUT\n");
+  const bool cuda = argc == 5 && std::string(argv[4]) == "cuda";
+  if (argc != 4 && !cuda) {
+    std::fprintf(stderr, "usage: generate_dump MODEL IN OUT [cuda]\n");
     return 64;
   }
-  const absl::Status status = finetuned::Dump(argv[1], argv[2], argv[3]);
+  const absl::Status status = finetuned::Dump(argv[1], argv[2], argv[3], cuda ? at::kCUDA : at::kCPU);
   if (!status.ok()) std::fprintf(stderr, "generate_dump: %s\n", status.ToString().c_str());
   return status.ok() ? 0 : 70;
 }

@@ -1,9 +1,9 @@
 """Greedy answers of this engine and of transformers, token for token.
 
-    generation_parity.py GENERATE_DUMP GGUF [--prompts 200] [--tokens 48] [--golden FILE]
+    generation_parity.py GENERATE_DUMP GGUF [--prompts 200] [--tokens 48] [--device cpu] [--batch 1] [--golden FILE]
 
-transformers reads the same GGUF file (dequantized, float32, CPU) and decodes each prompt alone with its cache; the
-engine decodes them together. Prints one line per difference with transformers' logits of both tokens, and the count.
+transformers reads the same GGUF file (dequantized, float32) and decodes with its cache, each prompt alone or some
+together, padded on the left; the engine decodes them together. Prints one line per difference with transformers' logits of both tokens, and the count.
 --golden writes transformers' answers to FILE instead of comparing (tests/golden/parity/generation.json:
 --prompts 4 --tokens 16).
 """
@@ -44,14 +44,22 @@ def encode(tokenizer, texts):
     return rows
 
 
-def answer(model, ids, eos, tokens):
-    with torch.inference_mode():
-        out = model.generate(torch.tensor([ids]), max_new_tokens=tokens, do_sample=False, eos_token_id=eos,
-                             pad_token_id=eos[0], use_cache=True)
-    return out[0, len(ids):].tolist()
+def answers(model, rows, eos, args):
+    out = []
+    for first in range(0, len(rows), args.batch):
+        some = rows[first:first + args.batch]
+        longest = max(map(len, some))
+        ids = torch.tensor([[eos[0]] * (longest - len(r)) + r for r in some], device=args.device)
+        mask = torch.tensor([[0] * (longest - len(r)) + [1] * len(r) for r in some], device=args.device)
+        with torch.inference_mode():
+            got = model.generate(ids, attention_mask=mask, max_new_tokens=args.tokens, do_sample=False,
+                                 eos_token_id=eos, pad_token_id=eos[0], use_cache=True)
+        for row in got[:, longest:].tolist():
+            out.append(row[:row.index(eos[0]) + 1] if eos[0] in row else row)
+    return out
 
 
-def differences(model, rows, ours, theirs):
+def differences(model, rows, ours, theirs, device):
     count = 0
     for i, (prompt, a, b) in enumerate(zip(rows, ours, theirs)):
         if a == b:
@@ -59,7 +67,7 @@ def differences(model, rows, ours, theirs):
         count += 1
         at = next(t for t in range(max(len(a), len(b))) if a[t:t + 1] != b[t:t + 1])
         with torch.inference_mode():
-            logits = model(torch.tensor([prompt + b[:at]])).logits[0, -1]
+            logits = model(torch.tensor([prompt + b[:at]], device=device)).logits[0, -1]
         values = {t: float(logits[t]) for t in (a + [None])[at:at + 1] + (b + [None])[at:at + 1] if t is not None}
         print(f"prompt {i}, token {at}: logits of transformers {values}")
     return count
@@ -71,14 +79,17 @@ def main():
     parser.add_argument("gguf", type=pathlib.Path)
     parser.add_argument("--prompts", type=int, default=200)
     parser.add_argument("--tokens", type=int, default=48)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--golden")
     args = parser.parse_args()
     model = AutoModelForCausalLM.from_pretrained(args.gguf.parent, gguf_file=args.gguf.name, dtype=torch.float32)
+    model = model.to(args.device)
     model.generation_config.repetition_penalty = 1.0
     tokenizer = AutoTokenizer.from_pretrained(args.gguf.parent, gguf_file=args.gguf.name)
     eos = [tokenizer.eos_token_id]
     rows = encode(tokenizer, prompts(args.prompts))
-    theirs = [answer(model, ids, eos, args.tokens) for ids in rows]
+    theirs = answers(model, rows, eos, args)
     if args.golden:
         golden = {"max_new_tokens": args.tokens, "eos_ids": eos,
                   "rows": [{"prompt": p, "answer": a} for p, a in zip(rows, theirs)]}
@@ -87,9 +98,9 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         given, taken = pathlib.Path(folder, "in.json"), pathlib.Path(folder, "out.json")
         given.write_text(json.dumps({"prompts": rows, "eos_ids": eos, "max_new_tokens": args.tokens}))
-        subprocess.run([args.dump, args.gguf, given, taken], check=True)
+        subprocess.run([args.dump, args.gguf, given, taken] + ["cuda"] * (args.device == "cuda"), check=True)
         ours = json.loads(taken.read_text())["answers"]
-    bad = differences(model, rows, ours, theirs)
+    bad = differences(model, rows, ours, theirs, args.device)
     total = sum(map(len, theirs))
     print(f"{len(rows) - bad} of {len(rows)} answers equal token for token, {total} tokens")
     return 1 if bad else 0

@@ -130,9 +130,9 @@ TEST(Link, SignalsReachTheRunTheyName) {
   FakeDaemon daemon;
   Link link(daemon.address(), Hello());
   daemon.Send(StartRun("jobs/a"));
-  const auto run = link.NextJob();
-  ASSERT_TRUE(run.has_value());
-  EXPECT_EQ(run->job(), "jobs/a");
+  const auto work = link.NextWork();
+  ASSERT_TRUE(work.has_value() && work->run.has_value());
+  EXPECT_EQ(work->run->job(), "jobs/a");
   job::RunControl control;
   link.SetRunning("jobs/a", &control);
   daemon.Send(Signal("jobs/other", internal::JobSignal::CANCEL));
@@ -144,13 +144,56 @@ TEST(Link, SignalsReachTheRunTheyName) {
   link.SetRunning("", nullptr);
 }
 
+internal::WorkerCommand StartSample(int64_t id) {
+  internal::WorkerCommand command;
+  command.mutable_sample()->set_id(id);
+  return command;
+}
+
+TEST(Link, SamplesComeInTurnAndEndWhenCancelled) {
+  FakeDaemon daemon;
+  Link link(daemon.address(), Hello());
+  for (int64_t id : {1, 2, 3}) daemon.Send(StartSample(id));
+  const auto first = link.NextWork();
+  ASSERT_TRUE(first.has_value() && first->sample.has_value());
+  EXPECT_EQ(first->sample->id(), 1);
+  std::atomic<bool> cancel{false};
+  link.SetSampling(1, &cancel);
+  internal::WorkerCommand command;
+  command.mutable_cancel_sample()->set_id(2);  // waits: it never runs
+  daemon.Send(command);
+  command.mutable_cancel_sample()->set_id(1);
+  daemon.Send(command);
+  EXPECT_TRUE(Eventually([&] { return cancel.load(); }));
+  link.SetSampling(0, nullptr);
+  const auto next = link.NextWork();
+  ASSERT_TRUE(next.has_value() && next->sample.has_value());
+  EXPECT_EQ(next->sample->id(), 3);
+}
+
+TEST(Link, AJobEndsTheSampleAndComesFirst) {
+  FakeDaemon daemon;
+  Link link(daemon.address(), Hello());
+  daemon.Send(StartSample(1));
+  ASSERT_TRUE(link.NextWork().has_value());
+  std::atomic<bool> cancel{false};
+  link.SetSampling(1, &cancel);
+  daemon.Send(StartSample(2));
+  daemon.Send(StartRun("jobs/a"));
+  EXPECT_TRUE(Eventually([&] { return cancel.load(); }));
+  link.SetSampling(0, nullptr);
+  const auto next = link.NextWork();
+  ASSERT_TRUE(next.has_value() && next->run.has_value());
+  EXPECT_EQ(next->run->job(), "jobs/a");
+}
+
 TEST(Link, ShutdownEndsTheWaitForJobs) {
   FakeDaemon daemon;
   Link link(daemon.address(), Hello());
   internal::WorkerCommand command;
   command.mutable_shutdown();
   daemon.Send(command);
-  EXPECT_FALSE(link.NextJob().has_value());
+  EXPECT_FALSE(link.NextWork().has_value());
   EXPECT_FALSE(link.lost());
 }
 
@@ -163,7 +206,7 @@ TEST(Link, LosingTheDaemonTellsTheRunToLeaveWithACheckpoint) {
   daemon.Hang();
   EXPECT_TRUE(Eventually([&] { return control.leave.load(); }));
   EXPECT_TRUE(link.lost());
-  EXPECT_FALSE(link.NextJob().has_value());
+  EXPECT_FALSE(link.NextWork().has_value());
   link.SetRunning("", nullptr);
 }
 

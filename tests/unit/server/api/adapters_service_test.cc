@@ -108,15 +108,5 @@ TEST_F(AdaptersApi, DeletingRemovesTheFiles) {
   EXPECT_EQ(adapters_->DeleteAdapter(again.get(), request, &empty).error_code(), grpc::StatusCode::NOT_FOUND);
 }
 
-TEST_F(AdaptersApi, SamplingSaysThatItComesLater) {
-  auto context = Context();
-  auto reader = adapters_->Sample(context.get(), {});
-  v1::SampleResponse sample;
-  EXPECT_FALSE(reader->Read(&sample));
-  const grpc::Status status = reader->Finish();
-  EXPECT_EQ(status.error_code(), grpc::StatusCode::UNIMPLEMENTED);
-  EXPECT_THAT(status.error_message(), ::testing::HasSubstr("arrives with generation (not in this version)"));
-}
-
 }  // namespace
 }  // namespace finetuned::api

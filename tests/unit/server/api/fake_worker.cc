@@ -70,6 +70,38 @@ void FakeWorker::Run(const internal::v1::RunJob& run) {
   changed_.notify_all();
 }
 
+void FakeWorker::Sample(const internal::v1::RunSample& sample) {
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    samples_.push_back(sample);
+  }
+  changed_.notify_all();
+}
+
+void FakeWorker::CancelSample(int64_t id) {
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    std::erase_if(samples_, [id](const auto& sample) { return sample.id() == id; });
+  }
+  changed_.notify_all();
+}
+
+std::vector<internal::v1::RunSample> FakeWorker::WaitForSamples(size_t count) {
+  std::unique_lock<std::mutex> lock(mutex_);
+  const bool there =
+      changed_.wait_for(lock, std::chrono::seconds(30), [&] { return samples_.size() == count; });
+  EXPECT_TRUE(there) << "the worker has " << samples_.size() << " samples, not " << count;
+  return samples_;
+}
+
+void FakeWorker::Piece(int64_t sample, const std::string& text, bool done) {
+  internal::v1::WorkerMessage message;
+  message.mutable_sample()->set_id(sample);
+  message.mutable_sample()->set_done(done);
+  if (!text.empty()) message.mutable_sample()->mutable_piece()->set_text(text);
+  Send(std::move(message));
+}
+
 internal::v1::RunJob FakeWorker::WaitForRun() {
   std::unique_lock<std::mutex> lock(mutex_);
   const bool there = changed_.wait_for(lock, std::chrono::seconds(30), [this] { return run_.has_value(); });

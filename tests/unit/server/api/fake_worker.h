@@ -7,6 +7,7 @@
 #include <optional>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "server/supervisor/supervisor.h"
 
@@ -35,6 +36,10 @@ class FakeWorker : public supervisor::WorkerControl {
   void Ask(const std::string& batch_id, int completions);
   // The next answer (30 s, then the test fails).
   internal::v1::RewardAnswer WaitForAnswer();
+  // Samples that were handed over and have not been cancelled; waits until there are `count` (30 s).
+  std::vector<internal::v1::RunSample> WaitForSamples(size_t count);
+  void Piece(int64_t sample, const std::string& text, bool done);
+
   // From RUNNING to SUCCEEDED with `steps` steps.
   void RunToTheEnd(int steps);
 
@@ -42,6 +47,8 @@ class FakeWorker : public supervisor::WorkerControl {
   void Run(const internal::v1::RunJob& run) override;
   void Signal(const internal::v1::JobSignal& signal) override;
   void Reward(const internal::v1::RewardAnswer& answer) override;
+  void Sample(const internal::v1::RunSample& sample) override;
+  void CancelSample(int64_t id) override;
   void Acknowledge(int64_t) override {}
   void Shutdown() override;
   void Kill(const std::string& why) override;
@@ -63,6 +70,7 @@ class FakeWorker : public supervisor::WorkerControl {
   int64_t sequence_ = 0;
   int64_t step_ = 0;
   std::optional<internal::v1::RunJob> run_;
+  std::vector<internal::v1::RunSample> samples_;
   std::deque<internal::v1::RewardAnswer> answers_;
   std::deque<std::function<void()>> tasks_;  // calls of events_, one after another
   bool closing_ = false;
