@@ -47,9 +47,16 @@ ExitCode ListDatasets(App& app) {
   return kOk;
 }
 
-ExitCode Preview(App& app, v1::PreviewDatasetRequest request, const std::string& data, bool no_color) {
+// Both answers of a row with chosen and rejected have its line; chosen comes first.
+const char* AnswerOf(const v1::PreviewDatasetResponse& response, int i) {
+  const auto line = [&](int k) { return k >= 0 && k < response.rows_size() ? response.rows(k).line() : -1; };
+  return line(i) == line(i + 1) ? " chosen" : line(i) == line(i - 1) ? " rejected" : "";
+}
+
+ExitCode Preview(App& app, v1::PreviewDatasetRequest request, const std::string& data, const std::string& method,
+                 bool no_color) {
   Client client(app.connect);
-  request.set_name(DatasetName(client, data, "sft", ""));
+  request.set_name(DatasetName(client, data, method, ""));
   if (request.base_model().find('/') == std::string::npos && request.base_model().find('.') == std::string::npos) {
     request.set_base_model(ResourceName("models", request.base_model()));
   }
@@ -62,10 +69,11 @@ ExitCode Preview(App& app, v1::PreviewDatasetRequest request, const std::string&
   }
   Style style = StdoutStyle();
   style.color = style.color && !no_color;
-  for (const auto& row : response.rows()) {
+  for (int r = 0; r < response.rows_size(); ++r) {
+    const auto& row = response.rows(r);
     int64_t trained = 0;
     for (bool t : row.trained()) trained += t;
-    std::cout << style.Bold(absl::StrCat("line ", row.line())) << "  " << row.tokens_size() << " tokens, "
+    std::cout << style.Bold(absl::StrCat("line ", row.line(), AnswerOf(response, r))) << "  " << row.tokens_size() << " tokens, "
               << trained << " train";
     if (!row.drop_reason().empty()) std::cout << "  " << style.Red("dropped: " + row.drop_reason());
     std::cout << "\n";
@@ -117,19 +125,24 @@ void AddDataCommands(CLI::App& cli, App& app) {
   CLI::App* preview = cli.add_subcommand("preview", "Rendered rows and which tokens train");
   preview->add_option("data", *data, "JSONL file, or datasets/NAME")->required();
   preview->add_option("--model", *model, "Base model: its tokenizer and chat template")->required();
+  auto preview_method = std::make_shared<std::string>("sft");
+  preview->add_option("--method", *preview_method, "What the rows are for: sft (default), dpo or kto")
+      ->check(CLI::IsMember({"sft", "dpo", "kto"}));
   preview->add_option("--rows", *rows, "How many (default 3)")->check(CLI::Range(1, 100));
   preview->add_option("--start", *start, "First row (from 0)");
   preview->add_option("--loss-on", *loss_on, "auto, all, completion or assistant");
   preview->add_option("--max-seq-length", *length, "Truncation (default 1024)");
   preview->add_flag("--no-color", *no_color, "Mark trained text with [[ ]]");
   AddOutputOption(preview, app);
-  preview->callback([&app, request, data, model, rows, start, loss_on, length, no_color] {
+  preview->callback([&app, request, data, model, preview_method, rows, start, loss_on, length, no_color] {
     request->set_base_model(*model);
     request->set_max_rows(*rows);
     request->set_start_row(*start);
     request->set_max_seq_length(*length);
     request->mutable_sft()->set_loss_on(*loss_on);
-    app.action = [&app, request, data, no_color] { return Preview(app, *request, *data, *no_color); };
+    app.action = [&app, request, data, preview_method, no_color] {
+      return Preview(app, *request, *data, *preview_method, *no_color);
+    };
   });
 }
 

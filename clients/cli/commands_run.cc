@@ -9,6 +9,7 @@
 #include "absl/strings/str_split.h"
 #include "clients/cli/commands.h"
 #include "clients/cli/job_text.h"
+#include "clients/cli/preference_flags.h"
 #include "clients/cli/term.h"
 #include "clients/cli/terminal.h"
 #include "clients/cli/upload.h"
@@ -28,7 +29,9 @@ struct RunFlags {
   std::vector<std::string> targets;
   uint64_t seed = 0;
   bool has_seed = false, packing = false, checkpointing = false, detach = false;
-  bool eval_first = false, deterministic = false;
+  bool eval_first = false, deterministic = false, keep_best = false;
+  int early_stopping = 0;
+  PreferenceFlags preference;
   std::string file;  // job file instead of flags
 };
 
@@ -39,7 +42,7 @@ void AddSpecFlags(CLI::App* c, RunFlags* f) {
   c->add_option("--name", f->name, "Job id, [a-z][a-z0-9-]{2,62}");
   c->add_option("--epochs", f->epochs, "Passes over the data (default 3)");
   c->add_option("--max-steps", f->max_steps, "Optimizer steps instead of epochs");
-  c->add_option("--lr", f->learning_rate, "Learning rate (default 2e-4)");
+  c->add_option("--lr", f->learning_rate, "Learning rate (default 2e-4; dpo, kto: 1e-6)");
   c->add_option("--scheduler", f->scheduler, "linear, cosine, constant, ...");
   c->add_option("--warmup-ratio", f->warmup_ratio, "Share of the steps that warm up");
   c->add_option("--optimizer", f->optimizer, "adamw_8bit (default) or adamw");
@@ -50,17 +53,33 @@ void AddSpecFlags(CLI::App* c, RunFlags* f) {
   c->add_option("--micro-batch-size", f->micro_batch, "Rows in one pass");
   c->add_option("--gradient-accumulation-steps", f->accumulation, "Passes per optimizer step");
   c->add_option("--max-seq-length", f->sequence, "Longest row in tokens");
-  c->add_option("--loss-on", f->loss_on, "auto, all, completion or assistant");
   c->add_option("--base-quantization", f->quantization, "nf4 (default) or none");
   c->add_option("--device", f->device, "auto (default), cuda or cpu");
   c->add_option("--seed", f->seed, "Seed (default 42)")->each([f](const std::string&) { f->has_seed = true; });
   c->add_option("--checkpoint-every", f->every_steps, "Steps between checkpoints");
   c->add_option("--eval-every", f->eval_every, "Steps between evaluations");
+  c->add_flag("--keep-best", f->keep_best, "Keep and export the adapter of the best evaluation");
+  c->add_option("--early-stopping", f->early_stopping, "Stop after this many evaluations without a better one");
   c->add_flag("--eval-first", f->eval_first, "Also evaluate before the first step");
   c->add_option("--priority", f->priority, "-100..100, larger first");
-  c->add_flag("--packing", f->packing, "Pack rows into full sequences");
   c->add_flag("--activation-checkpointing", f->checkpointing, "Recompute activations: less memory");
   c->add_flag("--deterministic", f->deterministic, "Bit-equal results");
+}
+
+void AddSftFlags(CLI::App* c, RunFlags* f) {
+  c->add_option("--loss-on", f->loss_on, "auto, all, completion or assistant");
+  c->add_flag("--packing", f->packing, "Pack rows into full sequences");
+}
+
+void SetMethod(const RunFlags& f, v1::JobSpec* spec) {
+  if (f.method == "dpo") {
+    *spec->mutable_dpo() = DpoFromFlags(f.preference);
+  } else if (f.method == "kto") {
+    *spec->mutable_kto() = KtoFromFlags(f.preference);
+  } else {
+    spec->mutable_sft()->set_loss_on(f.loss_on);
+    spec->mutable_sft()->set_packing(f.packing);
+  }
 }
 
 v1::Job JobFromFlags(const RunFlags& f) {
@@ -69,9 +88,7 @@ v1::Job JobFromFlags(const RunFlags& f) {
   spec->set_base_model(f.model);
   spec->set_dataset(f.data);
   spec->set_eval_dataset(f.eval);
-  v1::SftSpec* sft = spec->mutable_sft();
-  sft->set_loss_on(f.loss_on);
-  sft->set_packing(f.packing);
+  SetMethod(f, spec);
   v1::LoraSpec* lora = spec->mutable_lora();
   lora->set_rank(f.rank);
   if (f.alpha != 0) lora->set_alpha(f.alpha);
@@ -94,6 +111,8 @@ v1::Job JobFromFlags(const RunFlags& f) {
   spec->mutable_checkpoints()->set_every_steps(f.every_steps);
   spec->mutable_evaluation()->set_every_steps(f.eval_every);
   spec->mutable_evaluation()->set_before_training(f.eval_first);
+  spec->mutable_evaluation()->set_early_stopping_patience(f.early_stopping);
+  spec->mutable_checkpoints()->set_keep_best(f.keep_best);
   spec->mutable_quantization()->set_base(f.quantization);
   spec->mutable_compute()->set_device(f.device);
   if (f.checkpointing) spec->mutable_compute()->set_activation_checkpointing("on");
@@ -202,19 +221,29 @@ ExitCode Plan(App& app, const RunFlags& f) {
   return plan.admissible() ? kOk : kFailed;
 }
 
+void AddRunMethod(CLI::App* run, App& app, const std::string& method, const std::string& description) {
+  auto flags = std::make_shared<RunFlags>();
+  flags->method = method;
+  CLI::App* command = run->add_subcommand(method, description);
+  AddSpecFlags(command, flags.get());
+  if (method == "sft") AddSftFlags(command, flags.get());
+  if (method == "dpo") AddDpoFlags(command, &flags->preference);
+  if (method == "kto") AddKtoFlags(command, &flags->preference);
+  command->get_option("--model")->required();
+  command->get_option("--data")->required();
+  command->add_flag("-d,--detach", flags->detach, "Do not watch");
+  AddOutputOption(command, app);
+  command->callback([&app, flags] { app.action = [&app, flags] { return Submit(app, *flags, !flags->detach); }; });
+}
+
 }  // namespace
 
 void AddRunCommands(CLI::App& cli, App& app) {
-  auto flags = std::make_shared<RunFlags>();
   CLI::App* run = cli.add_subcommand("run", "Submit a job from flags and watch it");
   run->require_subcommand(1);
-  CLI::App* sft = run->add_subcommand("sft", "Supervised fine-tuning");
-  AddSpecFlags(sft, flags.get());
-  sft->get_option("--model")->required();
-  sft->get_option("--data")->required();
-  sft->add_flag("-d,--detach", flags->detach, "Do not watch");
-  AddOutputOption(sft, app);
-  sft->callback([&app, flags] { app.action = [&app, flags] { return Submit(app, *flags, !flags->detach); }; });
+  AddRunMethod(run, app, "sft", "Supervised fine-tuning");
+  AddRunMethod(run, app, "dpo", "Preference optimisation from chosen and rejected answers");
+  AddRunMethod(run, app, "kto", "Preference optimisation from answers labelled good or bad");
 
   auto file = std::make_shared<RunFlags>();
   CLI::App* submit = cli.add_subcommand("submit", "Queue a job file (YAML or JSON)");
@@ -230,6 +259,7 @@ void AddRunCommands(CLI::App& cli, App& app) {
   CLI::App* plan = cli.add_subcommand("plan", "Memory, time and disk of a job, without running it");
   plan->add_option("file", planned->file, "Job file; or give flags");
   AddSpecFlags(plan, planned.get());
+  AddSftFlags(plan, planned.get());
   AddOutputOption(plan, app);
   plan->callback([&app, planned] { app.action = [&app, planned] { return Plan(app, *planned); }; });
 }

@@ -92,9 +92,13 @@ std::vector<std::string> WatchView::Draw(int width, const Style& style) const {
                                        *std::min_element(losses_.begin(), losses_.end()));
     if (eval_loss_ >= 0) absl::StrAppendFormat(&loss, "  held-out %.4f", eval_loss_);
     lines.push_back(loss);
-    lines.push_back(absl::StrFormat("%s tokens/s  lr %.2e  grad norm %.3f  accuracy %.3f",
-                                    FormatCount(Latest("tokens_per_second")), Latest("learning_rate"),
-                                    Latest("grad_norm"), Latest("mean_token_accuracy")));
+    std::string speed = absl::StrFormat("%s tokens/s  lr %.2e  grad norm %.3f", FormatCount(Latest("tokens_per_second")),
+                                        Latest("learning_rate"), Latest("grad_norm"));
+    for (const auto& [key, label] : {std::pair{"mean_token_accuracy", "accuracy"}, {"rewards/margins", "margin"},
+                                     {"rewards/accuracies", "pairs right"}, {"kl", "kl"}}) {
+      if (std::isfinite(Latest(key))) absl::StrAppendFormat(&speed, "  %s %.3f", label, Latest(key));
+    }
+    lines.push_back(speed);
     std::string memory = "memory ";
     const double peak = Latest("memory_peak_bytes");
     absl::StrAppend(&memory, std::isfinite(peak) ? FormatBytes(peak) + " peak" : "-");
@@ -121,7 +125,8 @@ std::string WatchView::NoteFor(const v1::Event& event, const Style& style) const
                                        FormatBytes(static_cast<double>(event.checkpoint().size_bytes()))));
     case v1::Event::kEval: {
       std::string text = absl::StrFormat("evaluation at step %d:", event.eval().step());
-      for (const char* key : {"eval_loss", "eval_mean_token_accuracy"}) {
+      for (const char* key :
+           {"eval_loss", "eval_mean_token_accuracy", "eval_rewards/margins", "eval_rewards/accuracies"}) {
         const auto it = event.eval().values().find(key);
         if (it != event.eval().values().end()) absl::StrAppendFormat(&text, " %s %.4f", key, it->second);
       }

@@ -35,7 +35,7 @@ struct ReadLimits {
 struct ValidationReport {
   bool ok = false;     // no errors
   std::string format;  // "messages", "conversations", "prompt_completion", "alpaca",
-                       // "text", "preference", "unpaired_preference",
+                       // "text", "preference", "implicit_preference", "unpaired_preference",
                        // "question_answer", "prompt"; empty when not found out
   int64_t rows = 0;    // good rows
   int64_t size_bytes = 0;
@@ -54,8 +54,9 @@ absl::StatusOr<ValidationReport> ValidateFile(const std::string& path, Method me
 
 enum class Truncation { kKeepStart, kKeepEnd };
 
-// How rows become tokens (SFT).
+// How rows become tokens.
 struct TokenizeOptions {
+  Method method = Method::kSft;  // kSft, kDpo or kKto
   int64_t max_seq_length = 1024;
   Truncation truncation = Truncation::kKeepStart;
   // Which tokens train. kAuto: completion for prompt/completion and alpaca rows, assistant turns
@@ -73,10 +74,13 @@ struct TokenizedRow {
   std::vector<int32_t> input_ids;
   std::vector<uint8_t> trained;  // same length; 1 = the token is a training target
   int64_t line = 0;              // physical line in the file
+  bool desirable = true;         // DPO: the chosen answer; KTO: the label, of pairs the chosen answer
+  // KTO: the tokens that truncation cut off the end, at most max_seq_length: another prompt may leave them room.
+  std::vector<int32_t> cut;
 };
 
 struct DatasetStats {
-  int64_t rows = 0;  // rows kept
+  int64_t rows = 0;  // rows of the file that are kept
   int64_t tokens = 0;
   int64_t trained_tokens = 0;  // targets after the shift: the first token of a row never counts
   int64_t max_tokens = 0, p50_tokens = 0, p95_tokens = 0;
@@ -89,7 +93,8 @@ struct DatasetStats {
 };
 
 struct TokenizedDataset {
-  std::vector<TokenizedRow> rows;  // file order
+  // File order; a row with chosen and rejected gives two, in this order. The lengths in stats are theirs.
+  std::vector<TokenizedRow> rows;
   DatasetStats stats;
   // What tokenization itself found: dropped rows, a template without generation markers. At most
   // max_errors; the statistics count the rest. Those of ValidateFile are not repeated.
@@ -99,6 +104,7 @@ struct TokenizedDataset {
 // One row for people: the rendered text and, token by token, which parts train.
 struct PreviewRow {
   int64_t line = 0;
+  int64_t index = 0;           // of the row in the file, from 0
   std::string text;  // of the tokens kept
   // Text pieces, one per token; concatenated they give `text`. Each is valid UTF-8: the bytes of a
   // character shared by several tokens stand in the first, the others are empty. Tokens that stand
@@ -109,7 +115,7 @@ struct PreviewRow {
   std::string drop_reason;
 };
 
-// Tokenizes a validated SFT file. Rows are independent of each other, so the result does not depend
+// Tokenizes a validated file. Rows are independent of each other, so the result does not depend
 // on the number of threads. INVALID_ARGUMENT when the file is not valid (first error, with its
 // line), when no row has a token to train on, or when assistant-only loss is asked of a template
 // without generation markers (names the template and the ways out).
@@ -119,7 +125,7 @@ absl::StatusOr<TokenizedDataset> TokenizeFile(const std::string& path,
                                               const TokenizeOptions& options, int threads = 1);
 
 // The rows first_row, first_row + 1, ... (from 0; blank lines do not count), at most max_rows.
-// Reads the file only as far as needed. INVALID_ARGUMENT as TokenizeFile for a bad row among them.
+// A row with two answers gives two previews, the chosen one first. Reads the file only as far as needed. INVALID_ARGUMENT as TokenizeFile for a bad row among them.
 absl::StatusOr<std::vector<PreviewRow>> PreviewFile(const std::string& path,
                                                     const text::Tokenizer& tokenizer,
                                                     const std::string& model_chat_template,

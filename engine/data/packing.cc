@@ -57,8 +57,11 @@ BatchPlan::BatchPlan(const std::vector<TokenizedRow>& rows, const BatchPlanOptio
     }
     units = BestFitDecreasing(lengths, options.max_seq_length);
   } else {
-    for (size_t i = 0; i < rows.size(); ++i) {
-      if (!rows[i].input_ids.empty()) units.push_back({static_cast<int64_t>(i)});
+    const size_t unit = static_cast<size_t>(std::max<int64_t>(options.rows_per_unit, 1));
+    for (size_t i = 0; i + unit <= rows.size(); i += unit) {
+      if (rows[i].input_ids.empty()) continue;
+      units.emplace_back(unit);
+      std::iota(units.back().begin(), units.back().end(), static_cast<int64_t>(i));
     }
   }
   if (options.shuffle) {
@@ -80,11 +83,12 @@ int64_t BatchPlan::optimizer_steps() const {
   return (micro_batches() + window - 1) / window;
 }
 
-PackedBatch BatchPlan::Build(int64_t micro_batch) const {
+PackedBatch Pack(const std::vector<TokenizedRow>& rows, const std::vector<int64_t>& indices) {
   PackedBatch batch;
+  batch.rows = indices;
   batch.cu_seqlens.push_back(0);
-  for (int64_t index : row_indices_[static_cast<size_t>(micro_batch)]) {
-    const TokenizedRow& row = (*rows_)[static_cast<size_t>(index)];
+  for (int64_t index : indices) {
+    const TokenizedRow& row = rows[static_cast<size_t>(index)];
     const size_t length = row.input_ids.size();
     batch.input_ids.insert(batch.input_ids.end(), row.input_ids.begin(), row.input_ids.end());
     for (size_t t = 0; t < length; ++t) {
@@ -97,6 +101,10 @@ PackedBatch BatchPlan::Build(int64_t micro_batch) const {
     batch.max_seqlen = std::max(batch.max_seqlen, static_cast<int32_t>(length));
   }
   return batch;
+}
+
+PackedBatch BatchPlan::Build(int64_t micro_batch) const {
+  return Pack(*rows_, row_indices_[static_cast<size_t>(micro_batch)]);
 }
 
 int64_t BatchPlan::LargestMicroBatch() const {

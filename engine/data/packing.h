@@ -16,6 +16,7 @@ struct PackedBatch {
   std::vector<int32_t> cu_seqlens;    // [documents + 1], cu_seqlens[0] = 0
   int32_t max_seqlen = 0;             // longest document
   int64_t num_targets = 0;            // labels that are not -100
+  std::vector<int64_t> rows;          // [documents] index of each document in the rows of the plan
 };
 
 enum class Packing {
@@ -25,8 +26,10 @@ enum class Packing {
 
 struct BatchPlanOptions {
   Packing packing = Packing::kNone;
+  // kNone: rows that belong together and stay in one micro-batch, in their order: 2 for chosen and rejected.
+  int64_t rows_per_unit = 1;
   int64_t max_seq_length = 1024;
-  int64_t micro_batch_size = 1;  // documents (kNone) or bins (kBestFit) in a micro-batch
+  int64_t micro_batch_size = 1;  // units (kNone) or bins (kBestFit) in a micro-batch
   int64_t gradient_accumulation_steps = 1;
   bool shuffle = true;  // false: file order, or the order in which bins were opened
   bool drop_last =
@@ -40,6 +43,9 @@ struct BatchPlanOptions {
 // of length 0 are left out; an item longer than `capacity` gets a bin of its own.
 std::vector<std::vector<int64_t>> BestFitDecreasing(const std::vector<int64_t>& lengths,
                                                     int64_t capacity);
+
+// The documents `rows[indices]` one after another.
+PackedBatch Pack(const std::vector<TokenizedRow>& rows, const std::vector<int64_t>& indices);
 
 // The order of all micro-batches of one epoch. A pure function of (row lengths, options, epoch): a
 // resumed run rebuilds it and goes on at its cursor. Rows (kNone) or bins (kBestFit) are shuffled

@@ -4,7 +4,7 @@
 
 #include "engine/data/dataset.h"
 #include "engine/data/row_file.h"
-#include "engine/data/sft_pipeline.h"
+#include "engine/data/row_pipeline.h"
 
 namespace finetuned::data {
 namespace {
@@ -16,7 +16,7 @@ size_t CharacterBorder(std::string_view text, size_t offset) {
   return std::min(offset, text.size());
 }
 
-PreviewRow MakePreview(int64_t line, const SftRow& row, const text::Tokenizer& tokenizer) {
+PreviewRow MakePreview(int64_t line, const Document& row, const text::Tokenizer& tokenizer) {
   PreviewRow preview;
   preview.line = line;
   preview.trained = row.tokens.trained;
@@ -49,10 +49,11 @@ absl::StatusOr<std::vector<PreviewRow>> PreviewFile(const std::string& path,
                                                     int64_t first_row, int max_rows) {
   auto file = RowFile::Open(path, options.limits, /*hash=*/false);
   if (!file.ok()) return file.status();
-  SftPipeline pipeline(path, tokenizer, model_chat_template, options);
+  RowPipeline pipeline(path, tokenizer, model_chat_template, options);
   std::vector<PreviewRow> previews;
   Line line;
-  for (int64_t row = 0; static_cast<int>(previews.size()) < max_rows; ++row) {
+  int shown = 0;
+  for (int64_t row = 0; shown < max_rows; ++row) {
     absl::StatusOr<bool> more = (*file)->Next(&line);
     if (!more.ok()) return more.status();
     if (!*more) break;
@@ -60,9 +61,13 @@ absl::StatusOr<std::vector<PreviewRow>> PreviewFile(const std::string& path,
       if (absl::Status status = pipeline.Start(line); !status.ok()) return status;
     }
     if (row < first_row) continue;
-    absl::StatusOr<SftRow> done = pipeline.Process(line);
+    absl::StatusOr<ProcessedRow> done = pipeline.Process(line);
     if (!done.ok()) return done.status();
-    previews.push_back(MakePreview(line.number, *done, tokenizer));
+    ++shown;
+    for (const Document& document : done->documents) {
+      previews.push_back(MakePreview(line.number, document, tokenizer));
+      previews.back().index = row;
+    }
   }
   if ((*file)->file_error()) return pipeline.ErrorAt(*(*file)->file_error());
   return previews;

@@ -4,6 +4,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "engine/data/conversation.h"
+#include "engine/data/preference_prompt.h"
 #include "engine/data/row_schema.h"
 #include "engine/data/text_util.h"
 
@@ -37,6 +38,8 @@ class RowChecker {
         return;
       case Format::kPreference:
         return CheckPreference();
+      case Format::kImplicitPreference:
+        return CheckImplicitPreference();
       case Format::kUnpaired:
         CheckPromptAnd({"completion"});
         return CheckLabel();
@@ -192,7 +195,7 @@ class RowChecker {
     findings_->Error(field, other_kind ? "SCHEMA_MISMATCH" : "WRONG_TYPE",
                      absl::StrCat(field, " must be ", wanted,
                                   !other_kind ? ""
-                                  : first     ? " as prompt is"
+                                  : first     ? " as the fields before it are"
                                               : absl::StrCat(" as on line ", schema_.line),
                                   ", got ", value.is_array() ? "a list" : TypeName(value)));
     return false;
@@ -222,7 +225,39 @@ class RowChecker {
   }
 
   void CheckPreference() {
-    if (!CheckPromptAnd({"chosen", "rejected"}) || row_["chosen"] != row_["rejected"]) return;
+    if (CheckPromptAnd({"chosen", "rejected"})) WarnIfEqualPair();
+  }
+
+  void CheckImplicitPreference() {
+    for (const char* field : {"chosen", "rejected"}) {
+      if (!HasKindOfFile(field)) return;
+      if (schema_.conversational) {
+        CheckMessages(row_.at(field), field, Part::kConversation, findings_);
+        WarnIfLongMessages(field);
+      } else {
+        CheckText(field, kErrorIfBlank);
+      }
+    }
+    if (!findings_->ok()) return;
+    if (schema_.conversational) {
+      CheckTemplateFields();
+      const Json explicit_row = WithExplicitPrompt(row_);
+      if (explicit_row["prompt"].empty()) {
+        findings_->Error("chosen", "NO_COMMON_PROMPT",
+                         "chosen and rejected do not begin with the same message, so the row has no prompt; begin "
+                         "both with it, or put it into the field prompt");
+        return;
+      }
+      for (const char* field : {"chosen", "rejected"}) {
+        // Where it stands among the messages of the row is not known any more: the field alone is named.
+        CheckMessages(explicit_row[field], field, Part::kAnswer, findings_);
+      }
+    }
+    WarnIfEqualPair();
+  }
+
+  void WarnIfEqualPair() {
+    if (row_["chosen"] != row_["rejected"]) return;
     findings_->Warn("rejected", "EQUAL_PAIR",
                     "chosen and rejected are the same: the pair has loss ln 2 and teaches nothing");
   }

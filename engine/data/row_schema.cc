@@ -41,12 +41,15 @@ std::string KeyList(const Json& row) {
   return keys.empty() ? "no fields" : absl::StrJoin(keys, ", ");
 }
 
-// A format of another method that fits the row much better: the user chose the wrong method.
+// A format of another method that fits the row much better: the user chose the wrong method. Of several the one that
+// asks for most fields.
 const FormatSpec* FormatOfOtherMethod(const Json& row, Method method) {
+  const FormatSpec* best = nullptr;
   for (const FormatSpec& spec : AllFormats()) {
-    if (spec.method != method && IsComplete(row, spec)) return &spec;
+    if (spec.method == method || !IsComplete(row, spec)) continue;
+    if (best == nullptr || spec.required.size() > best->required.size()) best = &spec;
   }
-  return nullptr;
+  return best;
 }
 
 void ReportUnknownFormat(const Json& row, Method method, Findings* findings) {
@@ -99,10 +102,25 @@ std::span<const FormatSpec> AllFormats() {
        "preference",
        {"prompt", "chosen", "rejected"},
        {"tools", "chat_template_kwargs"}},
+      {Format::kImplicitPreference,
+       Method::kDpo,
+       "implicit_preference",
+       {"chosen", "rejected"},
+       {"tools", "chat_template_kwargs"}},
       {Format::kUnpaired,
        Method::kKto,
        "unpaired_preference",
        {"prompt", "completion", "label"},
+       {"tools", "chat_template_kwargs"}},
+      {Format::kPreference,
+       Method::kKto,
+       "preference",
+       {"prompt", "chosen", "rejected"},
+       {"tools", "chat_template_kwargs"}},
+      {Format::kImplicitPreference,
+       Method::kKto,
+       "implicit_preference",
+       {"chosen", "rejected"},
        {"tools", "chat_template_kwargs"}},
       {Format::kQuestionAnswer, Method::kGrpo, "question_answer", {"question", "answer"}, {}},
       {Format::kPrompt,
@@ -118,6 +136,10 @@ const FormatSpec& SpecOf(Format format) {
   const std::span<const FormatSpec> all = AllFormats();
   return *std::find_if(all.begin(), all.end(),
                        [&](const FormatSpec& spec) { return spec.format == format; });
+}
+
+bool IsPaired(Format format) {
+  return format == Format::kPreference || format == Format::kImplicitPreference;
 }
 
 const char* MethodName(Method method) {
@@ -169,7 +191,7 @@ std::optional<Schema> DetectSchema(const Json& row, Method method, Findings* fin
   Schema schema;
   schema.format = best->format;
   schema.line = findings->line();
-  const auto prompt = row.find("prompt");
+  const auto prompt = row.find(best->format == Format::kImplicitPreference ? "chosen" : "prompt");
   schema.conversational = best->format == Format::kMessages ||
                           best->format == Format::kConversations ||
                           (prompt != row.end() && prompt->is_array());

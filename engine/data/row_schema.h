@@ -20,7 +20,8 @@ enum class Format {
   kPromptCompletion,  // SFT: prompt, completion; both strings or both message lists[, tools]
   kAlpaca,            // SFT: instruction, output[, input]
   kText,              // SFT: text
-  kPreference,        // DPO: prompt, chosen, rejected; all strings or all message lists[, tools]
+  kPreference,        // DPO, KTO: prompt, chosen, rejected; all strings or all message lists[, tools]
+  kImplicitPreference,  // DPO, KTO: chosen, rejected, which begin with the same prompt[, tools]
   kUnpaired,          // KTO: prompt, completion, label[, tools]
   kQuestionAnswer,    // GRPO: question, answer
   kPrompt,            // GRPO: prompt[, answer]
@@ -36,7 +37,10 @@ struct FormatSpec {
 
 // All formats, those of one method by precedence: a row that fits two is read as the first.
 std::span<const FormatSpec> AllFormats();
+// The first entry of a format that several methods read.
 const FormatSpec& SpecOf(Format format);
+// Rows with a chosen and a rejected answer.
+bool IsPaired(Format format);
 const char* MethodName(Method method);
 
 // The schema of a file: what its first good row settled.

@@ -259,6 +259,13 @@ RowText RowTexter::AlpacaPrompt(const Json& row) const {
   return out;
 }
 
+absl::StatusOr<RowText> RowTexter::RenderAnswer(const Json& row, const char* answer) const {
+  if (schema_.conversational) {
+    return RenderPromptCompletion(NormalizeMessages(row["prompt"]), NormalizeMessages(row[answer]), row);
+  }
+  return JoinStrings(row["prompt"].get<std::string>(), row[answer].get<std::string>());
+}
+
 absl::StatusOr<RowText> RowTexter::Render(const Json& row) const {
   switch (schema_.format) {
     case Format::kText:
@@ -272,11 +279,8 @@ absl::StatusOr<RowText> RowTexter::Render(const Json& row) const {
                                     Message("assistant", StringOr(row, "output")), row);
     }
     case Format::kPromptCompletion:
-      if (schema_.conversational) {
-        return RenderPromptCompletion(NormalizeMessages(row["prompt"]),
-                                      NormalizeMessages(row["completion"]), row);
-      }
-      return JoinStrings(row["prompt"].get<std::string>(), row["completion"].get<std::string>());
+    case Format::kUnpaired:
+      return RenderAnswer(row, "completion");
     default:
       return RenderConversation(row);
   }

@@ -20,7 +20,7 @@ struct RowText {
   bool append_eos = false;               // unless the last token is one already
 };
 
-// Turns the checked rows of one SFT file into text. Const and thread safe after Create.
+// Turns the checked rows of one file into text. Const and thread safe after Create.
 //
 // * messages, conversations: rendered once with the chat template; what trains comes from its
 //   generation spans.
@@ -45,6 +45,10 @@ class RowTexter {
 
   // INVALID_ARGUMENT when the template refuses the row.
   absl::StatusOr<RowText> Render(const text::Json& row) const;
+
+  // Prompt and answer of a row with a prompt; `answer` is the field that holds it: completion, chosen or rejected.
+  // The answer trains. INVALID_ARGUMENT as Render.
+  absl::StatusOr<RowText> RenderAnswer(const text::Json& row, const char* answer) const;
 
   // What the user should know about all rows (line 0), if anything.
   const std::optional<RowError>& warning() const { return warning_; }

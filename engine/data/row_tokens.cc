@@ -34,6 +34,11 @@ void Truncate(const TokenizeOptions& options, RowTokens* row) {
   if (row->tokens.size() <= limit) return;
   row->truncated = true;
   if (options.truncation == Truncation::kKeepStart) {
+    if (options.method == Method::kKto) {
+      for (size_t i = limit; i < std::min(2 * limit, row->tokens.size()); ++i) {
+        row->cut.push_back(row->tokens[i].id);
+      }
+    }
     row->tokens.resize(limit);
     row->trained.resize(limit);
   } else {

@@ -14,6 +14,7 @@ struct RowTokens {
   std::vector<text::Token> tokens;
   std::vector<uint8_t> trained;  // one per token
   bool truncated = false;
+  std::vector<int32_t> cut;  // TokenizedRow::cut
   int64_t full_length = 0;   // tokens before truncation
   std::string drop_reason;   // empty: the row is kept
   std::string drop_message;  // one sentence with the numbers

@@ -8,7 +8,7 @@
 #include "engine/data/dataset.h"
 #include "engine/data/row_file.h"
 #include "engine/data/row_hash.h"
-#include "engine/data/sft_pipeline.h"
+#include "engine/data/row_pipeline.h"
 
 namespace finetuned::data {
 namespace {
@@ -24,35 +24,49 @@ struct Block {
   std::vector<std::string> texts;  // what lines[i].text points to
 };
 
-// What is kept of one row.
+// What is kept of one line.
 struct Outcome {
   absl::Status status;
-  TokenizedRow row;
+  int64_t line = 0;
+  std::vector<TokenizedRow> rows;
   absl::uint128 hash = 0;
   bool truncated = false;
   std::string drop_reason, drop_message;
 };
 
-Outcome ProcessLine(const SftPipeline& pipeline, const Line& line) {
+TokenizedRow TakeRow(Document* document, int64_t line) {
+  TokenizedRow row;
+  row.line = line;
+  row.desirable = document->desirable;
+  row.input_ids.reserve(document->tokens.tokens.size());
+  for (const text::Token& token : document->tokens.tokens) row.input_ids.push_back(token.id);
+  row.trained = std::move(document->tokens.trained);
+  row.cut = std::move(document->tokens.cut);
+  return row;
+}
+
+Outcome ProcessLine(const RowPipeline& pipeline, const Line& line) {
   Outcome out;
-  absl::StatusOr<SftRow> done = pipeline.Process(line);
+  out.line = line.number;
+  absl::StatusOr<ProcessedRow> done = pipeline.Process(line);
   if (!done.ok()) {
     out.status = done.status();
     return out;
   }
   out.hash = done->hash;
-  out.truncated = done->tokens.truncated;
-  out.drop_reason = std::move(done->tokens.drop_reason);
-  out.drop_message = std::move(done->tokens.drop_message);
-  out.row.line = line.number;
+  for (Document& document : done->documents) {
+    out.truncated |= document.tokens.truncated;
+    if (out.drop_reason.empty()) {  // one answer without targets drops the row
+      out.drop_reason = std::move(document.tokens.drop_reason);
+      out.drop_message = std::move(document.tokens.drop_message);
+    }
+  }
   if (!out.drop_reason.empty()) return out;
-  out.row.input_ids.reserve(done->tokens.tokens.size());
-  for (const text::Token& token : done->tokens.tokens) out.row.input_ids.push_back(token.id);
-  out.row.trained = std::move(done->tokens.trained);
+  for (Document& document : done->documents) out.rows.push_back(TakeRow(&document, line.number));
   return out;
 }
 
-std::vector<Outcome> ProcessBlock(const SftPipeline& pipeline, const Block& block, int threads) {
+std::vector<Outcome> ProcessBlock(const RowPipeline& pipeline, const Block& block, int threads) {
   std::vector<Outcome> outcomes(block.lines.size());
   std::atomic<size_t> next{0};
   const auto work = [&] {
@@ -85,25 +99,26 @@ class Collector {
     if (outcome.truncated) {
       ++stats.truncated_rows;
       if (stats.truncated_row_lines.size() < kMaxTruncatedLines) {
-        stats.truncated_row_lines.push_back(outcome.row.line);
+        stats.truncated_row_lines.push_back(outcome.line);
       }
     }
     if (!outcome.drop_reason.empty()) {
       ++stats.dropped_rows;
       ++stats.dropped_by_reason[outcome.drop_reason];
-      Warn({outcome.row.line, "", outcome.drop_reason,
+      Warn({outcome.line, "", outcome.drop_reason,
             absl::StrCat(outcome.drop_message, "; the row is left out")});
       return;
     }
-    const TokenizedRow& row = outcome.row;
-    stats.tokens += static_cast<int64_t>(row.input_ids.size());
-    stats.trained_tokens += std::count(row.trained.begin() + 1, row.trained.end(), 1);
-    dataset_.rows.push_back(std::move(outcome.row));
+    ++stats.rows;
+    for (TokenizedRow& row : outcome.rows) {
+      stats.tokens += static_cast<int64_t>(row.input_ids.size());
+      stats.trained_tokens += std::count(row.trained.begin() + 1, row.trained.end(), 1);
+      dataset_.rows.push_back(std::move(row));
+    }
   }
 
   TokenizedDataset Finish() {
     DatasetStats& stats = dataset_.stats;
-    stats.rows = static_cast<int64_t>(dataset_.rows.size());
     std::vector<int64_t> lengths;
     for (const TokenizedRow& row : dataset_.rows) {
       lengths.push_back(static_cast<int64_t>(row.input_ids.size()));
@@ -166,7 +181,7 @@ absl::StatusOr<TokenizedDataset> TokenizeFile(const std::string& path,
                                               const TokenizeOptions& options, int threads) {
   auto file = RowFile::Open(path, options.limits, /*hash=*/false);
   if (!file.ok()) return file.status();
-  SftPipeline pipeline(path, tokenizer, model_chat_template, options);
+  RowPipeline pipeline(path, tokenizer, model_chat_template, options);
   Collector collector(options.limits.max_errors);
   while (true) {
     absl::StatusOr<Block> block = ReadBlock(file->get());

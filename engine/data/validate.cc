@@ -50,7 +50,12 @@ class Validator {
     CheckRow(row, *schema_, options, findings);
     if (!findings->ok()) return;
     ++report_.rows;
-    if (method_ == Method::kKto) ++(row.value["label"].get<bool>() ? desirable_ : undesirable_);
+    if (IsPaired(schema_->format)) {
+      ++desirable_;
+      ++undesirable_;
+    } else if (method_ == Method::kKto) {
+      ++(row.value["label"].get<bool>() ? desirable_ : undesirable_);
+    }
     const std::string canonical = CanonicalRow(row.value, *schema_);
     if (!seen_.insert(RowHash(canonical)).second) ++report_.duplicate_rows;
   }

@@ -1,17 +1,22 @@
 #include "engine/train/method.h"
 
 #include "absl/strings/str_cat.h"
+#include "engine/train/dpo_method.h"
+#include "engine/train/kto_method.h"
 #include "engine/train/sft_method.h"
 
 namespace finetuned::train {
 
 std::unique_ptr<Method> MakeMethod(const MethodInputs& inputs) {
+  if (inputs.spec->method == "dpo") return std::make_unique<DpoMethod>(inputs);
+  if (inputs.spec->method == "kto") return std::make_unique<KtoMethod>(inputs);
   return std::make_unique<SftMethod>(inputs);
 }
 
 data::BatchPlanOptions BatchOptions(const job::TrainSpec& spec) {
   data::BatchPlanOptions o;
   o.packing = spec.schedule.packing ? data::Packing::kBestFit : data::Packing::kNone;
+  o.rows_per_unit = spec.method == "dpo" ? 2 : 1;
   o.max_seq_length = spec.schedule.max_seq_length;
   o.micro_batch_size = spec.schedule.micro_batch_size;
   o.gradient_accumulation_steps = spec.schedule.gradient_accumulation_steps;

@@ -32,14 +32,13 @@ struct MethodInputs {
   const data::TokenizedDataset* train = nullptr;
   const data::TokenizedDataset* eval = nullptr;  // null: no evaluation
   std::string base_fingerprint;
-  std::string dataset_sha256;
   job::RunObserver* observer = nullptr;
   std::function<void(std::string)> doing;  // told before each pass over a micro-batch what runs now
 };
 
-// What a training method adds to the loop: how a window becomes gradients, and what is measured. The loop itself,
-// the optimizer, checkpoints and the order of the data are the trainer's. One thread, inside c10::InferenceMode;
-// failures of the device are thrown (c10::Error).
+// What a training method adds to the loop: how a window becomes gradients, and what is measured.
+// The loop itself, the optimizer, checkpoints and the order of the data are the trainer's. One
+// thread, inside c10::InferenceMode; failures of the device are thrown (c10::Error).
 class Method {
  public:
   virtual ~Method() = default;
@@ -47,15 +46,17 @@ class Method {
   // Once, before the first step. Status as Trainer::Run.
   virtual absl::Status Prepare() { return absl::OkStatus(); }
 
-  // Adds the gradients of the window's loss to the adapter's. Waits for nothing: what was measured is returned as
-  // float64 on the device and read together with everything else of the step.
+  // Adds the gradients of the window's loss to the adapter's. Waits for nothing: what was measured
+  // is returned as float64 on the device and read together with everything else of the step.
   virtual at::Tensor AccumulateGradients(const Window& window) = 0;
 
-  // The metrics of a step ("loss" among them), from what AccumulateGradients returned, now on the host.
-  virtual std::map<std::string, double> StepValues(const Window& window, const double* measured) const = 0;
+  // The metrics of a step ("loss" among them), from what AccumulateGradients returned, now on the
+  // host.
+  virtual std::map<std::string, double> StepValues(const Window& window,
+                                                   const double* measured) const = 0;
 
-  // Metrics of the evaluation set, names beginning with "eval_". REQUIRES: MethodInputs::eval is set. Needs no more
-  // memory than a step.
+  // Metrics of the evaluation set, names beginning with "eval_". REQUIRES: MethodInputs::eval is
+  // set. Needs no more memory than a step.
   virtual std::map<std::string, double> Evaluate() = 0;
 };
 

@@ -50,6 +50,12 @@ job::RunResult TrainerFailure(const absl::Status& s) {
 data::TokenizeOptions TokenizeOptionsOf(const job::TrainSpec& spec) {
   data::TokenizeOptions o;
   o.max_seq_length = spec.schedule.max_seq_length;
+  if (spec.method == "dpo" || spec.method == "kto") {
+    const bool dpo = spec.method == "dpo";
+    o.method = dpo ? data::Method::kDpo : data::Method::kKto;
+    o.chat_template = dpo ? spec.dpo.chat_template : spec.kto.chat_template;
+    return o;
+  }
   if (spec.sft.truncation == "keep_end") o.truncation = data::Truncation::kKeepEnd;
   using Loss = data::TokenizeOptions::Loss;
   if (spec.sft.loss_on == "all") o.loss = Loss::kAllTokens;

@@ -21,8 +21,8 @@ at::Tensor SftMethod::AccumulateGradients(const Window& window) {
   for (const data::PackedBatch& batch : window.batches) {
     in_.doing(DescribeBatch(window, batch));
     sums.zero_();
-    in_.decoder->ForwardBackward(model::Upload(batch, in_.device), grad_scale, in_.spec->seed, pass++,
-                                 sums);
+    in_.decoder->ForwardBackward(model::Upload(batch, in_.device), grad_scale, in_.spec->seed,
+                                 pass++, sums);
     totals.narrow(0, 0, 1).add_(sums.narrow(0, 0, 1), scale);
     if (batch.num_targets > 0) {
       totals.narrow(0, 1, 2).add_(sums.narrow(0, 1, 2),
@@ -32,9 +32,11 @@ at::Tensor SftMethod::AccumulateGradients(const Window& window) {
   return totals;
 }
 
-std::map<std::string, double> SftMethod::StepValues(const Window& window, const double* measured) const {
-  const int64_t with_targets = std::count_if(window.batches.begin(), window.batches.end(),
-                                             [](const auto& batch) { return batch.num_targets > 0; });
+std::map<std::string, double> SftMethod::StepValues(const Window& window,
+                                                    const double* measured) const {
+  const int64_t with_targets =
+      std::count_if(window.batches.begin(), window.batches.end(),
+                    [](const auto& batch) { return batch.num_targets > 0; });
   const double batches = static_cast<double>(std::max<int64_t>(1, with_targets));
   return {{"loss", measured[0]},
           {"entropy", measured[1] / batches},

@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "engine/lora/adapter.h"
+#include "engine/preference/pair_loss.h"
 #include "engine/train/schedule.h"
 
 namespace finetuned::train {
@@ -69,12 +70,88 @@ void CheckSchedule(const job::ScheduleOptions& s, Checker* c) {
   c->AtLeast(static_cast<double>(s.max_seq_length), 2, "schedule.max_seq_length");
 }
 
+void CheckDpo(const job::DpoOptions& o, Checker* c) {
+  c->Require(std::isfinite(o.beta) && o.beta > 0, "dpo.beta", "must be above 0");
+  c->Require(!o.loss_types.empty(), "dpo.loss_type", "is empty");
+  bool smoothed = false, exo = false, no_pairs = false, rewards = false;
+  for (const std::string& type : o.loss_types) {
+    c->OneOf(type, preference::PairLossNames(), "dpo.loss_type");
+    smoothed |= type == "robust" || type == "exo_pair" || type == "aot" || type == "aot_unpaired";
+    exo |= type == "exo_pair";
+    no_pairs |= type == "aot" || type == "aot_unpaired" || type == "sft";
+    rewards |= type == "aot" || type == "aot_unpaired" || type == "nca_pair" || type == "bco_pair" || type == "sppo_hard" ||
+               type == "apo_zero" || type == "apo_down";
+  }
+  c->Require(o.loss_weights.empty() || o.loss_weights.size() == o.loss_types.size(),
+             "dpo.loss_weights",
+             absl::StrCat("has ", o.loss_weights.size(), " numbers for ", o.loss_types.size(),
+                          " loss types"));
+  for (double weight : o.loss_weights) {
+    c->Require(std::isfinite(weight), "dpo.loss_weights", "must be finite numbers");
+  }
+  c->Require(o.label_smoothing >= 0 && o.label_smoothing < 0.5, "dpo.label_smoothing",
+             "must be in [0, 0.5)");
+  c->Require(!exo || o.label_smoothing > 0, "dpo.label_smoothing",
+             "must be above 0 with exo_pair, whose loss is infinite at 0; try 0.001");
+  c->Require(smoothed || o.label_smoothing == 0, "dpo.label_smoothing",
+             "is used by robust, exo_pair, aot and aot_unpaired only; use robust in place of "
+             "sigmoid, or leave it 0");
+  c->Require(!o.use_weighting || !no_pairs, "dpo.use_weighting",
+             "weights pairs, which the losses aot, aot_unpaired and sft do not have; choose one of the two");
+  c->OneOf(o.f_divergence, preference::FDivergenceNames(), "dpo.f_divergence");
+  c->Require(o.f_divergence == "reverse_kl" || !rewards, "dpo.f_divergence",
+             "must be reverse_kl with losses other than sigmoid, sigmoid_norm, hinge, ipo, exo_pair, robust, "
+             "discopop and sft: they look at the answers one by one");
+  c->Require(std::isfinite(o.f_alpha_divergence_coef), "dpo.f_alpha_divergence_coef",
+             "must be a number");
+  c->Require(std::isfinite(o.discopop_tau) && o.discopop_tau > 0, "dpo.discopop_tau",
+             "must be above 0");
+  c->Require(o.ld_alpha >= 0 && o.ld_alpha <= 1, "dpo.ld_alpha", "must be in [0, 1]");
+}
+
+void CheckKto(const job::KtoOptions& o, Checker* c) {
+  c->Require(std::isfinite(o.beta) && o.beta > 0, "kto.beta", "must be above 0");
+  c->AtLeast(o.desirable_weight, 0, "kto.desirable_weight");
+  c->AtLeast(o.undesirable_weight, 0, "kto.undesirable_weight");
+  c->OneOf(o.loss_type, {"kto", "apo_zero_unpaired"}, "kto.loss_type");
+}
+
+// The settings of the method that change results.
+nlohmann::json MethodIdentity(const job::TrainSpec& s) {
+  if (s.method == "dpo") {
+    const job::DpoOptions& o = s.dpo;
+    return {{"dpo.beta", o.beta},
+            {"dpo.loss_type", o.loss_types},
+            {"dpo.loss_weights", o.loss_weights},
+            {"dpo.label_smoothing", o.label_smoothing},
+            {"dpo.f_divergence", o.f_divergence},
+            {"dpo.f_alpha_divergence_coef", o.f_alpha_divergence_coef},
+            {"dpo.discopop_tau", o.discopop_tau},
+            {"dpo.ld_alpha", o.ld_alpha},
+            {"dpo.use_weighting", o.use_weighting},
+            {"dpo.reference_free", o.reference_free},
+            {"dpo.precompute_reference", o.precompute_reference},
+            {"dpo.chat_template", o.chat_template}};
+  }
+  if (s.method == "kto") {
+    const job::KtoOptions& o = s.kto;
+    return {{"kto.beta", o.beta},
+            {"kto.desirable_weight", o.desirable_weight},
+            {"kto.undesirable_weight", o.undesirable_weight},
+            {"kto.loss_type", o.loss_type},
+            {"kto.chat_template", o.chat_template}};
+  }
+  return {{"sft.loss_on", s.sft.loss_on},
+          {"sft.truncation", s.sft.truncation},
+          {"sft.label_smoothing", s.sft.label_smoothing},
+          {"sft.chat_template", s.sft.chat_template}};
+}
+
 }  // namespace
 
 absl::Status ValidateSpec(const job::TrainSpec& spec) {
   Checker c;
-  c.Require(spec.method == "sft", "method",
-            absl::StrCat("is \"", spec.method, "\"; this version trains \"sft\""));
+  c.OneOf(spec.method, {"sft", "dpo", "kto"}, "method");
   c.Require(!spec.base_model_path.empty(), "base_model", "is required");
   c.Require(!spec.dataset_path.empty(), "dataset", "is required");
   c.Require(!spec.state_dir.empty(), "state_dir", "is required");
@@ -87,6 +164,8 @@ absl::Status ValidateSpec(const job::TrainSpec& spec) {
   }
   CheckOptimizer(spec.optimizer, &c);
   CheckSchedule(spec.schedule, &c);
+  if (spec.method == "dpo") CheckDpo(spec.dpo, &c);
+  if (spec.method == "kto") CheckKto(spec.kto, &c);
   c.OneOf(spec.sft.loss_on, {"auto", "all", "completion", "assistant"}, "sft.loss_on");
   c.OneOf(spec.sft.truncation, {"keep_start", "keep_end"}, "sft.truncation");
   c.Share(spec.sft.label_smoothing, "sft.label_smoothing");
@@ -101,39 +180,38 @@ absl::Status ValidateSpec(const job::TrainSpec& spec) {
 
 nlohmann::json SpecIdentity(const job::TrainSpec& s) {
   const job::OptimizerOptions& o = s.optimizer;
-  return {{"method", s.method},
-          {"lora.rank", s.lora.rank},
-          {"lora.alpha", s.lora.alpha},
-          {"lora.dropout", s.lora.dropout},
-          {"lora.use_rslora", s.lora.use_rslora},
-          {"lora.target_modules", s.lora.target_modules},
-          {"optimizer.kind", o.kind},
-          {"optimizer.learning_rate", o.learning_rate},
-          {"optimizer.beta1", o.beta1},
-          {"optimizer.beta2", o.beta2},
-          {"optimizer.epsilon", o.epsilon},
-          {"optimizer.weight_decay", o.weight_decay},
-          {"optimizer.max_grad_norm", o.max_grad_norm},
-          {"optimizer.scheduler", o.scheduler},
-          {"optimizer.warmup_steps", o.warmup_steps},
-          {"optimizer.warmup_ratio", o.warmup_ratio},
-          {"optimizer.min_lr_ratio", o.min_lr_ratio},
-          {"optimizer.num_cycles", o.num_cycles},
-          {"optimizer.decay_steps", o.decay_steps},
-          {"schedule.epochs", s.schedule.epochs},
-          {"schedule.max_steps", s.schedule.max_steps},
-          {"schedule.micro_batch_size", s.schedule.micro_batch_size},
-          {"schedule.gradient_accumulation_steps", s.schedule.gradient_accumulation_steps},
-          {"schedule.max_seq_length", s.schedule.max_seq_length},
-          {"schedule.packing", s.schedule.packing},
-          {"schedule.shuffle", s.schedule.shuffle},
-          {"sft.loss_on", s.sft.loss_on},
-          {"sft.truncation", s.sft.truncation},
-          {"sft.label_smoothing", s.sft.label_smoothing},
-          {"sft.chat_template", s.sft.chat_template},
-          {"quantization.base", s.base_quantization},
-          {"compute.dtype", s.compute_dtype},
-          {"seed", s.seed}};
+  nlohmann::json identity = {
+      {"method", s.method},
+      {"lora.rank", s.lora.rank},
+      {"lora.alpha", s.lora.alpha},
+      {"lora.dropout", s.lora.dropout},
+      {"lora.use_rslora", s.lora.use_rslora},
+      {"lora.target_modules", s.lora.target_modules},
+      {"optimizer.kind", o.kind},
+      {"optimizer.learning_rate", o.learning_rate},
+      {"optimizer.beta1", o.beta1},
+      {"optimizer.beta2", o.beta2},
+      {"optimizer.epsilon", o.epsilon},
+      {"optimizer.weight_decay", o.weight_decay},
+      {"optimizer.max_grad_norm", o.max_grad_norm},
+      {"optimizer.scheduler", o.scheduler},
+      {"optimizer.warmup_steps", o.warmup_steps},
+      {"optimizer.warmup_ratio", o.warmup_ratio},
+      {"optimizer.min_lr_ratio", o.min_lr_ratio},
+      {"optimizer.num_cycles", o.num_cycles},
+      {"optimizer.decay_steps", o.decay_steps},
+      {"schedule.epochs", s.schedule.epochs},
+      {"schedule.max_steps", s.schedule.max_steps},
+      {"schedule.micro_batch_size", s.schedule.micro_batch_size},
+      {"schedule.gradient_accumulation_steps", s.schedule.gradient_accumulation_steps},
+      {"schedule.max_seq_length", s.schedule.max_seq_length},
+      {"schedule.packing", s.schedule.packing},
+      {"schedule.shuffle", s.schedule.shuffle},
+      {"quantization.base", s.base_quantization},
+      {"compute.dtype", s.compute_dtype},
+      {"seed", s.seed}};
+  identity.update(MethodIdentity(s));
+  return identity;
 }
 
 }  // namespace finetuned::train

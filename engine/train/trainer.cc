@@ -334,7 +334,6 @@ MethodInputs Trainer::InputsOfMethod() {
   m.train = in_.train;
   m.eval = in_.eval;
   m.base_fingerprint = in_.identity.base_fingerprint;
-  m.dataset_sha256 = in_.identity.dataset_sha256;
   m.observer = in_.observer;
   m.doing = [this](std::string what) {
     Doing(std::move(what));

@@ -38,6 +38,29 @@ void CopySchedule(const v1::JobSpec& spec, job::ScheduleOptions* to) {
   to->shuffle = from.shuffle();
 }
 
+void CopyDpo(const v1::DpoSpec& from, job::DpoOptions* to) {
+  to->beta = from.beta();
+  to->loss_types.assign(from.loss_type().begin(), from.loss_type().end());
+  to->loss_weights.assign(from.loss_weights().begin(), from.loss_weights().end());
+  to->label_smoothing = from.label_smoothing();
+  to->f_divergence = from.f_divergence();
+  to->f_alpha_divergence_coef = from.f_alpha_divergence_coef();
+  to->discopop_tau = from.discopop_tau();
+  to->ld_alpha = from.ld_alpha();
+  to->use_weighting = from.use_weighting();
+  to->reference_free = from.reference_free();
+  to->precompute_reference = from.precompute_reference();
+  to->chat_template = from.chat_template();
+}
+
+void CopyKto(const v1::KtoSpec& from, job::KtoOptions* to) {
+  to->beta = from.beta();
+  to->desirable_weight = from.desirable_weight();
+  to->undesirable_weight = from.undesirable_weight();
+  to->loss_type = from.loss_type();
+  to->chat_template = from.chat_template();
+}
+
 }  // namespace
 
 job::TrainSpec ToTrainSpec(const v1::JobSpec& spec, const std::string& job_name,
@@ -53,6 +76,8 @@ job::TrainSpec ToTrainSpec(const v1::JobSpec& spec, const std::string& job_name,
   CopyLora(spec.lora(), &out.lora);
   CopyOptimizer(spec.optimizer(), &out.optimizer);
   CopySchedule(spec, &out.schedule);
+  if (spec.has_dpo()) CopyDpo(spec.dpo(), &out.dpo);
+  if (spec.has_kto()) CopyKto(spec.kto(), &out.kto);
   out.sft.loss_on = spec.sft().loss_on();
   out.sft.truncation = spec.sft().truncation();
   out.sft.label_smoothing = spec.sft().label_smoothing();

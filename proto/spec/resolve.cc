@@ -8,10 +8,10 @@
 namespace finetuned::spec {
 namespace {
 
-void ResolveOptimizer(v1::OptimizerSpec* o) {
+void ResolveOptimizer(bool sft, v1::OptimizerSpec* o) {
   if (o->kind().empty()) o->set_kind("adamw_8bit");
   if (o->scheduler().empty()) o->set_scheduler("linear");
-  if (!o->has_learning_rate()) o->set_learning_rate(2e-4);
+  if (!o->has_learning_rate()) o->set_learning_rate(sft ? 2e-4 : 1e-6);
   if (!o->has_max_grad_norm()) o->set_max_grad_norm(1.0);
   if (!o->has_beta1()) o->set_beta1(0.9);
   if (!o->has_beta2()) o->set_beta2(0.999);
@@ -40,10 +40,38 @@ absl::Status ResolveSchedule(const ResolveContext& context, v1::ScheduleSpec* s)
   return absl::OkStatus();
 }
 
-void ResolveRest(const ResolveContext& context, v1::JobSpec* spec) {
-  v1::SftSpec* sft = spec->mutable_sft();
+void ResolveDpo(v1::DpoSpec* dpo) {
+  if (!dpo->has_beta()) dpo->set_beta(0.1);
+  if (dpo->loss_type_size() == 0) dpo->add_loss_type("sigmoid");
+  if (dpo->loss_weights_size() == 0) {
+    for (int i = 0; i < dpo->loss_type_size(); ++i) dpo->add_loss_weights(1);
+  }
+  if (dpo->f_divergence().empty()) dpo->set_f_divergence("reverse_kl");
+  if (!dpo->has_f_alpha_divergence_coef()) dpo->set_f_alpha_divergence_coef(1);
+  if (!dpo->has_discopop_tau()) dpo->set_discopop_tau(0.05);
+  if (!dpo->has_ld_alpha()) dpo->set_ld_alpha(1);
+}
+
+void ResolveKto(v1::KtoSpec* kto) {
+  if (!kto->has_beta()) kto->set_beta(0.1);
+  if (!kto->has_desirable_weight()) kto->set_desirable_weight(1);
+  if (!kto->has_undesirable_weight()) kto->set_undesirable_weight(1);
+  if (kto->loss_type().empty()) kto->set_loss_type("kto");
+}
+
+void ResolveSft(v1::SftSpec* sft) {
   if (sft->loss_on().empty()) sft->set_loss_on("auto");
   if (sft->truncation().empty()) sft->set_truncation("keep_start");
+}
+
+void ResolveMethod(v1::JobSpec* spec) {
+  if (spec->has_dpo()) return ResolveDpo(spec->mutable_dpo());
+  if (spec->has_kto()) return ResolveKto(spec->mutable_kto());
+  if (!spec->has_grpo()) ResolveSft(spec->mutable_sft());
+}
+
+void ResolveRest(const ResolveContext& context, v1::JobSpec* spec) {
+  ResolveMethod(spec);
   if (spec->checkpoints().keep_last() == 0) spec->mutable_checkpoints()->set_keep_last(2);
   if (spec->checkpoints().best_metric().empty()) {
     spec->mutable_checkpoints()->set_best_metric("eval_loss");
@@ -69,7 +97,7 @@ absl::StatusOr<v1::JobSpec> ResolveSpec(const v1::JobSpec& spec, const ResolveCo
   }
   v1::JobSpec out = spec;
   ResolveLora(out.mutable_lora());
-  ResolveOptimizer(out.mutable_optimizer());
+  ResolveOptimizer(!out.has_dpo() && !out.has_kto() && !out.has_grpo(), out.mutable_optimizer());
   const absl::Status schedule = ResolveSchedule(context, out.mutable_schedule());
   if (!schedule.ok()) return schedule;
   ResolveRest(context, &out);

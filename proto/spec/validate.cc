@@ -21,6 +21,10 @@ const Names kBase = {"nf4", "none", "int8"};
 const Names kDtypes = {"auto", "bf16", "f32"};
 const Names kDevices = {"auto", "cuda", "cpu"};
 const Names kOnOff = {"auto", "on", "off"};
+const Names kPairLosses = {"sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard",
+                           "aot", "aot_unpaired", "apo_zero", "apo_down", "discopop", "sft", "sigmoid_norm"};
+const Names kFDivergences = {"reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"};
+const Names kKtoLosses = {"kto", "apo_zero_unpaired"};
 const Names kBias = {"none", "all", "lora_only"};
 
 // Collects violations; the path of a field is below job.spec.
@@ -66,6 +70,61 @@ void CheckSft(const v1::SftSpec& sft, Checker& c) {
   c.OneOf("sft.truncation", sft.truncation(), kTruncation);
   c.Number("sft.label_smoothing", sft.label_smoothing(), 0, 1, /*below_high=*/true);
   if (sft.chat_template().size() > (1 << 20)) c.Add("sft.chat_template", "is longer than 1 MiB");
+}
+
+void CheckDpo(const v1::DpoSpec& dpo, Checker& c) {
+  if (dpo.has_beta()) c.Number("dpo.beta", dpo.beta(), 1e-6, 1e6);
+  bool smoothed = false, exo = false, no_pairs = false, rewards = false;
+  for (int i = 0; i < dpo.loss_type_size(); ++i) {
+    const std::string& type = dpo.loss_type(i);
+    const std::string field = absl::StrCat("dpo.loss_type[", i, "]");
+    if (type.empty()) c.Add(field, "is empty");
+    c.OneOf(field, type, kPairLosses);
+    exo |= type == "exo_pair";
+    const bool sorted = type == "aot" || type == "aot_unpaired";
+    no_pairs |= sorted || type == "sft";
+    rewards |= sorted || type == "nca_pair" || type == "bco_pair" || type == "sppo_hard" || type == "apo_zero" ||
+               type == "apo_down";
+    smoothed |= sorted || exo || type == "robust";
+  }
+  const int types = dpo.loss_type_size() == 0 ? 1 : dpo.loss_type_size();
+  if (dpo.loss_weights_size() != 0 && dpo.loss_weights_size() != types) {
+    c.Add("dpo.loss_weights", absl::StrCat("has ", dpo.loss_weights_size(), " numbers for ", types, " loss types"));
+  }
+  for (int i = 0; i < dpo.loss_weights_size(); ++i) {
+    c.Number(absl::StrCat("dpo.loss_weights[", i, "]"), dpo.loss_weights(i), -1e6, 1e6);
+  }
+  c.Number("dpo.label_smoothing", dpo.label_smoothing(), 0, 0.5, /*below_high=*/true);
+  if (exo && dpo.label_smoothing() == 0) {
+    c.Add("dpo.label_smoothing", "must be above 0 with exo_pair, whose loss is infinite at 0; try 0.001");
+  }
+  if (!smoothed && dpo.label_smoothing() != 0) {
+    c.Add("dpo.label_smoothing",
+          "is used by robust, exo_pair, aot and aot_unpaired only; use robust in place of sigmoid, or leave it 0");
+  }
+  if (dpo.use_weighting() && no_pairs) {
+    c.Add("dpo.use_weighting", "weights pairs, which the losses aot, aot_unpaired and sft do not have; choose one of the two");
+  }
+  c.OneOf("dpo.f_divergence", dpo.f_divergence(), kFDivergences);
+  if (rewards && !dpo.f_divergence().empty() && dpo.f_divergence() != "reverse_kl") {
+    c.Add("dpo.f_divergence",
+          "must be reverse_kl with losses other than sigmoid, sigmoid_norm, hinge, ipo, exo_pair, robust, discopop and "
+          "sft: they look at the answers one by one");
+  }
+  if (dpo.has_f_alpha_divergence_coef()) {
+    c.Number("dpo.f_alpha_divergence_coef", dpo.f_alpha_divergence_coef(), -1e3, 1e3);
+  }
+  if (dpo.has_discopop_tau()) c.Number("dpo.discopop_tau", dpo.discopop_tau(), 1e-6, 1e6);
+  if (dpo.has_ld_alpha()) c.Number("dpo.ld_alpha", dpo.ld_alpha(), 0, 1);
+  if (dpo.chat_template().size() > (1 << 20)) c.Add("dpo.chat_template", "is longer than 1 MiB");
+}
+
+void CheckKto(const v1::KtoSpec& kto, Checker& c) {
+  if (kto.has_beta()) c.Number("kto.beta", kto.beta(), 1e-6, 1e6);
+  if (kto.has_desirable_weight()) c.Number("kto.desirable_weight", kto.desirable_weight(), 0, 1e6);
+  if (kto.has_undesirable_weight()) c.Number("kto.undesirable_weight", kto.undesirable_weight(), 0, 1e6);
+  c.OneOf("kto.loss_type", kto.loss_type(), kKtoLosses);
+  if (kto.chat_template().size() > (1 << 20)) c.Add("kto.chat_template", "is longer than 1 MiB");
 }
 
 // What an evaluation of the method measures.
@@ -165,6 +224,8 @@ std::vector<Violation> ValidateSpec(const v1::JobSpec& spec) {
     c.Add("method", "one of sft, dpo, kto, grpo is required, e.g. \"sft: {}\"");
   }
   CheckSft(spec.sft(), c);
+  CheckDpo(spec.dpo(), c);
+  CheckKto(spec.kto(), c);
   CheckLora(spec.lora(), c);
   CheckOptimizer(spec.optimizer(), c);
   CheckSchedule(spec.schedule(), c);
@@ -182,8 +243,6 @@ std::vector<Violation> UnavailableFeatures(const v1::JobSpec& spec) {
   std::vector<Violation> out;
   Checker c(&out);
   const char* kLater = " is not available in this version";
-  if (spec.has_dpo()) c.Add("dpo", absl::StrCat("DPO", kLater, "; use sft"));
-  if (spec.has_kto()) c.Add("kto", absl::StrCat("KTO", kLater, "; use sft"));
   if (spec.has_grpo()) c.Add("grpo", absl::StrCat("GRPO", kLater, "; use sft"));
   if (!spec.init_adapter().empty()) {
     c.Add("init_adapter", absl::StrCat("starting from an adapter", kLater, "; leave it empty"));

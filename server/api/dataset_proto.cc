@@ -65,10 +65,16 @@ v1::DatasetStats ToProto(const data::DatasetStats& stats) {
   return out;
 }
 
-data::TokenizeOptions ToTokenizeOptions(const v1::SftSpec& sft, int64_t max_seq_length) {
+data::TokenizeOptions ToTokenizeOptions(const v1::JobSpec& spec, int64_t max_seq_length) {
   using Loss = data::TokenizeOptions::Loss;
   data::TokenizeOptions options;
   options.max_seq_length = max_seq_length > 0 ? max_seq_length : 1024;
+  if (spec.has_dpo() || spec.has_kto()) {
+    options.method = spec.has_dpo() ? data::Method::kDpo : data::Method::kKto;
+    options.chat_template = spec.has_dpo() ? spec.dpo().chat_template() : spec.kto().chat_template();
+    return options;
+  }
+  const v1::SftSpec& sft = spec.sft();
   if (sft.truncation() == "keep_end") options.truncation = data::Truncation::kKeepEnd;
   if (sft.loss_on() == "all") options.loss = Loss::kAllTokens;
   if (sft.loss_on() == "completion") options.loss = Loss::kCompletionOnly;

@@ -18,6 +18,7 @@ v1::Dataset ToDataset(const std::string& name, const std::string& method, const 
 v1::DatasetStats ToProto(const data::DatasetStats& stats);
 
 // How the rows of a job or a preview become tokens. `sft` may have unset fields.
-data::TokenizeOptions ToTokenizeOptions(const v1::SftSpec& sft, int64_t max_seq_length);
+// How a resolved job's rows become tokens. 0: 1024.
+data::TokenizeOptions ToTokenizeOptions(const v1::JobSpec& spec, int64_t max_seq_length);
 
 }  // namespace finetuned::api

@@ -21,8 +21,8 @@ std::optional<std::string> FieldOf(const v1::Dataset& dataset, const std::string
   return dataset.sha256();
 }
 
-void CopyRow(const data::PreviewRow& from, int64_t index, v1::PreviewDatasetResponse::Row* to) {
-  to->set_index(index);
+void CopyRow(const data::PreviewRow& from, v1::PreviewDatasetResponse::Row* to) {
+  to->set_index(from.index);
   to->set_line(from.line);
   to->set_text(from.text);
   for (const std::string& token : from.tokens) to->add_tokens(token);
@@ -132,7 +132,14 @@ absl::Status DatasetsService::Preview(const v1::PreviewDatasetRequest& request,
   if (dataset->state() != v1::Dataset::ACTIVE) {
     return WrongState(request.name(), "INVALID_DATASET", absl::StrCat(request.name(), " has errors; see GetDataset"));
   }
-  if (dataset->method() != "sft") {
+  v1::JobSpec spec;  // as a job with this dataset would tokenize it
+  if (dataset->method() == "dpo") {
+    spec.mutable_dpo()->set_chat_template(request.sft().chat_template());
+  } else if (dataset->method() == "kto") {
+    spec.mutable_kto()->set_chat_template(request.sft().chat_template());
+  } else if (dataset->method() == "sft") {
+    *spec.mutable_sft() = request.sft();
+  } else {
     return NotAvailable("name", absl::StrCat("previews of ", dataset->method(), " datasets are not in this version"));
   }
   const auto model = front_.shared->models.Open(request.base_model(), "base_model");
@@ -142,13 +149,13 @@ absl::Status DatasetsService::Preview(const v1::PreviewDatasetRequest& request,
   const int max_rows = request.max_rows() == 0 ? kDefaultPreviewRows : request.max_rows();
   const auto rows = data::PreviewFile(store().layout().DatasetFile(dataset->sha256()), **tokenizer,
                                       (*model)->source().chat_template(),
-                                      ToTokenizeOptions(request.sft(), request.max_seq_length()),
+                                      ToTokenizeOptions(spec, request.max_seq_length()),
                                       request.start_row(), max_rows);
   if (!rows.ok()) return rows.status();
   size_t bytes = 0;
   for (size_t i = 0; i < rows->size(); ++i) {
     auto* row = response->add_rows();
-    CopyRow((*rows)[i], request.start_row() + static_cast<int64_t>(i), row);
+    CopyRow((*rows)[i], row);
     bytes += row->ByteSizeLong();
     if (bytes > kMaxPreviewBytes && response->rows_size() > 1) {
       response->mutable_rows()->RemoveLast();

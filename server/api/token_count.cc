@@ -26,7 +26,7 @@ constexpr int kThreads = 2;
 constexpr int64_t kMegabyte = 1'000'000;
 
 data::TokenizeOptions OptionsOf(const PlannedJob& job) {
-  return ToTokenizeOptions(job.resolved.sft(), job.resolved.schedule().max_seq_length());
+  return ToTokenizeOptions(job.resolved, job.resolved.schedule().max_seq_length());
 }
 
 absl::Status DatasetProblem(const absl::Status& status) {

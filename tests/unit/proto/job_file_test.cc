@@ -1,4 +1,5 @@
 #include "proto/spec/job_file.h"
+#include "proto/spec/resolve.h"
 
 #include <fstream>
 #include <sstream>
@@ -28,6 +29,19 @@ TEST(ParseJobFile, ReadsTheShippedExample) {
   EXPECT_EQ(job->spec().lora().rank(), 16);
   EXPECT_EQ(job->spec().schedule().max_steps(), 30);
   EXPECT_DOUBLE_EQ(job->spec().optimizer().learning_rate(), 5e-4);
+}
+
+TEST(ParseJobFile, ShippedPreferenceExamplesAreValid) {
+  for (const char* name : {"dpo", "kto"}) {
+    std::ifstream in(std::string(FINETUNED_SOURCE_DIR "/deploy/examples/") + name + ".yaml");
+    std::stringstream text;
+    text << in.rdbuf();
+    const auto job = ParseJobFile(text.str(), name);
+    ASSERT_TRUE(job.ok()) << job.status();
+    EXPECT_EQ(job->name(), std::string("polite-") + name);
+    EXPECT_EQ(ValidateSpec(job->spec()).size(), 0u) << ValidateSpec(job->spec())[0].message;
+    EXPECT_TRUE(ResolveSpec(job->spec(), {.model_max_length = 2048}).ok());
+  }
 }
 
 TEST(ParseJobFile, SpecFieldsMayStandAtTheTop) {

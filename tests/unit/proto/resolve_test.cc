@@ -114,8 +114,69 @@ TEST(ResolveSpec, UnavailableFeaturesAreNamed) {
   EXPECT_EQ(ResolveSpec(in, {}).status().code(), absl::StatusCode::kUnimplemented);
   EXPECT_THAT(std::string(ResolveSpec(in, {}).status().message()), HasSubstr("job.spec.lora.use_dora"));
   in = Minimal();
+  in.set_init_adapter("adapters/a");
+  EXPECT_THAT(std::string(ResolveSpec(in, {}).status().message()), HasSubstr("leave it empty"));
+}
+
+TEST(ResolveSpec, PreferenceMethodsGetTheirDefaults) {
+  v1::JobSpec in = Minimal();
   in.mutable_dpo();
-  EXPECT_THAT(std::string(ResolveSpec(in, {}).status().message()), HasSubstr("use sft"));
+  const auto dpo = ResolveSpec(in, {});
+  ASSERT_TRUE(dpo.ok()) << dpo.status();
+  EXPECT_TRUE(dpo->has_dpo());
+  EXPECT_EQ(dpo->optimizer().learning_rate(), 1e-6);
+  EXPECT_EQ(dpo->dpo().beta(), 0.1);
+  EXPECT_EQ(dpo->dpo().loss_type(0), "sigmoid");
+  EXPECT_EQ(dpo->dpo().loss_weights(0), 1);
+  EXPECT_EQ(dpo->dpo().f_divergence(), "reverse_kl");
+  EXPECT_EQ(dpo->dpo().ld_alpha(), 1);
+  EXPECT_EQ(ResolveSpec(*dpo, {})->SerializeAsString(), dpo->SerializeAsString());
+  in.mutable_kto()->set_desirable_weight(0);
+  const auto kto = ResolveSpec(in, {});
+  ASSERT_TRUE(kto.ok()) << kto.status();
+  EXPECT_EQ(kto->kto().desirable_weight(), 0);
+  EXPECT_EQ(kto->kto().undesirable_weight(), 1);
+  EXPECT_EQ(kto->kto().loss_type(), "kto");
+}
+
+std::string FirstViolation(const v1::JobSpec& spec) {
+  const auto violations = ValidateSpec(spec);
+  return violations.empty() ? "" : violations[0].path + ": " + violations[0].message;
+}
+
+TEST(ValidateSpec, PreferenceOptionsAreChecked) {
+  v1::JobSpec in = Minimal();
+  v1::DpoSpec* dpo = in.mutable_dpo();
+  EXPECT_EQ(FirstViolation(in), "");
+  dpo->add_loss_type("sigmoyd");
+  EXPECT_THAT(FirstViolation(in), HasSubstr("did you mean sigmoid?"));
+  dpo->set_loss_type(0, "exo_pair");
+  EXPECT_THAT(FirstViolation(in), HasSubstr("job.spec.dpo.label_smoothing: must be above 0 with exo_pair"));
+  dpo->set_loss_type(0, "sigmoid");
+  dpo->set_label_smoothing(0.1);
+  EXPECT_THAT(FirstViolation(in), HasSubstr("use robust in place of sigmoid"));
+  dpo->set_label_smoothing(0);
+  dpo->add_loss_weights(1);
+  dpo->add_loss_weights(2);
+  EXPECT_EQ(FirstViolation(in), "job.spec.dpo.loss_weights: has 2 numbers for 1 loss types");
+  dpo->clear_loss_weights();
+  dpo->set_beta(0);
+  EXPECT_THAT(FirstViolation(in), HasSubstr("job.spec.dpo.beta"));
+  in.mutable_kto()->set_loss_type("bco");
+  EXPECT_THAT(FirstViolation(in), HasSubstr("allowed: kto, apo_zero_unpaired"));
+}
+
+TEST(ValidateSpec, KeepingTheBestNeedsEvaluations) {
+  v1::JobSpec in = Minimal();
+  in.mutable_checkpoints()->set_keep_best(true);
+  EXPECT_THAT(FirstViolation(in), HasSubstr("set eval_dataset and evaluation.every_steps"));
+  in.set_eval_dataset("datasets/e");
+  in.mutable_evaluation()->set_every_steps(5);
+  EXPECT_EQ(FirstViolation(in), "");
+  in.mutable_checkpoints()->set_best_metric("eval_rewards/margins");
+  EXPECT_THAT(FirstViolation(in), HasSubstr("checkpoints.best_metric"));
+  in.mutable_dpo();
+  EXPECT_EQ(FirstViolation(in), "");
 }
 
 }  // namespace

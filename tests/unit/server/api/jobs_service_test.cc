@@ -95,13 +95,13 @@ TEST_F(JobsApi, WrongFieldsAreAllNamed) {
 }
 
 TEST_F(JobsApi, LaterFeaturesAreUnimplementedByName) {
-  auto dpo = GoodJob();
-  dpo.mutable_job()->mutable_spec()->mutable_dpo();
+  auto timed = GoodJob();
+  timed.mutable_job()->mutable_spec()->mutable_checkpoints()->mutable_every()->set_seconds(60);
   auto int8 = GoodJob();
   int8.mutable_job()->mutable_spec()->mutable_quantization()->set_base("int8");
   auto dora = GoodJob();
   dora.mutable_job()->mutable_spec()->mutable_lora()->set_use_dora(true);
-  for (const auto& [request, field] : {std::pair{dpo, "job.spec.dpo"}, std::pair{int8, "job.spec.quantization.base"},
+  for (const auto& [request, field] : {std::pair{timed, "job.spec.checkpoints.every"}, std::pair{int8, "job.spec.quantization.base"},
                                        std::pair{dora, "job.spec.lora.use_dora"}}) {
     const grpc::Status status = TryCreate(request);
     EXPECT_EQ(status.error_code(), grpc::StatusCode::UNIMPLEMENTED) << field;

@@ -3,6 +3,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "absl/numeric/int128.h"
 #include "absl/status/statusor.h"
@@ -13,18 +14,26 @@
 
 namespace finetuned::data {
 
-// What became of one line.
-struct SftRow {
+// One text that a model reads: prompt and answer.
+struct Document {
   RowText text;
   RowTokens tokens;
+  bool desirable = true;  // TokenizedRow::desirable
+};
+
+// What became of one line.
+struct ProcessedRow {
+  // One; of a row with chosen and rejected two, in this order, with the same tokens before the
+  // first that trains.
+  std::vector<Document> documents;
   absl::uint128 hash = 0;  // of the row, for duplicates
 };
 
-// The steps from one line of a SFT file to its tokens. The first good row, given to Start, settles
+// The steps from one line of a file to its tokens. The first good row, given to Start, settles
 // the format; after that Process is const and may be called from several threads.
-class SftPipeline {
+class RowPipeline {
  public:
-  SftPipeline(std::string path, const text::Tokenizer& tokenizer, std::string model_chat_template,
+  RowPipeline(std::string path, const text::Tokenizer& tokenizer, std::string model_chat_template,
               TokenizeOptions options)
       : path_(std::move(path)),
         tokenizer_(tokenizer),
@@ -36,7 +45,7 @@ class SftPipeline {
   bool started() const { return texter_.has_value(); }
 
   // REQUIRES: started().
-  absl::StatusOr<SftRow> Process(const Line& line) const;
+  absl::StatusOr<ProcessedRow> Process(const Line& line) const;
 
   // Something to tell about all rows; after Start.
   const std::optional<RowError>& warning() const { return texter_->warning(); }
@@ -45,6 +54,9 @@ class SftPipeline {
   absl::Status ErrorAt(const RowError& error) const;
 
  private:
+  absl::StatusOr<Document> MakeDocument(int64_t line, absl::StatusOr<RowText> text,
+                                        bool desirable) const;
+
   const std::string path_;
   const text::Tokenizer& tokenizer_;
   const std::string model_chat_template_;

@@ -1,0 +1,242 @@
+// Tokens, losses, gradients and runs of DPO and KTO against TRL (tests/golden/preference).
+#include <ATen/ATen.h>
+#include <c10/core/InferenceMode.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <fstream>
+#include <set>
+
+#include "engine/data/mismatched.h"
+#include "engine/data/packing.h"
+#include "engine/format/model_source.h"
+#include "engine/train/method.h"
+#include "engine/train/trainer.h"
+#include "tests/parity/parity_testing.h"
+
+namespace finetuned::parity {
+namespace {
+
+using nlohmann::json;
+
+// Two engines in float32.
+constexpr double kTolerance = 1e-4;
+
+std::string RowsPath(const std::string& name) { return GoldenPath("../preference/" + name + ".jsonl"); }
+
+json Golden(const std::string& name) { return ReadGoldenJson("../preference/" + name + ".json"); }
+
+data::TokenizedDataset Tokenize(const std::string& name, data::Method method) {
+  const json golden = Golden("tokens");
+  auto source = format::OpenModel(GoldenPath("untied"));
+  if (!source.ok()) throw std::runtime_error(std::string(source.status().message()));
+  const auto tokenizer = (*source)->LoadTokenizer();
+  if (!tokenizer.ok()) throw std::runtime_error(std::string(tokenizer.status().message()));
+  data::TokenizeOptions options;
+  options.method = method;
+  options.max_seq_length = golden["max_length"];
+  options.chat_template = golden["template"];
+  auto dataset = data::TokenizeFile(RowsPath(name), **tokenizer, "", options);
+  if (!dataset.ok()) throw std::runtime_error(std::string(dataset.status().message()));
+  return *std::move(dataset);
+}
+
+std::vector<int32_t> Prompt(const data::TokenizedRow& row) {
+  const auto first = std::find(row.trained.begin(), row.trained.end(), 1) - row.trained.begin();
+  return {row.input_ids.begin(), row.input_ids.begin() + first};
+}
+
+// Of a row that is not truncated, or what is left of it.
+std::vector<int32_t> Answer(const data::TokenizedRow& row) {
+  return {row.input_ids.begin() + static_cast<ptrdiff_t>(Prompt(row).size()), row.input_ids.end()};
+}
+
+std::vector<int32_t> Cut(std::vector<int32_t> answer, size_t prompt, size_t limit) {
+  answer.resize(std::min(answer.size(), limit - prompt));
+  return answer;
+}
+
+void ExpectPairs(const data::TokenizedDataset& got, const json& want) {
+  const size_t limit = Golden("tokens")["max_length"];
+  ASSERT_EQ(got.rows.size(), 2 * want.size());
+  for (size_t i = 0; i < want.size(); ++i) {
+    for (size_t k = 0; k < 2; ++k) {
+      const data::TokenizedRow& row = got.rows[2 * i + k];
+      EXPECT_EQ(row.desirable, k == 0);
+      EXPECT_EQ(Prompt(row), want[i][0].get<std::vector<int32_t>>()) << i;
+      EXPECT_EQ(Answer(row), Cut(want[i][k + 1], want[i][0].size(), limit)) << i;
+    }
+  }
+}
+
+TEST(PreferenceTokens, OfPlainAndConversationalPairsEqualTrl) {
+  const data::TokenizedDataset plain = Tokenize("dpo", data::Method::kDpo);
+  ExpectPairs(plain, Golden("tokens")["dpo"]);
+  EXPECT_EQ(plain.stats.dropped_by_reason.at("PROMPT_TOO_LONG"), 1);
+  ExpectPairs(Tokenize("chat", data::Method::kDpo), Golden("tokens")["chat"]);
+}
+
+TEST(PreferenceTokens, OfUnpairedRowsAndTheirMismatchesEqualTrl) {
+  const json golden = Golden("tokens");
+  const size_t limit = golden["max_length"];
+  const data::TokenizedDataset got = Tokenize("kto", data::Method::kKto);
+  ASSERT_EQ(got.rows.size(), golden["kto"].size());
+  data::BatchPlanOptions options;
+  options.micro_batch_size = 2;
+  options.shuffle = false;
+  const data::BatchPlan plan(got.rows, options, 0);
+  std::vector<data::PackedBatch> window;
+  for (int64_t i = 0; i < plan.micro_batches(); ++i) window.push_back(plan.Build(i));
+  const auto mismatched = data::MismatchedBatches(got.rows, window, static_cast<int64_t>(limit));
+  for (size_t i = 0; i < got.rows.size(); ++i) {
+    const json& want = golden["kto"][i];
+    EXPECT_EQ(Prompt(got.rows[i]), want[0].get<std::vector<int32_t>>());
+    EXPECT_EQ(Answer(got.rows[i]), Cut(want[1], want[0].size(), limit));
+    std::vector<int32_t> whole = want[0];
+    for (int32_t id : Cut(want[2], whole.size(), limit)) whole.push_back(id);
+    const data::PackedBatch& batch = mismatched[i / 2];
+    EXPECT_EQ(std::vector<int32_t>(batch.input_ids.begin() + batch.cu_seqlens[i % 2],
+                                   batch.input_ids.begin() + batch.cu_seqlens[i % 2 + 1]),
+              whole)
+        << i;
+  }
+}
+
+job::TrainSpec SpecOf(const json& run, const lora::Options& lora) {
+  job::TrainSpec spec;
+  spec.method = run["method"];
+  spec.base_model_name = "untied";
+  spec.base_quantization = "none";
+  spec.state_dir = NewTemporaryDirectory("preference");
+  spec.lora = {lora.rank, lora.alpha, 0, lora.use_rslora, {}};
+  for (lora::Target t : lora.targets) spec.lora.target_modules.push_back(lora::TargetName(t));
+  spec.schedule.shuffle = false;
+  spec.schedule.max_seq_length = Golden("tokens")["max_length"];
+  return spec;
+}
+
+void SetOptions(const json& o, job::TrainSpec* spec) {
+  if (spec->method == "kto") {
+    spec->kto.loss_type = o["loss_type"];
+    spec->kto.desirable_weight = o["desirable_weight"];
+    spec->kto.undesirable_weight = o["undesirable_weight"];
+    return;
+  }
+  job::DpoOptions& d = spec->dpo;
+  if (o.contains("loss_type")) d.loss_types = o["loss_type"].get<std::vector<std::string>>();
+  if (o.contains("loss_weights")) d.loss_weights = o["loss_weights"].get<std::vector<double>>();
+  d.beta = o.value("beta", d.beta);
+  d.label_smoothing = o.value("label_smoothing", 0.0);
+  d.f_divergence = o.value("f_divergence_type", d.f_divergence);
+  d.f_alpha_divergence_coef = o.value("f_alpha_divergence_coef", 1.0);
+  d.ld_alpha = o.value("ld_alpha", 1.0);
+  d.use_weighting = o.value("use_weighting", false);
+  d.precompute_reference = o.value("precompute_ref_log_probs", false);
+}
+
+// |got - want| against the size of the numbers.
+void ExpectClose(double got, double want, const std::string& what) {
+  EXPECT_NEAR(got, want, kTolerance * std::max(1.0, std::abs(want))) << what;
+}
+
+void ExpectGradient(const at::Tensor& gradient, const json& want, double largest, const std::string& name) {
+  const at::Tensor g = gradient.flatten().to(at::kDouble);
+  EXPECT_NEAR(g.norm().item<double>(), want[0].get<double>(), kTolerance * largest) << name;
+  const at::Tensor waves = at::cos(at::arange(g.numel(), at::kDouble));
+  EXPECT_NEAR(at::dot(g, waves).item<double>(), want[1].get<double>(), 10 * kTolerance * largest) << name;
+}
+
+class PreferenceParity : public testing::Test {
+ protected:
+  PreferenceParity() : base_(LoadGoldenModel("untied", /*nf4=*/false)), start_(LoadGoldenAdapter("untied_adapter", *base_)) {}
+
+  // One window through the method.
+  void ExpectOneStep(const json& run, const data::TokenizedDataset& rows) {
+    SCOPED_TRACE(run["name"].get<std::string>());
+    job::TrainSpec spec = SpecOf(run, start_->options());
+    SetOptions(run["options"], &spec);
+    spec.schedule.micro_batch_size = run["micro_batch_size"];
+    Recorder recorder;
+    model::Decoder decoder(*base_, *start_, {});
+    const auto method = train::MakeMethod({.spec = &spec, .decoder = &decoder, .train = &rows,
+                                           .observer = &recorder, .doing = [](std::string) {}});
+    ASSERT_TRUE(method->Prepare().ok());
+    const data::BatchPlan plan(rows.rows, train::BatchOptions(spec), 0);
+    train::Window window;
+    for (int64_t i = 0; i < run["accumulation"].get<int64_t>(); ++i) window.batches.push_back(plan.Build(i));
+    start_->ZeroGradients();
+    const at::Tensor measured = method->AccumulateGradients(window);
+    const auto values = method->StepValues(window, measured.const_data_ptr<double>());
+    for (const auto& [name, want] : run["step"].items()) {
+      if (name == "grad_norm" || (spec.method == "kto" && name == "mean_token_accuracy")) continue;
+      ASSERT_TRUE(values.contains(name)) << name;
+      ExpectClose(values.at(name), want, name);
+    }
+    double largest = 0;
+    for (const auto& [name, want] : run["gradients"].items()) largest = std::max(largest, want[0].get<double>());
+    ASSERT_GT(largest, 0);
+    size_t compared = 0;
+    for (const lora::Site& site : start_->sites()) {
+      const std::string name = std::to_string(site.layer) + "." + lora::TargetPath(site.target);
+      ExpectGradient(site.da_RI, run["gradients"].at(name + ".lora_A"), largest, name + ".lora_A");
+      ExpectGradient(site.db_OR, run["gradients"].at(name + ".lora_B"), largest, name + ".lora_B");
+      compared += 2;
+    }
+    EXPECT_EQ(compared, run["gradients"].size());
+  }
+
+  c10::InferenceMode no_autograd_;
+  const std::shared_ptr<model::BaseModel> base_;
+  const std::unique_ptr<lora::Adapter> start_;
+};
+
+TEST_F(PreferenceParity, EveryLossItsMetricsAndGradientsEqualTrl) {
+  const data::TokenizedDataset pairs = Tokenize("dpo", data::Method::kDpo);
+  const data::TokenizedDataset answers = Tokenize("kto", data::Method::kKto);
+  std::set<std::string> types;
+  const json runs = Golden("losses");
+  for (const json& run : runs) {
+    ExpectOneStep(run, run["method"] == "dpo" ? pairs : answers);
+    if (run["method"] != "dpo") continue;
+    for (const json& type : run["options"].value("loss_type", json::array({"sigmoid"}))) types.insert(type);
+  }
+  EXPECT_EQ(types.size(), 15u);
+}
+
+TEST_F(PreferenceParity, TwentyStepsEqualTrl) {
+  for (const json& run : Golden("trajectories")) {
+    SCOPED_TRACE(run["method"].get<std::string>());
+    const json& s = run["settings"];
+    job::TrainSpec spec = SpecOf(run, start_->options());
+    spec.optimizer.kind = "adamw";
+    spec.optimizer.learning_rate = s["learning_rate"];
+    spec.optimizer.weight_decay = s["weight_decay"];
+    spec.optimizer.warmup_steps = s["warmup_steps"];
+    spec.schedule.max_steps = s["max_steps"];
+    spec.schedule.micro_batch_size = s["per_device_train_batch_size"];
+    spec.schedule.gradient_accumulation_steps = s["gradient_accumulation_steps"];
+    const data::TokenizedDataset rows =
+        Tokenize(spec.method, spec.method == "dpo" ? data::Method::kDpo : data::Method::kKto);
+    Recorder recorder;
+    job::RunControl control;
+    train::Trainer trainer({.spec = &spec, .base = base_.get(), .train = &rows, .observer = &recorder,
+                            .control = &control});
+    trainer.adapter().parameters().copy_(start_->parameters());
+    const auto result = trainer.Run(std::nullopt);
+    ASSERT_TRUE(result.ok()) << result.status();
+    ASSERT_EQ(recorder.steps.size(), run["steps"].size());
+    for (size_t i = 0; i < recorder.steps.size(); ++i) {
+      for (const auto& [name, want] : run["steps"][i].items()) {
+        if (spec.method == "kto" && name == "mean_token_accuracy") continue;
+        ASSERT_TRUE(recorder.steps[i].contains(name)) << name;
+        // Differences of rounding grow over the steps.
+        const double wanted = want.get<double>();
+        EXPECT_NEAR(recorder.steps[i][name], wanted, 5e-3 * std::max(1.0, std::abs(wanted))) << name << " of step " << i + 1;
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace finetuned::parity

@@ -1,0 +1,188 @@
+// Whole DPO and KTO runs through RunTraining, on the tiny golden model and rows written here.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <filesystem>
+#include <fstream>
+#include <tuple>
+
+#include "engine/train/files.h"
+#include "engine/train/run.h"
+#include "tests/parity/parity_testing.h"
+
+namespace finetuned::train {
+namespace {
+
+using job::Outcome;
+using parity::Recorder;
+using testing::Contains;
+using testing::HasSubstr;
+
+class PreferenceRun : public testing::Test {
+ protected:
+  PreferenceRun()
+      : root_(parity::NewTemporaryDirectory(
+            std::string("preference_run_") + testing::UnitTest::GetInstance()->current_test_info()->name())) {
+    // Good answers end in a, bad ones in b.
+    std::ofstream pairs(root_ + "/dpo.jsonl"), held(root_ + "/held.jsonl"), answers(root_ + "/kto.jsonl");
+    for (int i = 0; i < 9; ++i) {
+      const std::string prompt = "question " + std::to_string(i * 7);
+      const std::string good = " so " + std::string(2 + i % 4, 'a'), bad = " no " + std::string(2 + i % 3, 'b');
+      (i < 7 ? pairs : held) << "{\"prompt\": \"" << prompt << "\", \"chosen\": \"" << good << "\", \"rejected\": \""
+                             << bad << "\"}\n";
+      answers << "{\"prompt\": \"" << prompt << "\", \"completion\": \"" << (i % 2 ? good : bad)
+              << "\", \"label\": " << (i % 2 ? "true" : "false") << "}\n";
+    }
+  }
+
+  job::TrainSpec Spec(const std::string& method, const std::string& state) const {
+    job::TrainSpec spec;
+    spec.job_name = "test";
+    spec.method = method;
+    spec.base_model_path = parity::GoldenPath("untied");
+    spec.base_model_name = "untied";
+    spec.dataset_path = root_ + "/" + method + ".jsonl";
+    spec.state_dir = root_ + "/" + state;
+    spec.lora.rank = 64;
+    spec.lora.alpha = 64;
+    spec.optimizer.learning_rate = 1e-3;
+    spec.schedule.epochs = 4;
+    spec.schedule.micro_batch_size = 2;
+    spec.schedule.gradient_accumulation_steps = 2;
+    spec.schedule.max_seq_length = 64;
+    spec.cpu_threads = 1;
+    return spec;
+  }
+
+  job::RunResult Go(const job::TrainSpec& spec, Recorder* recorder) { return RunTraining(spec, *recorder, control_); }
+
+  std::string AdapterBytes(const std::string& state) const {
+    return *ReadFile(root_ + "/" + state + "/adapter/adapter_model.safetensors");
+  }
+
+  // Leaves after step 3 and comes back; the adapter is that of a run without the break.
+  void ExpectResumeIsExact(const job::TrainSpec& whole, job::TrainSpec parts, const std::string& state) {
+    Recorder undisturbed, first, second;
+    ASSERT_EQ(Go(whole, &undisturbed).outcome, Outcome::kDone);
+    parts.state_dir = root_ + "/" + state;
+    first.after_step = [&](int64_t step) { control_.leave = step == 3; };
+    ASSERT_EQ(Go(parts, &first).outcome, Outcome::kCheckpointed);
+    control_.leave = false;
+    ASSERT_EQ(Go(parts, &second).outcome, Outcome::kDone);
+    EXPECT_EQ(second.first_step, 3);
+    EXPECT_EQ(*ReadFile(whole.state_dir + "/adapter/adapter_model.safetensors"), AdapterBytes(state));
+  }
+
+  const std::string root_;
+  job::RunControl control_;
+};
+
+TEST_F(PreferenceRun, DpoLearnsThePreferenceAlsoOfHeldOutPairs) {
+  job::TrainSpec spec = Spec("dpo", "s");
+  spec.eval_dataset_path = root_ + "/held.jsonl";
+  spec.evaluation.before_training = true;
+  spec.schedule.epochs = 12;
+  Recorder recorder;
+  const job::RunResult result = Go(spec, &recorder);
+  ASSERT_EQ(result.outcome, Outcome::kDone) << result.message;
+  EXPECT_NEAR(recorder.steps.front()["loss"], std::log(2), 1e-6);  // policy and reference are equal
+  EXPECT_EQ(recorder.steps.front()["rewards/margins"], 0);
+  EXPECT_LT(recorder.steps.back()["loss"], 0.3);
+  EXPECT_EQ(recorder.evals.front()["eval_rewards/accuracies"], 0);
+  EXPECT_EQ(recorder.evals.back()["eval_rewards/accuracies"], 1);
+  EXPECT_GT(recorder.evals.back()["eval_rewards/margins"], 0.5);
+}
+
+TEST_F(PreferenceRun, ResumedRunsEqualUninterruptedOnesByteForByte) {
+  job::TrainSpec dpo = Spec("dpo", "dpo");
+  ExpectResumeIsExact(dpo, dpo, "dpo_parts");
+  dpo.state_dir = root_ + "/precomputed";
+  dpo.dpo.precompute_reference = true;
+  ExpectResumeIsExact(dpo, dpo, "precomputed_parts");
+  EXPECT_EQ(AdapterBytes("dpo"), AdapterBytes("precomputed"));
+  const job::TrainSpec kto = Spec("kto", "kto");
+  ExpectResumeIsExact(kto, kto, "kto_parts");
+}
+
+TEST_F(PreferenceRun, KeptReferenceIsReadAgainOnlyForTheSameRows) {
+  job::TrainSpec spec = Spec("dpo", "s");
+  spec.dpo.precompute_reference = true;
+  Recorder first, second, third;
+  first.after_step = [&](int64_t step) { control_.leave = step == 1; };
+  ASSERT_EQ(Go(spec, &first).outcome, Outcome::kCheckpointed);
+  control_.leave = false;
+  EXPECT_THAT(first.phases, Contains("computing reference"));
+  ASSERT_EQ(Go(spec, &second).outcome, Outcome::kDone);
+  EXPECT_THAT(second.phases, testing::Not(Contains("computing reference")));
+  std::filesystem::remove_all(spec.state_dir + "/checkpoints");
+  spec.dataset_path = root_ + "/held.jsonl";
+  ASSERT_EQ(Go(spec, &third).outcome, Outcome::kDone);
+  EXPECT_THAT(third.phases, Contains("computing reference"));
+}
+
+TEST_F(PreferenceRun, KtoTrainsWithEveryBatchSizeAndWithPairs) {
+  for (const auto& [micro_batch, accumulation, data] :
+       {std::tuple{1, 1, "kto"}, {1, 4, "kto"}, {9, 1, "kto"}, {3, 2, "dpo"}}) {
+    SCOPED_TRACE(std::to_string(micro_batch) + " x " + std::to_string(accumulation) + " of " + data);
+    job::TrainSpec spec = Spec("kto", "s" + std::to_string(micro_batch) + std::to_string(accumulation));
+    spec.dataset_path = root_ + "/" + data + ".jsonl";
+    spec.eval_dataset_path = root_ + "/held.jsonl";
+    spec.schedule.micro_batch_size = micro_batch;
+    spec.schedule.gradient_accumulation_steps = accumulation;
+    Recorder recorder;
+    const job::RunResult result = Go(spec, &recorder);
+    ASSERT_EQ(result.outcome, Outcome::kDone) << result.message;
+    for (auto& step : recorder.steps) {
+      for (const auto& [name, value] : step) EXPECT_TRUE(std::isfinite(value)) << name;
+      EXPECT_GE(step["kl"], 0);
+    }
+    EXPECT_GT(recorder.evals.back()["eval_rewards/margins"], 0);
+  }
+}
+
+TEST_F(PreferenceRun, KtoSaysWhatItThinksOfTheLabels) {
+  std::ofstream many(root_ + "/many.jsonl"), one(root_ + "/one.jsonl");
+  for (int i = 0; i < 8; ++i) {
+    const std::string row = "{\"prompt\": \"p" + std::to_string(i) + "\", \"completion\": \" c\", \"label\": ";
+    many << row << (i < 6 ? "true" : "false") << "}\n";
+    one << row << "true}\n";
+  }
+  many.close();
+  one.close();
+  job::TrainSpec spec = Spec("kto", "many");
+  spec.schedule.max_steps = 1;
+  spec.dataset_path = root_ + "/many.jsonl";
+  Recorder unbalanced, balanced, single;
+  ASSERT_EQ(Go(spec, &unbalanced).outcome, Outcome::kDone);
+  EXPECT_THAT(unbalanced.warnings, Contains(HasSubstr("6 rows are desirable and 2 are not")));
+  EXPECT_THAT(unbalanced.warnings, Contains(HasSubstr("desirable_weight in [0.33, 0.44]")));
+  EXPECT_THAT(unbalanced.warnings, Contains(HasSubstr("undesirable_weight in [2.26, 3.00], not both")));
+  spec.kto.undesirable_weight = 2.5;
+  spec.state_dir = root_ + "/balanced";
+  ASSERT_EQ(Go(spec, &balanced).outcome, Outcome::kDone);
+  EXPECT_TRUE(balanced.warnings.empty());
+  spec.dataset_path = root_ + "/one.jsonl";
+  spec.state_dir = root_ + "/one";
+  ASSERT_EQ(Go(spec, &single).outcome, Outcome::kDone);
+  EXPECT_THAT(single.warnings, Contains(HasSubstr("there is no undesirable row")));
+  EXPECT_TRUE(std::isfinite(single.steps.back()["loss"]));
+  EXPECT_FALSE(single.steps.back().contains("rewards/rejected"));
+}
+
+TEST_F(PreferenceRun, BadOptionsAndRowsAreRefusedByName) {
+  job::TrainSpec spec = Spec("dpo", "s");
+  spec.dpo.loss_types = {"exo_pair"};
+  Recorder recorder;
+  job::RunResult result = Go(spec, &recorder);
+  EXPECT_EQ(result.outcome, Outcome::kBadConfig);
+  EXPECT_THAT(result.message, HasSubstr("dpo.label_smoothing: must be above 0 with exo_pair"));
+  spec = Spec("dpo", "s");
+  spec.dataset_path = root_ + "/kto.jsonl";
+  result = Go(spec, &recorder);
+  EXPECT_EQ(result.outcome, Outcome::kBadData);
+  EXPECT_THAT(result.message, HasSubstr("the row fits method kto"));
+}
+
+}  // namespace
+}  // namespace finetuned::train
