@@ -70,6 +70,12 @@ void CheckSchedule(const job::ScheduleOptions& s, Checker* c) {
   c->AtLeast(static_cast<double>(s.max_seq_length), 2, "schedule.max_seq_length");
 }
 
+void CheckSft(const job::SftOptions& o, Checker* c) {
+  c->OneOf(o.loss_on, {"auto", "all", "completion", "assistant"}, "sft.loss_on");
+  c->OneOf(o.truncation, {"keep_start", "keep_end"}, "sft.truncation");
+  c->Share(o.label_smoothing, "sft.label_smoothing");
+}
+
 void CheckDpo(const job::DpoOptions& o, Checker* c) {
   c->Require(std::isfinite(o.beta) && o.beta > 0, "dpo.beta", "must be above 0");
   c->Require(!o.loss_types.empty(), "dpo.loss_type", "is empty");
@@ -164,11 +170,9 @@ absl::Status ValidateSpec(const job::TrainSpec& spec) {
   }
   CheckOptimizer(spec.optimizer, &c);
   CheckSchedule(spec.schedule, &c);
+  if (spec.method == "sft") CheckSft(spec.sft, &c);
   if (spec.method == "dpo") CheckDpo(spec.dpo, &c);
   if (spec.method == "kto") CheckKto(spec.kto, &c);
-  c.OneOf(spec.sft.loss_on, {"auto", "all", "completion", "assistant"}, "sft.loss_on");
-  c.OneOf(spec.sft.truncation, {"keep_start", "keep_end"}, "sft.truncation");
-  c.Share(spec.sft.label_smoothing, "sft.label_smoothing");
   c.AtLeast(static_cast<double>(spec.checkpoints.every_steps), 0, "checkpoints.every_steps");
   c.AtLeast(static_cast<double>(spec.checkpoints.keep_last), 1, "checkpoints.keep_last");
   c.AtLeast(static_cast<double>(spec.evaluation.every_steps), 0, "evaluation.every_steps");

@@ -4,6 +4,7 @@
 #include <google/protobuf/descriptor.h>
 #include <gtest/gtest.h>
 
+#include "engine/train/spec_check.h"
 #include "proto/spec/resolve.h"
 
 namespace finetuned::worker {
@@ -41,6 +42,35 @@ TEST(ToTrainSpec, CarriesTheDefaults) {
   EXPECT_EQ(out.base_quantization, "nf4");
   EXPECT_EQ(out.compute_dtype, "f32");
   EXPECT_EQ(out.seed, 42u);
+}
+
+TEST(ToTrainSpec, OfPreferenceMethodsPassesTheChecksOfTheEngine) {
+  const job::TrainSpec dpo = ToTrainSpec(Resolved([](v1::JobSpec* s) {
+                                           s->mutable_dpo()->set_beta(0.3);
+                                           s->mutable_dpo()->add_loss_type("robust");
+                                           s->mutable_dpo()->add_loss_type("sft");
+                                           s->mutable_dpo()->set_label_smoothing(0.2);
+                                           s->mutable_dpo()->set_ld_alpha(0.5);
+                                           s->mutable_dpo()->set_precompute_reference(true);
+                                         }),
+                                         "jobs/j", {"/m", "/d", "", "/s"}, 1);
+  EXPECT_TRUE(train::ValidateSpec(dpo).ok()) << train::ValidateSpec(dpo);
+  EXPECT_EQ(dpo.method, "dpo");
+  EXPECT_EQ(dpo.optimizer.learning_rate, 1e-6);
+  EXPECT_EQ(dpo.dpo.beta, 0.3);
+  EXPECT_THAT(dpo.dpo.loss_types, ElementsAre("robust", "sft"));
+  EXPECT_THAT(dpo.dpo.loss_weights, ElementsAre(1, 1));
+  EXPECT_EQ(dpo.dpo.label_smoothing, 0.2);
+  EXPECT_EQ(dpo.dpo.f_divergence, "reverse_kl");
+  EXPECT_EQ(dpo.dpo.ld_alpha, 0.5);
+  EXPECT_TRUE(dpo.dpo.precompute_reference);
+  const job::TrainSpec kto = ToTrainSpec(Resolved([](v1::JobSpec* s) { s->mutable_kto()->set_desirable_weight(0.7); }),
+                                         "jobs/j", {"/m", "/d", "", "/s"}, 1);
+  EXPECT_TRUE(train::ValidateSpec(kto).ok()) << train::ValidateSpec(kto);
+  EXPECT_EQ(kto.method, "kto");
+  EXPECT_EQ(kto.kto.desirable_weight, 0.7);
+  EXPECT_EQ(kto.kto.undesirable_weight, 1);
+  EXPECT_EQ(kto.kto.loss_type, "kto");
 }
 
 TEST(ToTrainSpec, CarriesEveryFieldThatIsSet) {
