@@ -13,6 +13,7 @@
 #include "clients/cli/term.h"
 #include "clients/cli/terminal.h"
 #include "clients/cli/upload.h"
+#include "clients/cli/grpo_flags.h"
 #include "clients/cli/watch.h"
 #include "proto/spec/job_file.h"
 
@@ -32,6 +33,7 @@ struct RunFlags {
   bool eval_first = false, deterministic = false, keep_best = false;
   int early_stopping = 0;
   PreferenceFlags preference;
+  GrpoFlags grpo;
   std::string file;  // job file instead of flags
 };
 
@@ -42,7 +44,7 @@ void AddSpecFlags(CLI::App* c, RunFlags* f) {
   c->add_option("--name", f->name, "Job id, [a-z][a-z0-9-]{2,62}");
   c->add_option("--epochs", f->epochs, "Passes over the data (default 3)");
   c->add_option("--max-steps", f->max_steps, "Optimizer steps instead of epochs");
-  c->add_option("--lr", f->learning_rate, "Learning rate (default 2e-4; dpo, kto: 1e-6)");
+  c->add_option("--lr", f->learning_rate, "Learning rate (default 2e-4; dpo, kto, grpo: 1e-6)");
   c->add_option("--scheduler", f->scheduler, "linear, cosine, constant, ...");
   c->add_option("--warmup-ratio", f->warmup_ratio, "Share of the steps that warm up");
   c->add_option("--optimizer", f->optimizer, "adamw_8bit (default) or adamw");
@@ -76,6 +78,8 @@ void SetMethod(const RunFlags& f, v1::JobSpec* spec) {
     *spec->mutable_dpo() = DpoFromFlags(f.preference);
   } else if (f.method == "kto") {
     *spec->mutable_kto() = KtoFromFlags(f.preference);
+  } else if (f.method == "grpo") {
+    FillGrpo(f.grpo, spec->mutable_grpo());
   } else {
     spec->mutable_sft()->set_loss_on(f.loss_on);
     spec->mutable_sft()->set_packing(f.packing);
@@ -229,6 +233,7 @@ void AddRunMethod(CLI::App* run, App& app, const std::string& method, const std:
   if (method == "sft") AddSftFlags(command, flags.get());
   if (method == "dpo") AddDpoFlags(command, &flags->preference);
   if (method == "kto") AddKtoFlags(command, &flags->preference);
+  if (method == "grpo") AddGrpoFlags(command, &flags->grpo);
   command->get_option("--model")->required();
   command->get_option("--data")->required();
   command->add_flag("-d,--detach", flags->detach, "Do not watch");
@@ -244,6 +249,7 @@ void AddRunCommands(CLI::App& cli, App& app) {
   AddRunMethod(run, app, "sft", "Supervised fine-tuning");
   AddRunMethod(run, app, "dpo", "Preference optimisation from chosen and rejected answers");
   AddRunMethod(run, app, "kto", "Preference optimisation from answers labelled good or bad");
+  AddRunMethod(run, app, "grpo", "Group relative policy optimisation: learn from rewards");
 
   auto file = std::make_shared<RunFlags>();
   CLI::App* submit = cli.add_subcommand("submit", "Queue a job file (YAML or JSON)");

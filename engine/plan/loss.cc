@@ -25,6 +25,9 @@ void AddPerTarget(const PlanInput& in, Collector& c) {
   c.Add("logits", "log_probs.per_target", slots * targets * 5 * 4, slots);
   c.Add("logits", "log_probs.correct", slots * targets, slots);
   c.Add("logits", "log_probs.gradient", slots * targets * 4, slots);
+  // The policy loss works on [completions, longest] in float32, term by term (engine/grpo/loss.cc).
+  constexpr int64_t kPolicyLossTerms = 40;
+  if (in.method == Method::kGrpo) c.Add("logits", "grpo.loss", kPolicyLossTerms * targets * 4, kPolicyLossTerms);
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "proto/spec/grpo.h"
 
 namespace finetuned::spec {
 namespace {
@@ -74,7 +75,7 @@ void ResolveRest(const ResolveContext& context, v1::JobSpec* spec) {
   ResolveMethod(spec);
   if (spec->checkpoints().keep_last() == 0) spec->mutable_checkpoints()->set_keep_last(2);
   if (spec->checkpoints().best_metric().empty()) {
-    spec->mutable_checkpoints()->set_best_metric("eval_loss");
+    spec->mutable_checkpoints()->set_best_metric(spec->has_grpo() ? "eval_reward" : "eval_loss");
   }
   if (spec->quantization().base().empty()) spec->mutable_quantization()->set_base("nf4");
   v1::ComputeSpec* compute = spec->mutable_compute();
@@ -98,8 +99,12 @@ absl::StatusOr<v1::JobSpec> ResolveSpec(const v1::JobSpec& spec, const ResolveCo
   v1::JobSpec out = spec;
   ResolveLora(out.mutable_lora());
   ResolveOptimizer(!out.has_dpo() && !out.has_kto() && !out.has_grpo(), out.mutable_optimizer());
+  if (out.has_grpo()) ResolveGrpo(&out);
   const absl::Status schedule = ResolveSchedule(context, out.mutable_schedule());
   if (!schedule.ok()) return schedule;
+  if (out.has_grpo()) {
+    if (absl::Status s = CheckCompletionFits(out); !s.ok()) return s;
+  }
   ResolveRest(context, &out);
   return out;
 }

@@ -3,13 +3,11 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "proto/spec/nearest.h"
-#include "proto/spec/resolve.h"
+#include "proto/spec/checker.h"
+#include "proto/spec/grpo.h"
 
 namespace finetuned::spec {
 namespace {
-
-using Names = std::vector<std::string>;
 
 const Names kLossOn = {"auto", "all", "completion", "assistant"};
 const Names kTruncation = {"keep_start", "keep_end"};
@@ -26,44 +24,6 @@ const Names kPairLosses = {"sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "r
 const Names kFDivergences = {"reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"};
 const Names kKtoLosses = {"kto", "apo_zero_unpaired"};
 const Names kBias = {"none", "all", "lora_only"};
-
-// Collects violations; the path of a field is below job.spec.
-class Checker {
- public:
-  explicit Checker(std::vector<Violation>* out) : out_(out) {}
-
-  void Add(const std::string& field, std::string message) {
-    out_->push_back({absl::StrCat("job.spec.", field), std::move(message)});
-  }
-  void Required(const std::string& field, const std::string& value, const std::string& example) {
-    if (value.empty()) Add(field, absl::StrCat("is required, e.g. ", example));
-  }
-  void OneOf(const std::string& field, const std::string& value, const Names& allowed) {
-    if (value.empty()) return;
-    for (const std::string& name : allowed) {
-      if (name == value) return;
-    }
-    const std::string near = Nearest(value, allowed);
-    Add(field, absl::StrCat("got \"", value, "\"; allowed: ", absl::StrJoin(allowed, ", "),
-                            near.empty() ? "" : absl::StrCat("; did you mean ", near, "?")));
-  }
-  // Zero means "not set" for plain integers.
-  void Integer(const std::string& field, int64_t value, int64_t low, int64_t high) {
-    if (value != 0 && (value < low || value > high)) {
-      Add(field, absl::StrCat("must be ", low, " to ", high, ", got ", value));
-    }
-  }
-  void Number(const std::string& field, double value, double low, double high, bool below_high = false) {
-    const bool good = std::isfinite(value) && value >= low && (below_high ? value < high : value <= high);
-    if (!good) {
-      Add(field, absl::StrCat("must be at least ", low, below_high ? " and below " : " and at most ",
-                              high, ", got ", value));
-    }
-  }
-
- private:
-  std::vector<Violation>* out_;
-};
 
 void CheckSft(const v1::SftSpec& sft, Checker& c) {
   c.OneOf("sft.loss_on", sft.loss_on(), kLossOn);
@@ -226,6 +186,7 @@ std::vector<Violation> ValidateSpec(const v1::JobSpec& spec) {
   CheckSft(spec.sft(), c);
   CheckDpo(spec.dpo(), c);
   CheckKto(spec.kto(), c);
+  if (spec.has_grpo()) CheckGrpo(spec.grpo(), c);
   CheckLora(spec.lora(), c);
   CheckOptimizer(spec.optimizer(), c);
   CheckSchedule(spec.schedule(), c);
@@ -243,7 +204,7 @@ std::vector<Violation> UnavailableFeatures(const v1::JobSpec& spec) {
   std::vector<Violation> out;
   Checker c(&out);
   const char* kLater = " is not available in this version";
-  if (spec.has_grpo()) c.Add("grpo", absl::StrCat("GRPO", kLater, "; use sft"));
+  CheckGrpoAvailable(spec.grpo(), c);
   if (!spec.init_adapter().empty()) {
     c.Add("init_adapter", absl::StrCat("starting from an adapter", kLater, "; leave it empty"));
   }

@@ -10,7 +10,9 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
+#include "engine/plan/rollout.h"
 #include "engine/plan/suggest.h"
+#include "engine/reward/reward.h"
 #include "proto/spec/resolve.h"
 #include "server/api/dataset_proto.h"
 #include "server/api/error.h"
@@ -23,6 +25,25 @@ namespace {
 using v1::JobSpec;
 
 constexpr double kBudgetMargin = 0.03;  // of the device, for what others may take
+
+// Arguments of rewards that cannot be right.
+std::vector<spec::Violation> CheckRewards(const JobSpec& spec) {
+  std::vector<spec::Violation> out;
+  for (int i = 0; i < spec.grpo().builtin_rewards_size(); ++i) {
+    const v1::BuiltinReward& r = spec.grpo().builtin_rewards(i);
+    const auto made = reward::MakeReward(r.name(), {r.args().begin(), r.args().end()});
+    if (!made.ok()) {
+      out.push_back({absl::StrCat("job.spec.grpo.builtin_rewards[", i, "]"), std::string(made.status().message())});
+    }
+  }
+  return out;
+}
+
+plan::Rollout RolloutOf(const JobSpec& spec) {
+  const int64_t per_step = int64_t{spec.schedule().micro_batch_size()} * spec.schedule().gradient_accumulation_steps();
+  const int64_t asked = int64_t{spec.grpo().prompts_per_rollout()} * spec.grpo().group_size();
+  return plan::RolloutOf(asked > 0 ? asked : per_step, spec.schedule().max_seq_length());
+}
 
 plan::PlanInput ToPlanInput(const JobSpec& spec, const format::ModelConfig& model) {
   plan::PlanInput in;
@@ -38,6 +59,7 @@ plan::PlanInput ToPlanInput(const JobSpec& spec, const format::ModelConfig& mode
   in.micro_batch_size = spec.schedule().micro_batch_size();
   in.max_seq_length = spec.schedule().max_seq_length();
   in.activation_checkpointing = spec.compute().activation_checkpointing() == "on";
+  if (spec.has_grpo()) in.rollout = RolloutOf(spec);
   return in;
 }
 
@@ -163,6 +185,7 @@ absl::StatusOr<v1::Dataset> JobPlanner::FindDataset(const std::string& name, con
 absl::StatusOr<PlannedJob> JobPlanner::Plan(const v1::Job& job) const {
   const std::vector<spec::Violation> violations = spec::ValidateSpec(job.spec());
   if (!violations.empty()) return InvalidFields(violations);
+  if (const auto rewards = CheckRewards(job.spec()); !rewards.empty()) return InvalidFields(rewards);
   const std::vector<spec::Violation> unavailable = spec::UnavailableFeatures(job.spec());
   if (!unavailable.empty()) return NotAvailable(unavailable[0].path, unavailable[0].message);
 

@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "proto/spec/nearest.h"
+#include "server/queue/state_machine.h"
 
 namespace finetuned::api {
 
@@ -67,6 +68,10 @@ absl::Status RewardStream::Hello(const v1::RewardHello& hello) {
                           absl::StrCat(hello.job(), " needs the reward \"", name, "\"; this worker serves ",
                                        absl::StrJoin(served, ", "),
                                        near.empty() ? "" : absl::StrCat("; is ", near, " meant?")));
+    }
+    if (queue::IsTerminal(job->state())) {
+      JobEnded();
+      return absl::OkStatus();
     }
   }
   auto worker = jobs.rewards().Attach(hello, this);

@@ -20,6 +20,7 @@ class RewardStream final : public grpc::ServerBidiReactor<v1::RewardWorkerMessag
   RewardStream(const Front& front, grpc::CallbackServerContext* context);
 
   void Send(v1::RewardDispatch message) override;
+  void JobEnded() override { End(absl::OkStatus()); }
   void OnReadDone(bool ok) override;
   void OnWriteDone(bool ok) override;
   void OnCancel() override;

@@ -11,8 +11,10 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "engine/data/dataset.h"
+#include "engine/data/prompts.h"
 #include "engine/plan/cost.h"
 #include "engine/plan/memory_plan.h"
+#include "engine/reward/reward_set.h"
 #include "server/api/dataset_proto.h"
 #include "server/api/error.h"
 #include "server/api/job_planner.h"
@@ -27,6 +29,21 @@ constexpr int64_t kMegabyte = 1'000'000;
 
 data::TokenizeOptions OptionsOf(const PlannedJob& job) {
   return ToTokenizeOptions(job.resolved, job.resolved.schedule().max_seq_length());
+}
+
+// The rewards were checked.
+data::PromptOptions PromptOptionsOf(const PlannedJob& job) {
+  const v1::GrpoSpec& grpo = job.resolved.grpo();
+  data::PromptOptions options;
+  options.max_tokens = job.resolved.schedule().max_seq_length() - grpo.max_completion_tokens();
+  options.chat_template = grpo.chat_template();
+  options.system_prompt = grpo.system_prompt();
+  for (const v1::BuiltinReward& r : grpo.builtin_rewards()) {
+    const auto reward = reward::MakeReward(r.name(), {r.args().begin(), r.args().end()});
+    if (!reward.ok()) continue;
+    for (const std::string& column : (*reward)->columns()) options.required_columns.emplace(column, r.name());
+  }
+  return options;
 }
 
 absl::Status DatasetProblem(const absl::Status& status) {
@@ -77,11 +94,31 @@ double SustainedFlops(const std::string& product) {
   return 0;
 }
 
+absl::StatusOr<data::DatasetStats> StatsOf(const PlannedJob& job, const std::string& path,
+                                          const text::Tokenizer& tokenizer) {
+  const std::string& chat_template = job.model->source().chat_template();
+  if (job.resolved.has_grpo()) {
+    auto prompts = data::LoadPrompts(path, tokenizer, chat_template, PromptOptionsOf(job));
+    if (!prompts.ok()) return prompts.status();
+    return std::move(prompts->stats);
+  }
+  auto rows = data::TokenizeFile(path, tokenizer, chat_template, OptionsOf(job), kThreads);
+  if (!rows.ok()) return rows.status();
+  return std::move(rows->stats);
+}
+
 }  // namespace
 
 absl::Status CheckFirstRow(const PlannedJob& job) {
   const auto tokenizer = job.model->Tokenizer();
   if (!tokenizer.ok()) return tokenizer.status();
+  if (job.resolved.has_grpo()) {
+    data::PromptOptions options = PromptOptionsOf(job);
+    options.max_rows = 1;
+    options.max_tokens = job.resolved.schedule().max_seq_length();  // a long one is left out, not refused
+    const auto prompts = data::LoadPrompts(job.dataset_path, **tokenizer, job.model->source().chat_template(), options);
+    return prompts.ok() ? absl::OkStatus() : DatasetProblem(prompts.status());
+  }
   const auto rows = data::PreviewFile(job.dataset_path, **tokenizer, job.model->source().chat_template(),
                                       OptionsOf(job), /*first_row=*/0, /*max_rows=*/1);
   return rows.ok() ? absl::OkStatus() : DatasetProblem(rows.status());
@@ -99,10 +136,9 @@ absl::StatusOr<TokenCount> CountTokens(const PlannedJob& job) {
     if (sample >= 0) close(sample);
   };
   if (sample >= 0) path = absl::StrCat("/proc/self/fd/", sample);
-  const auto tokens =
-      data::TokenizeFile(path, **tokenizer, job.model->source().chat_template(), OptionsOf(job), kThreads);
-  if (!tokens.ok()) return DatasetProblem(tokens.status());
-  TokenCount out{ToProto(tokens->stats), {}};
+  const auto stats = StatsOf(job, path, **tokenizer);
+  if (!stats.ok()) return DatasetProblem(stats.status());
+  TokenCount out{ToProto(*stats), {}};
   if (sample >= 0) {
     Scale(static_cast<double>(size) / static_cast<double>(read), &out.stats);
     out.stats.set_rows(job.dataset.stats().rows());

@@ -319,6 +319,7 @@ void JobManager::Loop::CountChange(const queue::StateChange& change, const store
     metrics_->JobFinished(Method(job), change.to, change.reason, Elapsed(job, now));
     queued_since_.erase(job.name());
     best_eval_.erase(job.name());
+    rewards_.JobEnded(job.name());
   }
 }
 

@@ -174,6 +174,14 @@ bool RewardBroker::Takes(const Worker& worker, const Batch& batch) {
   return Takes(worker, batch.question.job, batch.question.reward_names);
 }
 
+std::vector<int64_t> RewardBroker::WorkersOf(const std::string& job) const {
+  std::vector<int64_t> found;
+  for (const auto& [id, worker] : workers_) {
+    if (worker.hello.job() == job) found.push_back(id);
+  }
+  return found;
+}
+
 bool RewardBroker::Serves(const std::string& job, const std::vector<std::string>& names) const {
   return std::any_of(workers_.begin(), workers_.end(),
                      [&](const auto& entry) { return Takes(entry.second, job, names); });

@@ -73,6 +73,8 @@ class RewardBroker {
   absl::Time NextDeadline() const;
   // Some attached worker would take such batches.
   bool Serves(const std::string& job, const std::vector<std::string>& names) const;
+  // Workers that said this job in their hello.
+  std::vector<int64_t> WorkersOf(const std::string& job) const;
   size_t workers() const { return workers_.size(); }
   const LeaseCounts& counts() const { return counts_; }
 

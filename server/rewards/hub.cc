@@ -83,6 +83,14 @@ void RewardHub::Forget(const std::string& job) {
   Call(calls);
 }
 
+void RewardHub::JobEnded(const std::string& job) {
+  std::lock_guard lock(mutex_);
+  for (const int64_t worker : broker_.WorkersOf(job)) {
+    const auto sink = sinks_.find(worker);
+    if (sink != sinks_.end()) sink->second->JobEnded();
+  }
+}
+
 bool RewardHub::Serves(const std::string& job, const v1::RemoteReward& settings) const {
   std::lock_guard lock(mutex_);
   return broker_.Serves(job, Names(settings));

@@ -20,6 +20,7 @@ class RewardHub {
    public:
     virtual ~Sink() = default;
     virtual void Send(v1::RewardDispatch message) = 0;
+    virtual void JobEnded() = 0;  // the worker's only job has: the stream ends well
   };
   // Called without the hub's lock, on any thread; must not block.
   struct Host {
@@ -41,6 +42,8 @@ class RewardHub {
   // From the engine, with the job's settings (defaults filled in).
   void Ask(const internal::v1::RewardQuestion& question, const v1::RemoteReward& settings);
   void Forget(const std::string& job);
+  // The job has ended for good: workers that serve only it are sent home.
+  void JobEnded(const std::string& job);
   bool Serves(const std::string& job, const v1::RemoteReward& settings) const;
 
   // Has `name` of an attached worker score the items; `done` is called once, perhaps at once.

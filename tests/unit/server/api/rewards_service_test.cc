@@ -217,6 +217,10 @@ TEST_F(RewardsApi, AJobThatLeavesTakesItsBatchesBack) {
   const v1::RewardDispatch revoked = notebook.Read();
   ASSERT_TRUE(revoked.has_revoke());
   EXPECT_EQ(revoked.revoke().batch_id(), batch.batch_id());
+  // The job has ended, and with it what this worker is for.
+  EXPECT_TRUE(notebook.Finish().ok());
+  RewardClient late(rewards_.get(), job.name(), {"mine"}, 1);
+  EXPECT_TRUE(late.Finish().ok());
 }
 
 TEST_F(RewardsApi, AWorkerThatDoesNotFitIsToldWhy) {
@@ -232,7 +236,49 @@ TEST_F(RewardsApi, AWorkerThatDoesNotFitIsToldWhy) {
   worker_->Phase("exporting");
   worker_->Finish(0);
   Create(GoodJob("sft"));
+  worker_->Phase("training");
   EXPECT_THAT(refused("jobs/sft", {"mine"}).error_message(), HasSubstr("computes no rewards outside"));
+}
+
+TEST_F(RewardsApi, AGrpoJobIsCheckedBeforeItWaits) {
+  v1::Dataset dataset;
+  ASSERT_TRUE(Upload("questions", "{\"question\": \"2+2?\", \"answer\": \"4\"}\n", &dataset, "grpo").ok());
+  v1::CreateJobRequest request;
+  v1::JobSpec* spec = request.mutable_job()->mutable_spec();
+  spec->set_base_model("models/tiny");
+  spec->set_dataset("datasets/questions");
+  spec->mutable_schedule()->set_max_seq_length(64);
+  v1::GrpoSpec* grpo = spec->mutable_grpo();
+  grpo->set_max_completion_tokens(8);
+  const auto refused = [&] {
+    v1::Job job;
+    auto context = Context();
+    return jobs_->CreateJob(context.get(), request, &job);
+  };
+  EXPECT_THAT(refused().error_message(), HasSubstr("at least one reward is required"));
+  v1::BuiltinReward* reward = grpo->add_builtin_rewards();
+  reward->set_name("numerc");
+  EXPECT_THAT(FieldsOf(refused()), ElementsAre("job.spec.grpo.builtin_rewards[0].name"));
+  EXPECT_THAT(refused().error_message(), HasSubstr("did you mean numeric?"));
+  reward->set_name("numeric");
+  (*reward->mutable_args())["colum"] = "answer";
+  EXPECT_THAT(refused().error_message(), HasSubstr("did you mean column?"));
+  reward->mutable_args()->clear();
+  (*reward->mutable_args())["column"] = "solution";
+  EXPECT_THAT(refused().error_message(), HasSubstr("line 1, field solution: is missing"));
+  (*reward->mutable_args())["column"] = "answer";
+  grpo->set_entropy_coef(0.1);
+  EXPECT_EQ(refused().error_code(), grpc::StatusCode::UNIMPLEMENTED);
+  grpo->set_entropy_coef(0);
+
+  const v1::Job job = Create(request);
+  const v1::JobSpec& resolved = job.resolved_spec();
+  EXPECT_TRUE(resolved.has_grpo()) << "not turned into another method by a default";
+  EXPECT_EQ(resolved.grpo().group_size(), 8);
+  EXPECT_EQ(resolved.schedule().micro_batch_size() * resolved.schedule().gradient_accumulation_steps() % 8, 0);
+  EXPECT_EQ(resolved.grpo().clip_high(), 0.2);
+  EXPECT_EQ(resolved.optimizer().learning_rate(), 1e-6);
+  EXPECT_GT(job.memory().kv_cache_bytes(), 0) << "the plan holds the cache beside the step";
 }
 
 }  // namespace
