@@ -3,8 +3,11 @@
 #include <atomic>
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
+
+#include "engine/reward/choice.h"
 
 // Plain description of one training run, and what the run says while it goes. Free of LibTorch and of
 // protobuf: the seam between the worker's RPC half and the engine.
@@ -72,6 +75,32 @@ struct KtoOptions {
   std::string chat_template;              // overrides the model's when not empty
 };
 
+struct GrpoOptions {
+  int64_t group_size = 8;                 // completions per prompt
+  int64_t prompts_per_rollout = 0;        // 0: as many as one optimizer step takes
+  int64_t updates_per_rollout = 1;
+  std::string loss_type = "dapo";         // names of grpo::LossTypeNames()
+  double beta = 0.0;                      // weight of the KL to the base
+  double clip_low = 0.2, clip_high = 0.2;
+  std::optional<double> delta;            // upper bound of the ratio; unset: none
+  std::string advantage_scale = "group";  // | batch | none
+  std::string importance_sampling = "token";               // | sequence
+  std::string reward_aggregation = "sum_then_normalize";   // | normalize_then_sum
+  double top_entropy_quantile = 1.0;
+  bool use_bias_correction_kl = false;
+  bool mask_truncated = false;
+  int64_t max_completion_tokens = 512;
+  double temperature = 1.0, top_p = 1.0, min_p = 0.0, repetition_penalty = 1.0;
+  int64_t top_k = 0;                      // 0: all
+  std::vector<std::string> stop;          // texts that end a completion
+  std::vector<reward::Choice> builtin_rewards;
+  std::vector<std::string> remote_rewards;
+  std::vector<double> remote_weights;     // one per remote reward
+  std::string chat_template;              // overrides the model's when not empty
+  std::string system_prompt;
+  int64_t samples_per_rollout = 4;        // completions reported
+};
+
 struct CheckpointOptions {
   int64_t every_steps = 0;          // 0: only at the end and on request
   int64_t keep_last = 2;
@@ -100,6 +129,7 @@ struct TrainSpec {
   SftOptions sft;
   DpoOptions dpo;
   KtoOptions kto;
+  GrpoOptions grpo;
   CheckpointOptions checkpoints;
   EvalOptions evaluation;
   std::string base_quantization = "nf4";  // "nf4" (double quantization) | "none" (compute dtype)
@@ -109,6 +139,18 @@ struct TrainSpec {
   bool deterministic = false;
   uint64_t seed = 42;
   int cpu_threads = 0;                    // 0: all cores
+};
+
+// A completion of a rollout and what it was worth.
+struct SampleOutput {
+  int64_t step = 0;
+  std::string prompt, completion;
+  double reward = 0;                      // weighted sum; NaN: none
+  double advantage = 0;
+  std::string prompt_id;
+  int32_t completion_index = 0;           // within its group
+  std::map<std::string, double> rewards;  // by name; NaN: it abstained
+  bool truncated = false;
 };
 
 // What the run reports. Called on the training thread; implementations must not block.
@@ -128,6 +170,7 @@ class RunObserver {
   virtual void OnCheckpoint(int64_t step, const std::string& directory, int64_t bytes) = 0;
   virtual void OnWarning(const std::string& code, const std::string& text) = 0;
   virtual void OnLog(const std::string& text) = 0;
+  virtual void OnSample(const SampleOutput& sample) {}
 };
 
 // Wishes of whoever runs the trainer; looked at between steps.

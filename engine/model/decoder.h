@@ -73,6 +73,7 @@ class Decoder {
 
   const Workspace& workspace() const { return workspace_; }
   int64_t host_bytes() const { return inputs_.host_bytes(); }  // pinned, of activations
+  Workspace& workspace() { return workspace_; }  // for what runs between passes
 
  private:
   PassContext Pass(const DeviceBatch& batch, const std::optional<DropoutPass>& dropout = std::nullopt);

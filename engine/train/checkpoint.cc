@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
@@ -180,6 +181,15 @@ absl::StatusOr<WrittenCheckpoint> WriteCheckpoint(const std::string& state_dir,
     if (all[i] != CheckpointFolder(state_dir, keep.step)) fs::remove_all(all[i], ignored);
   }
   return WrittenCheckpoint{CheckpointFolder(state_dir, state.step), *bytes};
+}
+
+std::optional<int64_t> OldestCheckpointStep(const std::string& state_dir) {
+  const std::vector<std::string> folders = StepFolders(state_dir);
+  int64_t step = 0;
+  if (folders.empty()) return std::nullopt;
+  const std::string name = fs::path(folders.back()).filename().string();
+  if (!absl::SimpleAtoi(name.substr(sizeof kPrefix - 1), &step)) return std::nullopt;
+  return step;
 }
 
 absl::StatusOr<std::optional<FoundCheckpoint>> FindCheckpoint(

@@ -66,6 +66,9 @@ absl::StatusOr<WrittenCheckpoint> WriteCheckpoint(const std::string& state_dir,
                                                   const Optimizer& optimizer,
                                                   const KeepCheckpoints& keep);
 
+// Of the checkpoints that are there, damaged ones included.
+std::optional<int64_t> OldestCheckpointStep(const std::string& state_dir);
+
 struct FoundCheckpoint {
   std::string directory;
   TrainerState state;

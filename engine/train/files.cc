@@ -127,6 +127,19 @@ absl::Status WriteFile(const std::string& path, std::string_view content) {
   return out ? absl::OkStatus() : ErrnoError("write", path);
 }
 
+absl::Status WriteFileDurably(const std::string& path, std::string_view content) {
+  const std::string folder = fs::path(path).parent_path().string();
+  const std::string temporary = absl::StrCat(folder, "/", kTemporary, fs::path(path).filename().string());
+  std::error_code error;
+  fs::create_directories(folder, error);
+  absl::Status status = WriteFile(temporary, content);
+  if (status.ok()) status = SyncPath(temporary, O_RDONLY);
+  if (!status.ok()) return status;
+  fs::rename(temporary, path, error);
+  if (error) return absl::UnavailableError(absl::StrCat("cannot write ", path, ": ", error.message()));
+  return SyncPath(folder, O_RDONLY | O_DIRECTORY);
+}
+
 absl::StatusOr<std::string> ReadFile(const std::string& path) {
   std::ifstream in(path, std::ios::binary);
   if (!in) return absl::NotFoundError(absl::StrCat("cannot read ", path));

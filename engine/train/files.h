@@ -53,6 +53,8 @@ class NewDirectory {
 void RemoveLeftovers(const std::string& parent);
 
 absl::Status WriteFile(const std::string& path, std::string_view content);
+// Also creates the folder; the file is complete on disk or as it was before.
+absl::Status WriteFileDurably(const std::string& path, std::string_view content);
 absl::StatusOr<std::string> ReadFile(const std::string& path);
 
 }  // namespace finetuned::train

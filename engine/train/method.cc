@@ -3,13 +3,25 @@
 #include "absl/strings/str_cat.h"
 #include "engine/train/dpo_method.h"
 #include "engine/train/kto_method.h"
+#include "engine/train/grpo_method.h"
 #include "engine/train/sft_method.h"
 
 namespace finetuned::train {
 
+absl::StatusOr<Window> Method::MakeWindow(int64_t, uint64_t) {
+  return absl::InternalError("windows of this method come from its rows");
+}
+
+Window Method::ProbeWindow(const data::BatchPlan& plan) {
+  Window window;
+  window.batches.push_back(plan.Build(plan.LargestMicroBatch()));
+  return window;
+}
+
 std::unique_ptr<Method> MakeMethod(const MethodInputs& inputs) {
   if (inputs.spec->method == "dpo") return std::make_unique<DpoMethod>(inputs);
   if (inputs.spec->method == "kto") return std::make_unique<KtoMethod>(inputs);
+  if (inputs.spec->method == "grpo") return std::make_unique<GrpoMethod>(inputs);
   return std::make_unique<SftMethod>(inputs);
 }
 

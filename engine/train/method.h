@@ -10,10 +10,16 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "engine/data/dataset.h"
 #include "engine/data/packing.h"
+#include "engine/data/prompts.h"
+#include "engine/job/remote_scorer.h"
 #include "engine/job/train_spec.h"
+#include "engine/lora/adapter.h"
+#include "engine/model/base_model.h"
 #include "engine/model/decoder.h"
+#include "engine/text/tokenizer.h"
 
 namespace finetuned::train {
 
@@ -24,15 +30,28 @@ struct Window {
   uint64_t first_pass = 0;  // number of the first micro-batch since the start of the run
 };
 
+// What rollouts are made of, beside the rows; unset for other methods.
+struct RolloutInputs {
+  const text::Tokenizer* tokenizer = nullptr;
+  const data::PromptSet* train = nullptr;
+  const data::PromptSet* eval = nullptr;   // null: no evaluation
+  job::RemoteScorer* scorer = nullptr;     // set when the job has remote rewards
+};
+
 // What a method works with; everything outlives it.
 struct MethodInputs {
   const job::TrainSpec* spec = nullptr;
+  const model::BaseModel* base = nullptr;
+  const lora::Adapter* adapter = nullptr;
   model::Decoder* decoder = nullptr;
   at::Device device = at::kCPU;
   const data::TokenizedDataset* train = nullptr;
   const data::TokenizedDataset* eval = nullptr;  // null: no evaluation
   std::string base_fingerprint;
+  RolloutInputs rollouts;
+  std::string run_identity;  // text that differs for every other run
   job::RunObserver* observer = nullptr;
+  const job::RunControl* control = nullptr;
   std::function<void(std::string)> doing;  // told before each pass over a micro-batch what runs now
 };
 
@@ -45,6 +64,13 @@ class Method {
 
   // Once, before the first step. Status as Trainer::Run.
   virtual absl::Status Prepare() { return absl::OkStatus(); }
+
+  // Methods that make their own micro-batches: optimizer steps of an epoch. 0: windows come from the rows.
+  virtual int64_t StepsPerEpoch() const { return 0; }
+  // The micro-batches of a step, where StepsPerEpoch says so. May wait; CANCELLED when the run is to stop first.
+  virtual absl::StatusOr<Window> MakeWindow(int64_t step, uint64_t first_pass);
+  // The largest micro-batch there will be.
+  virtual Window ProbeWindow(const data::BatchPlan& plan);
 
   // Adds the gradients of the window's loss to the adapter's. Waits for nothing: what was measured
   // is returned as float64 on the device and read together with everything else of the step.

@@ -13,11 +13,14 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "engine/data/dataset.h"
+#include "engine/data/prompts.h"
 #include "engine/format/model_source.h"
 #include "engine/format/sha256.h"
+#include "engine/reward/reward_set.h"
 #include "engine/train/base_model_cache.h"
 #include "engine/train/device.h"
 #include "engine/train/files.h"
+#include "engine/train/grpo_method.h"
 #include "engine/train/spec_check.h"
 #include "engine/train/trainer.h"
 
@@ -69,8 +72,8 @@ data::TokenizeOptions TokenizeOptionsOf(const job::TrainSpec& spec) {
 class Run {
  public:
   Run(const job::TrainSpec& spec, job::RunObserver& observer, job::RunControl& control,
-      BaseModelCache* cache, DeviceMemory* memory)
-      : spec_(spec), observer_(observer), control_(control), cache_(cache), memory_(memory) {}
+      BaseModelCache* cache, DeviceMemory* memory, job::RemoteScorer* scorer)
+      : spec_(spec), observer_(observer), control_(control), cache_(cache), memory_(memory), scorer_(scorer) {}
 
   job::RunResult Execute() {
     std::optional<job::RunResult> failed = Prepare();
@@ -83,7 +86,11 @@ class Run {
     in.spec = &spec_;
     in.base = base_.get();
     in.train = &train_;
-    in.eval = spec_.eval_dataset_path.empty() ? nullptr : &eval_;
+    in.eval = spec_.eval_dataset_path.empty() || eval_prompts_ ? nullptr : &eval_;
+    if (prompts_) in.rollouts.train = &*prompts_;
+    if (eval_prompts_) in.rollouts.eval = &*eval_prompts_;
+    in.rollouts.tokenizer = tokenizer_.get();
+    in.rollouts.scorer = scorer_;
     in.identity = identity_;
     in.observer = &observer_;
     in.control = &control_;
@@ -147,9 +154,47 @@ class Run {
     observer_.OnPhase("tokenizing");
     auto tokenizer = source_->LoadTokenizer();
     if (!tokenizer.ok()) return ConfigOrIo(tokenizer.status(), "INVALID_MODEL");
+    tokenizer_ = *tokenizer;
+    if (spec_.method == "grpo") return ReadPrompts();
     if (Failure f = TokenizeOne(spec_.dataset_path, **tokenizer, &train_)) return f;
     if (spec_.eval_dataset_path.empty()) return std::nullopt;
     return TokenizeOne(spec_.eval_dataset_path, **tokenizer, &eval_);
+  }
+
+  // The prompts stand in for the rows: their statistics are what the run reports of its data.
+  Failure ReadPrompts() {
+    if (!spec_.grpo.remote_rewards.empty() && scorer_ == nullptr) {
+      return Failed(Outcome::kBadConfig, "INVALID_SPEC",
+                    "grpo.remote_reward: rewards computed outside need the daemon; run the job there, or use "
+                    "grpo.builtin_rewards");
+    }
+    if (Failure f = ReadPromptFile(spec_.dataset_path, &prompts_)) return f;
+    if (!spec_.eval_dataset_path.empty()) {
+      if (Failure f = ReadPromptFile(spec_.eval_dataset_path, &eval_prompts_)) return f;
+    }
+    train_.stats = prompts_->stats;
+    for (const data::Prompt& prompt : prompts_->prompts) {
+      train_.rows.push_back({prompt.ids, std::vector<uint8_t>(prompt.ids.size(), 0), prompt.line});
+    }
+    if (absl::Status s = GrpoMethod::Check(spec_, prompts_->prompts.size()); !s.ok()) {
+      return Failed(Outcome::kBadConfig, "INVALID_SPEC", s.message());
+    }
+    return CheckVocabulary(spec_.dataset_path, train_);
+  }
+
+  Failure ReadPromptFile(const std::string& path, std::optional<data::PromptSet>* out) {
+    doing_ = absl::StrCat("reading ", path);
+    data::PromptOptions options;
+    options.max_tokens = spec_.schedule.max_seq_length - spec_.grpo.max_completion_tokens;
+    options.chat_template = spec_.grpo.chat_template;
+    options.system_prompt = spec_.grpo.system_prompt;
+    const auto rewards = reward::RewardSet::Make(spec_.grpo.builtin_rewards);
+    if (rewards.ok()) options.required_columns = rewards->columns();  // else Check says what is wrong
+    auto prompts = data::LoadPrompts(path, *tokenizer_, source_->chat_template(), options);
+    if (!prompts.ok()) return DatasetFailure(prompts.status());
+    WarnAbout(prompts->warnings);
+    *out = *std::move(prompts);
+    return std::nullopt;
   }
 
   Failure TokenizeOne(const std::string& path, const text::Tokenizer& tokenizer,
@@ -157,14 +202,27 @@ class Run {
     doing_ = absl::StrCat("tokenizing ", path);
     auto dataset = data::TokenizeFile(path, tokenizer, source_->chat_template(),
                                       TokenizeOptionsOf(spec_), at::get_num_threads());
-    if (!dataset.ok()) {
-      if (absl::IsUnavailable(dataset.status())) {
-        return Failed(Outcome::kInternal, "IO_ERROR", dataset.status().message());
-      }
-      return Failed(Outcome::kBadData, "INVALID_DATASET", dataset.status().message());
+    if (!dataset.ok()) return DatasetFailure(dataset.status());
+    if (Failure f = CheckVocabulary(path, *dataset)) return f;
+    WarnAbout(dataset->warnings);
+    *out = *std::move(dataset);
+    return std::nullopt;
+  }
+
+  static job::RunResult DatasetFailure(const absl::Status& s) {
+    if (absl::IsUnavailable(s)) return Failed(Outcome::kInternal, "IO_ERROR", s.message());
+    return Failed(Outcome::kBadData, "INVALID_DATASET", s.message());
+  }
+
+  void WarnAbout(const std::vector<data::RowError>& warnings) {
+    for (const data::RowError& w : warnings) {
+      observer_.OnWarning(w.reason, absl::StrCat("line ", w.line, ": ", w.message));
     }
+  }
+
+  Failure CheckVocabulary(const std::string& path, const data::TokenizedDataset& dataset) const {
     const int64_t vocabulary = source_->config().vocab_size;
-    for (const data::TokenizedRow& row : dataset->rows) {
+    for (const data::TokenizedRow& row : dataset.rows) {
       for (int32_t id : row.input_ids) {
         if (id >= 0 && id < vocabulary) continue;
         return Failed(Outcome::kBadConfig, "INVALID_MODEL",
@@ -172,10 +230,6 @@ class Run {
                                    ", but the model has ", vocabulary, " embeddings"));
       }
     }
-    for (const data::RowError& w : dataset->warnings) {
-      observer_.OnWarning(w.reason, absl::StrCat("line ", w.line, ": ", w.message));
-    }
-    *out = *std::move(dataset);
     return std::nullopt;
   }
 
@@ -216,11 +270,14 @@ class Run {
   job::RunControl& control_;
   BaseModelCache* const cache_;
   DeviceMemory* const memory_;
+  job::RemoteScorer* const scorer_;
   std::string doing_;
   ComputeTarget target_;
   std::unique_ptr<DirectoryLock> lock_;
   std::shared_ptr<const format::ModelSource> source_;
+  std::shared_ptr<const text::Tokenizer> tokenizer_;
   data::TokenizedDataset train_, eval_;
+  std::optional<data::PromptSet> prompts_, eval_prompts_;  // GRPO
   RunIdentity identity_;
   std::optional<FoundCheckpoint> checkpoint_;
   std::shared_ptr<model::BaseModel> base_;
@@ -250,11 +307,12 @@ job::RunResult DeviceFailure(const Run& run, const std::string& what, bool out_o
 }  // namespace
 
 job::RunResult RunTraining(const job::TrainSpec& spec, job::RunObserver& observer,
-                           job::RunControl& control, BaseModelCache* cache, DeviceMemory* memory) {
+                           job::RunControl& control, BaseModelCache* cache, DeviceMemory* memory,
+                           job::RemoteScorer* scorer) {
   job::RunResult result;
   at::Device device = at::kCPU;
   {
-    Run run(spec, observer, control, cache, memory);
+    Run run(spec, observer, control, cache, memory, scorer);
     try {
       c10::InferenceMode no_autograd;
       result = run.Execute();

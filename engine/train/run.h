@@ -2,6 +2,7 @@
 
 #include <memory>
 
+#include "engine/job/remote_scorer.h"
 #include "engine/job/train_spec.h"
 
 // The whole of a training run behind one call. Free of LibTorch: what the worker's RPC half includes.
@@ -26,7 +27,8 @@ class BaseModelCache {
 };
 
 // Runs or resumes the job of `spec.state_dir` on the calling thread until it is done or `control` says
-// otherwise. Never throws: errors of LibTorch and CUDA end here. Outcomes:
+// otherwise. `scorer` carries the questions of jobs with remote rewards. Never throws: errors of LibTorch and CUDA
+// end here. Outcomes:
 //   kDone          adapter_dir holds the adapter as PEFT files.
 //   kCheckpointed  control.leave; calling again goes on from there. OUT_OF_DEVICE_MEMORY: a plan that this device can
 //                  hold does not fit what other processes leave of it now; the last step done is saved.
@@ -38,6 +40,6 @@ class BaseModelCache {
 //   kInternal      OUT_OF_DEVICE_MEMORY (more than the device has), NON_FINITE_LOSS (5 steps in a row), IO_ERROR, INTERNAL.
 job::RunResult RunTraining(const job::TrainSpec& spec, job::RunObserver& observer,
                            job::RunControl& control, BaseModelCache* cache = nullptr,
-                           DeviceMemory* memory = nullptr);
+                           DeviceMemory* memory = nullptr, job::RemoteScorer* scorer = nullptr);
 
 }  // namespace finetuned::train

@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "engine/grpo/loss_options.h"
 #include "engine/lora/adapter.h"
 #include "engine/preference/pair_loss.h"
 #include "engine/train/schedule.h"
@@ -122,6 +123,61 @@ void CheckKto(const job::KtoOptions& o, Checker* c) {
   c->OneOf(o.loss_type, {"kto", "apo_zero_unpaired"}, "kto.loss_type");
 }
 
+void CheckGrpo(const job::TrainSpec& spec, Checker* c) {
+  const job::GrpoOptions& g = spec.grpo;
+  c->AtLeast(static_cast<double>(g.group_size), 2, "grpo.group_size");
+  c->AtLeast(static_cast<double>(g.updates_per_rollout), 1, "grpo.updates_per_rollout");
+  c->AtLeast(static_cast<double>(g.prompts_per_rollout), 0, "grpo.prompts_per_rollout");
+  c->OneOf(g.loss_type, grpo::LossTypeNames(), "grpo.loss_type");
+  c->OneOf(g.advantage_scale, {"group", "batch", "none"}, "grpo.advantage_scale");
+  c->OneOf(g.importance_sampling, {"token", "sequence"}, "grpo.importance_sampling");
+  c->OneOf(g.reward_aggregation, {"sum_then_normalize", "normalize_then_sum"}, "grpo.reward_aggregation");
+  c->AtLeast(g.beta, 0, "grpo.beta");
+  c->AtLeast(g.clip_low, 0, "grpo.clip_low");
+  c->AtLeast(g.clip_high, 0, "grpo.clip_high");
+  c->Require(g.temperature > 0, "grpo.temperature", "must be above 0");
+  c->Require(g.top_entropy_quantile > 0 && g.top_entropy_quantile <= 1, "grpo.top_entropy_quantile",
+             "must be in (0, 1]");
+  c->AtLeast(static_cast<double>(g.max_completion_tokens), 1, "grpo.max_completion_tokens");
+  c->Require(g.max_completion_tokens < spec.schedule.max_seq_length, "grpo.max_completion_tokens",
+             "leave no room for a prompt within schedule.max_seq_length");
+  c->Require(!g.builtin_rewards.empty() || !g.remote_rewards.empty(), "grpo.builtin_rewards",
+             "at least one reward is required");
+  c->Require(g.remote_weights.size() == g.remote_rewards.size(), "grpo.remote_reward.weights",
+             "needs one weight per reward");
+}
+
+nlohmann::json GrpoIdentity(const job::GrpoOptions& g) {
+  nlohmann::json rewards = nlohmann::json::array();
+  for (const reward::Choice& r : g.builtin_rewards) rewards.push_back({r.name, r.weight, r.args});
+  return {{"grpo.group_size", g.group_size},
+          {"grpo.prompts_per_rollout", g.prompts_per_rollout},
+          {"grpo.updates_per_rollout", g.updates_per_rollout},
+          {"grpo.loss_type", g.loss_type},
+          {"grpo.beta", g.beta},
+          {"grpo.clip_low", g.clip_low},
+          {"grpo.clip_high", g.clip_high},
+          {"grpo.delta", g.delta ? nlohmann::json(*g.delta) : nlohmann::json()},
+          {"grpo.advantage_scale", g.advantage_scale},
+          {"grpo.importance_sampling", g.importance_sampling},
+          {"grpo.reward_aggregation", g.reward_aggregation},
+          {"grpo.top_entropy_quantile", g.top_entropy_quantile},
+          {"grpo.use_bias_correction_kl", g.use_bias_correction_kl},
+          {"grpo.mask_truncated", g.mask_truncated},
+          {"grpo.max_completion_tokens", g.max_completion_tokens},
+          {"grpo.temperature", g.temperature},
+          {"grpo.top_p", g.top_p},
+          {"grpo.top_k", g.top_k},
+          {"grpo.min_p", g.min_p},
+          {"grpo.repetition_penalty", g.repetition_penalty},
+          {"grpo.stop", g.stop},
+          {"grpo.builtin_rewards", std::move(rewards)},
+          {"grpo.remote_reward.reward_names", g.remote_rewards},
+          {"grpo.remote_reward.weights", g.remote_weights},
+          {"grpo.chat_template", g.chat_template},
+          {"grpo.system_prompt", g.system_prompt}};
+}
+
 // The settings of the method that change results.
 nlohmann::json MethodIdentity(const job::TrainSpec& s) {
   if (s.method == "dpo") {
@@ -147,6 +203,7 @@ nlohmann::json MethodIdentity(const job::TrainSpec& s) {
             {"kto.loss_type", o.loss_type},
             {"kto.chat_template", o.chat_template}};
   }
+  if (s.method == "grpo") return GrpoIdentity(s.grpo);
   return {{"sft.loss_on", s.sft.loss_on},
           {"sft.truncation", s.sft.truncation},
           {"sft.label_smoothing", s.sft.label_smoothing},
@@ -157,7 +214,7 @@ nlohmann::json MethodIdentity(const job::TrainSpec& s) {
 
 absl::Status ValidateSpec(const job::TrainSpec& spec) {
   Checker c;
-  c.OneOf(spec.method, {"sft", "dpo", "kto"}, "method");
+  c.OneOf(spec.method, {"sft", "dpo", "kto", "grpo"}, "method");
   c.Require(!spec.base_model_path.empty(), "base_model", "is required");
   c.Require(!spec.dataset_path.empty(), "dataset", "is required");
   c.Require(!spec.state_dir.empty(), "state_dir", "is required");
@@ -173,6 +230,7 @@ absl::Status ValidateSpec(const job::TrainSpec& spec) {
   if (spec.method == "sft") CheckSft(spec.sft, &c);
   if (spec.method == "dpo") CheckDpo(spec.dpo, &c);
   if (spec.method == "kto") CheckKto(spec.kto, &c);
+  if (spec.method == "grpo") CheckGrpo(spec, &c);
   c.AtLeast(static_cast<double>(spec.checkpoints.every_steps), 0, "checkpoints.every_steps");
   c.AtLeast(static_cast<double>(spec.checkpoints.keep_last), 1, "checkpoints.keep_last");
   c.AtLeast(static_cast<double>(spec.evaluation.every_steps), 0, "evaluation.every_steps");

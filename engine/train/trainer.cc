@@ -11,8 +11,10 @@
 #include "absl/strings/str_cat.h"
 #include "engine/model/batch.h"
 #include "engine/plan/cost.h"
+#include "engine/plan/rollout.h"
 #include "engine/train/device.h"
 #include "engine/train/files.h"
+#include "engine/train/grpo_method.h"
 #include "engine/train/schedule.h"
 #include "kernels/finite.h"
 
@@ -57,6 +59,7 @@ plan::PlanInput PlanInputOf(const job::TrainSpec& spec, const model::BaseModel& 
   p.micro_batch_size = spec.schedule.micro_batch_size;
   p.max_seq_length = spec.schedule.max_seq_length;
   p.activation_checkpointing = spec.activation_checkpointing;
+  if (spec.method == "grpo") p.rollout = plan::RolloutOf(CompletionsPerRollout(spec), spec.schedule.max_seq_length);
   return p;
 }
 
@@ -73,7 +76,7 @@ Trainer::Trainer(TrainerInputs inputs)
                    spec_.job_name},
       plan_input_(PlanInputOf(spec_, *in_.base)),
       plan_(in_.train->rows, BatchOptions(spec_), 0),
-      total_steps_(TotalSteps(spec_.schedule, plan_.micro_batches())) {
+      total_steps_(TotalStepsOfRun()) {
   adapter_.Initialize(spec_.seed);
 }
 
@@ -121,8 +124,10 @@ absl::Status Trainer::Loop() {
       result_.outcome = job::Outcome::kCheckpointed;
       return Checkpoint();
     }
-    const std::optional<StepResult> step = TrainStep();
-    if (!step.has_value()) return LeaveForMemory();
+    const absl::StatusOr<StepResult> step = TrainStep();
+    if (absl::IsCancelled(step.status())) continue;  // control says why
+    if (absl::IsResourceExhausted(step.status())) return LeaveForMemory();
+    if (!step.ok()) return step.status();
     ReportStep(*step);
     if (absl::Status s = CountSkipped(*step); !s.ok()) return s;
     if (Due(spec_.evaluation.every_steps)) {
@@ -137,7 +142,7 @@ absl::Status Trainer::Loop() {
   return Checkpoint();
 }
 
-std::optional<Trainer::StepResult> Trainer::TrainStep() {
+absl::StatusOr<Trainer::StepResult> Trainer::TrainStep() {
   const TrainerState before = state_;
   for (;;) {
     std::string error;
@@ -148,13 +153,15 @@ std::optional<Trainer::StepResult> Trainer::TrainStep() {
       error = e.what_without_backtrace();
     }
     state_ = before;
-    if (!Replan(error)) return std::nullopt;
+    if (!Replan(error)) return absl::ResourceExhaustedError(error);
   }
 }
 
-Trainer::StepResult Trainer::TryStep() {
+absl::StatusOr<Trainer::StepResult> Trainer::TryStep() {
   const auto start = std::chrono::steady_clock::now();
-  const Window window = NextWindow();
+  absl::StatusOr<Window> made = NextWindow();
+  if (!made.ok()) return made.status();
+  const Window& window = *made;
   adapter_.ZeroGradients();
   const at::Tensor measured = method_->AccumulateGradients(window);
   Doing(absl::StrCat("updating the adapter in step ", window.step));
@@ -172,7 +179,10 @@ Trainer::StepResult Trainer::TryStep() {
   return result;
 }
 
-Window Trainer::NextWindow() {
+absl::StatusOr<Window> Trainer::NextWindow() {
+  if (method_->StepsPerEpoch() > 0) {
+    return method_->MakeWindow(state_.step + 1, static_cast<uint64_t>(state_.pass));
+  }
   if (state_.micro_batch >= plan_.micro_batches()) {
     ++state_.epoch;
     state_.micro_batch = 0;
@@ -243,14 +253,12 @@ void Trainer::ReportStep(const StepResult& r) {
       {"memory_planned_bytes", static_cast<double>(plan::PlanMemory(plan_input_).total())}});
   if (checkpoint_seconds_ > 0) last_values_["checkpoint_time"] = std::exchange(checkpoint_seconds_, 0);
   AddMemory(device_, &last_values_);
-  const double epoch = static_cast<double>(state_.epoch) +
-                       static_cast<double>(state_.micro_batch) /
-                           static_cast<double>(std::max<int64_t>(1, plan_.micro_batches()));
-  in_.observer->OnStep(state_.step, epoch, last_values_);
+  in_.observer->OnStep(state_.step, Epoch(), last_values_);
 }
 
 absl::Status Trainer::Evaluate() {
-  if (in_.eval == nullptr || evaluated_step_ == state_.step) return absl::OkStatus();
+  const bool held_out = in_.eval != nullptr || in_.rollouts.eval != nullptr;
+  if (!held_out || evaluated_step_ == state_.step) return absl::OkStatus();
   Doing(absl::StrCat("evaluating after step ", state_.step));
   evaluated_step_ = state_.step;
   const std::map<std::string, double> values = method_->Evaluate();
@@ -326,15 +334,33 @@ absl::StatusOr<std::string> Trainer::Export() {
   return spec_.state_dir + "/adapter";
 }
 
+double Trainer::Epoch() const {
+  const int64_t steps = method_->StepsPerEpoch();
+  if (steps > 0) return static_cast<double>(state_.step) / static_cast<double>(steps);
+  return static_cast<double>(state_.epoch) + static_cast<double>(state_.micro_batch) /
+                                                 static_cast<double>(std::max<int64_t>(1, plan_.micro_batches()));
+}
+
+int64_t Trainer::TotalStepsOfRun() const {
+  const int64_t steps = method_->StepsPerEpoch();
+  const int64_t accumulation = spec_.schedule.gradient_accumulation_steps;
+  return TotalSteps(spec_.schedule, steps > 0 ? steps * accumulation : plan_.micro_batches());
+}
+
 MethodInputs Trainer::InputsOfMethod() {
   MethodInputs m;
   m.spec = &spec_;
+  m.base = in_.base;
+  m.adapter = &adapter_;
   m.decoder = &*decoder_;
   m.device = device_;
   m.train = in_.train;
   m.eval = in_.eval;
   m.base_fingerprint = in_.identity.base_fingerprint;
+  m.rollouts = in_.rollouts;
+  m.run_identity = absl::StrCat(in_.identity.spec.dump(), in_.identity.base_fingerprint, in_.identity.dataset_sha256);
   m.observer = in_.observer;
+  m.control = in_.control;
   m.doing = [this](std::string what) {
     Doing(std::move(what));
     memory_.BeforePass();

@@ -34,6 +34,7 @@ struct TrainerInputs {
   const model::BaseModel* base = nullptr;
   const data::TokenizedDataset* train = nullptr;
   const data::TokenizedDataset* eval = nullptr;  // null: no evaluation
+  RolloutInputs rollouts;                    // GRPO
   RunIdentity identity;
   job::RunObserver* observer = nullptr;
   job::RunControl* control = nullptr;
@@ -69,11 +70,12 @@ class Trainer {
   };
 
   absl::Status Loop();
-  // Empty: the device has too little memory for any plan; state_ is where it was.
-  std::optional<StepResult> TrainStep();
-  StepResult TryStep();
+  // RESOURCE_EXHAUSTED: the device has too little memory for any plan; CANCELLED: the run is to stop before the step
+  // can be taken. state_ is where it was.
+  absl::StatusOr<StepResult> TrainStep();
+  absl::StatusOr<StepResult> TryStep();
   // The micro-batches of the next optimizer step; moves the cursor past them.
-  Window NextWindow();
+  absl::StatusOr<Window> NextWindow();
   StepResult UpdateAdapter(const Window& window, const at::Tensor& measured);
   // Where memory can run out, takes that of the largest micro-batch now, so that what does not fit shows before step 1
   // and later steps allocate nothing. False: no plan fits.
@@ -94,6 +96,9 @@ class Trainer {
   absl::StatusOr<std::string> Export();
   bool Due(int64_t every) const { return every > 0 && state_.step % every == 0; }
 
+  // Epochs done, with their fraction.
+  double Epoch() const;
+  int64_t TotalStepsOfRun() const;
   MethodInputs InputsOfMethod();
   model::DecoderOptions DecoderOptions() const;
   // The state with its cursor in micro-batches of the job, whatever the plan is now: what a checkpoint keeps.

@@ -26,9 +26,8 @@ bool Trainer::ProbeLargestBatch() {
 }
 
 void Trainer::RunLargestBatch() {
-  Window window;
+  Window window = method_->ProbeWindow(plan_);
   window.step = state_.step + 1;
-  window.batches.push_back(plan_.Build(plan_.LargestMicroBatch()));
   const data::PackedBatch& batch = window.batches.front();
   Doing(absl::StrCat("trying the largest micro-batch: ", batch.input_ids.size(), " tokens in ",
                      batch.cu_seqlens.size() - 1, " documents, the longest of ", batch.max_seqlen,

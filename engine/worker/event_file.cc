@@ -42,6 +42,7 @@ void EventFile::OnStep(int64_t step, double epoch, const std::map<std::string, d
     const auto it = values.find(key);
     return it == values.end() ? 0.0 : it->second;
   };
+  if (values.contains("reward")) std::fprintf(stderr, "reward %.4f  ", value("reward"));
   std::fprintf(stderr, "step %lld/%lld  loss %.4f  grad_norm %.3f  lr %.2e  %.0f tokens/s\n",
                static_cast<long long>(step), static_cast<long long>(total_steps_), value("loss"),
                value("grad_norm"), value("learning_rate"), value("tokens_per_second"));
@@ -65,6 +66,18 @@ void EventFile::OnWarning(const std::string& code, const std::string& text) {
 void EventFile::OnLog(const std::string& text) {
   Write("log", {{"text", text}});
   std::fprintf(stderr, "%s\n", text.c_str());
+}
+
+void EventFile::OnSample(const job::SampleOutput& s) {
+  Write("sample", {{"step", s.step},
+                   {"prompt_id", s.prompt_id},
+                   {"completion_index", s.completion_index},
+                   {"prompt", s.prompt},
+                   {"completion", s.completion},
+                   {"reward", s.reward},
+                   {"advantage", s.advantage},
+                   {"rewards", s.rewards},
+                   {"truncated", s.truncated}});
 }
 
 void EventFile::Finished(const job::RunResult& result) {

@@ -25,6 +25,7 @@ class EventFile : public job::RunObserver {
   void OnCheckpoint(int64_t step, const std::string& directory, int64_t bytes) override;
   void OnWarning(const std::string& code, const std::string& text) override;
   void OnLog(const std::string& text) override;
+  void OnSample(const job::SampleOutput& sample) override;
   void Finished(const job::RunResult& result);
 
  private:

@@ -65,6 +65,7 @@ void Link::SetRunning(const std::string& job, job::RunControl* control) {
   std::lock_guard lock(mutex_);
   running_ = job;
   control_ = control;
+  answers_.clear();
   if (control_ != nullptr && (lost_ || shutdown_)) control_->leave = true;
 }
 
@@ -102,6 +103,9 @@ void Link::ReadLoop() {
         if (command.cancel_sample().id() == sampling_) StopSampling();
         break;
       case internal::WorkerCommand::kSignal: Apply(command.signal()); break;
+      case internal::WorkerCommand::kReward:
+        if (command.reward().job() == running_) answers_[command.reward().batch_id()] = command.reward();
+        break;
       case internal::WorkerCommand::kShutdown:
         shutdown_ = true;
         if (control_ != nullptr) control_->leave = true;
@@ -118,6 +122,16 @@ void Link::ReadLoop() {
   changed_.notify_all();
 }
 
+std::optional<internal::RewardAnswer> Link::TakeAnswer(const std::string& batch_id) {
+  std::unique_lock lock(mutex_);
+  changed_.wait_for(lock, std::chrono::milliseconds(200), [&] { return answers_.contains(batch_id) || lost_; });
+  const auto found = answers_.find(batch_id);
+  if (found == answers_.end()) return std::nullopt;
+  internal::RewardAnswer answer = std::move(found->second);
+  answers_.erase(found);
+  return answer;
+}
+
 void Link::WriteLoop() {
   for (;;) {
     internal::WorkerMessage message;
@@ -130,6 +144,39 @@ void Link::WriteLoop() {
     }
     if (!stream_->Write(message)) return;  // the reader notices the end of the stream
   }
+}
+
+void LinkScorer::Ask(const job::ScoreQuestion& question) {
+  internal::WorkerMessage message;
+  internal::RewardQuestion* out = message.mutable_reward();
+  out->set_job(job_);
+  out->set_step(question.step);
+  out->set_batch_id(question.batch_id);
+  for (const job::ScoreItem& item : question.items) {
+    v1::RewardItem* to = out->add_items();
+    to->set_prompt_id(item.prompt_id);
+    to->set_completion_index(item.completion_index);
+    to->set_prompt_json(item.prompt_json);
+    to->set_completion(item.completion);
+    to->mutable_completion_tokens()->Add(item.tokens.begin(), item.tokens.end());
+    to->mutable_columns()->insert(item.columns.begin(), item.columns.end());
+    to->set_truncated(item.truncated);
+  }
+  link_->Send(std::move(message));
+}
+
+std::optional<job::ScoreAnswer> LinkScorer::Wait(const std::string& batch_id, const std::function<bool()>& stop) {
+  while (!stop()) {
+    const auto said = link_->TakeAnswer(batch_id);
+    if (!said) continue;
+    job::ScoreAnswer answer;
+    if (said->has_error()) answer.error = said->error().message().empty() ? "no scores" : said->error().message();
+    for (const v1::RewardScores& scores : said->scores()) {
+      answer.scores[scores.reward_name()].assign(scores.values().begin(), scores.values().end());
+    }
+    return answer;
+  }
+  return std::nullopt;
 }
 
 LinkObserver::LinkObserver(Link* link, const internal::RunJob& run)
@@ -224,6 +271,21 @@ void LinkObserver::OnWarning(const std::string& code, const std::string& text) {
 void LinkObserver::OnLog(const std::string& text) {
   auto message = NewEvent();
   message.mutable_event()->set_log(text);
+  link_->Send(std::move(message));
+}
+
+void LinkObserver::OnSample(const job::SampleOutput& sample) {
+  auto message = NewEvent();
+  auto* out = message.mutable_event()->mutable_sample();
+  out->set_step(sample.step);
+  out->set_prompt(sample.prompt);
+  out->set_completion(sample.completion);
+  out->set_reward(sample.reward);
+  out->set_advantage(sample.advantage);
+  out->set_prompt_id(sample.prompt_id);
+  out->set_completion_index(sample.completion_index);
+  out->mutable_rewards()->insert(sample.rewards.begin(), sample.rewards.end());
+  out->set_truncated(sample.truncated);
   link_->Send(std::move(message));
 }
 

@@ -3,6 +3,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <deque>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -11,6 +12,7 @@
 
 #include <grpcpp/grpcpp.h>
 
+#include "engine/job/remote_scorer.h"
 #include "engine/job/train_spec.h"
 #include "finetuned/internal/v1/worker.grpc.pb.h"
 
@@ -45,6 +47,8 @@ class Link {
   // Waits until everything sent has been acknowledged as durable, or the stream ended, or 30 s.
   void Flush();
   bool lost() const { return lost_; }
+  // Takes the answer to a question about completions of the running job; null: not there within 200 ms.
+  std::optional<internal::RewardAnswer> TakeAnswer(const std::string& batch_id);
 
  private:
   void ReadLoop();
@@ -63,6 +67,7 @@ class Link {
   std::deque<internal::RunSample> samples_;
   int64_t sampling_ = 0;
   std::atomic<bool>* cancel_sample_ = nullptr;
+  std::map<std::string, internal::RewardAnswer> answers_;  // of the running job, by batch
   std::string running_;
   job::RunControl* control_ = nullptr;
   int64_t sequence_ = 0;
@@ -71,6 +76,18 @@ class Link {
   bool shutdown_ = false;
   std::atomic<bool> lost_{false};
   std::thread reader_, writer_;
+};
+
+// Carries the questions of one run to the daemon.
+class LinkScorer : public job::RemoteScorer {
+ public:
+  LinkScorer(Link* link, std::string job) : link_(link), job_(std::move(job)) {}
+  void Ask(const job::ScoreQuestion& question) override;
+  std::optional<job::ScoreAnswer> Wait(const std::string& batch_id, const std::function<bool()>& stop) override;
+
+ private:
+  Link* const link_;
+  const std::string job_;
 };
 
 // Forwards what a run reports to the daemon.
@@ -87,6 +104,7 @@ class LinkObserver : public job::RunObserver {
   void OnCheckpoint(int64_t step, const std::string& directory, int64_t bytes) override;
   void OnWarning(const std::string& code, const std::string& text) override;
   void OnLog(const std::string& text) override;
+  void OnSample(const job::SampleOutput& sample) override;
   void Finished(const job::RunResult& result);
 
  private:

@@ -46,8 +46,9 @@ void RunOne(Link& link, const internal::RunJob& run, const ServeOptions& options
   if (spec.device == "auto") spec.device = options.device;
   job::RunControl control;
   LinkObserver observer(&link, run);
+  LinkScorer scorer(&link, run.job());
   link.SetRunning(run.job(), &control);
-  const job::RunResult result = train::RunTraining(spec, observer, control, cache);
+  const job::RunResult result = train::RunTraining(spec, observer, control, cache, nullptr, &scorer);
   link.SetRunning("", nullptr);
   observer.Finished(result);
   link.Flush();

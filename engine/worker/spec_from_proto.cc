@@ -38,6 +38,39 @@ void CopySchedule(const v1::JobSpec& spec, job::ScheduleOptions* to) {
   to->shuffle = from.shuffle();
 }
 
+void CopyGrpo(const v1::GrpoSpec& from, job::GrpoOptions* to) {
+  to->group_size = from.group_size();
+  to->prompts_per_rollout = from.prompts_per_rollout();
+  to->updates_per_rollout = from.updates_per_rollout();
+  to->loss_type = from.loss_type();
+  to->beta = from.beta();
+  to->clip_low = from.clip_low();
+  to->clip_high = from.clip_high();
+  if (from.has_delta()) to->delta = from.delta();
+  to->advantage_scale = from.advantage_scale();
+  to->importance_sampling = from.importance_sampling();
+  to->reward_aggregation = from.reward_aggregation();
+  to->top_entropy_quantile = from.top_entropy_quantile();
+  to->use_bias_correction_kl = from.use_bias_correction_kl();
+  to->mask_truncated = from.mask_truncated();
+  to->max_completion_tokens = from.max_completion_tokens();
+  to->temperature = from.temperature();
+  to->top_p = from.top_p();
+  to->min_p = from.min_p();
+  to->top_k = from.top_k();
+  to->repetition_penalty = from.repetition_penalty();
+  to->stop.assign(from.stop().begin(), from.stop().end());
+  for (const v1::BuiltinReward& r : from.builtin_rewards()) {
+    to->builtin_rewards.push_back({r.name(), r.weight(), {r.args().begin(), r.args().end()}});
+  }
+  const v1::RemoteReward& remote = from.remote_reward();
+  to->remote_rewards.assign(remote.reward_names().begin(), remote.reward_names().end());
+  to->remote_weights.assign(remote.weights().begin(), remote.weights().end());
+  to->chat_template = from.chat_template();
+  to->system_prompt = from.system_prompt();
+  to->samples_per_rollout = from.samples_per_rollout();
+}
+
 void CopyDpo(const v1::DpoSpec& from, job::DpoOptions* to) {
   to->beta = from.beta();
   to->loss_types.assign(from.loss_type().begin(), from.loss_type().end());
@@ -82,6 +115,7 @@ job::TrainSpec ToTrainSpec(const v1::JobSpec& spec, const std::string& job_name,
   out.sft.truncation = spec.sft().truncation();
   out.sft.label_smoothing = spec.sft().label_smoothing();
   out.sft.chat_template = spec.sft().chat_template();
+  if (spec.has_grpo()) CopyGrpo(spec.grpo(), &out.grpo);
   out.checkpoints.every_steps = spec.checkpoints().every_steps();
   out.checkpoints.keep_last = spec.checkpoints().keep_last();
   out.checkpoints.keep_best = spec.checkpoints().keep_best();

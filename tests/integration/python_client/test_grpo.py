@@ -1,0 +1,55 @@
+"""GRPO from end to end: daemon, worker, and rewards computed in this process."""
+
+import time
+
+import finetuned
+import pytest
+from finetuned import reward
+
+ROWS = [{"prompt": f"what is {i}?", "answer": str(i)} for i in range(8)]
+FIELDS = {
+    "model": "tiny",
+    "data": ROWS,
+    "lora": {"rank": 4},
+    "quantization": {"base": "none"},
+    "schedule": {"max_steps": 3, "max_seq_length": 64, "micro_batch_size": 4, "gradient_accumulation_steps": 1},
+}
+
+
+@reward
+def mine(completion, answer):
+    return None if completion == answer else len(completion) % 3
+
+
+def wait_for(job, state):
+    for _ in range(600):
+        if job.refresh().state == state:
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"{job.state}: {job.proto.state_message}")
+
+
+def test_built_in_rewards(ft):
+    grpo = {"group_size": 2, "max_completion_tokens": 6, "builtin_rewards": [{"name": "regex", "args": {"pattern": "a"}}]}
+    job = ft.submit(FIELDS | {"grpo": grpo}).wait()
+    steps = [e for e in job.events(types=["metrics"])]
+    assert len(steps) == 3 and "rewards/regex/mean" in steps[0].values
+    samples = [e for e in job.events(types=["sample"])]
+    assert len(samples) == 3 * 4 and set(samples[0].data.rewards) == {"regex"}
+
+
+def test_a_job_waits_paused_until_its_rewards_are_served(ft):
+    remote = {"reward_names": ["mine"], "worker_grace": "1s"}
+    job = ft.submit(FIELDS | {"grpo": {"group_size": 2, "max_completion_tokens": 6, "remote_reward": remote}})
+    wait_for(job, "PAUSED")
+    assert "no reward worker" in job.proto.state_message
+    with job.serve_rewards(mine) as server:
+        job.wait()
+        assert server.scored == 3 * 4
+        server.wait(20)  # the daemon sends it home
+        assert not server.running
+
+
+def test_an_unknown_reward_is_refused_with_the_nearest(ft):
+    with pytest.raises(finetuned.InvalidArgument, match="did you mean numeric"):
+        ft.submit(FIELDS | {"grpo": {"builtin_rewards": [{"name": "numerc"}]}})
