@@ -32,9 +32,9 @@ def wait_for(job, state):
 def test_built_in_rewards(ft):
     grpo = {"group_size": 2, "max_completion_tokens": 6, "builtin_rewards": [{"name": "regex", "args": {"pattern": "a"}}]}
     job = ft.submit(FIELDS | {"grpo": grpo}).wait()
-    steps = [e for e in job.events(types=["metrics"])]
+    steps = [e for e in job.events(types=["metrics"]) if e.kind == "metrics"]
     assert len(steps) == 3 and "rewards/regex/mean" in steps[0].values
-    samples = [e for e in job.events(types=["sample"])]
+    samples = [e for e in job.events(types=["sample"]) if e.kind == "sample"]
     assert len(samples) == 3 * 4 and set(samples[0].data.rewards) == {"regex"}
 
 
