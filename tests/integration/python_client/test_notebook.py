@@ -1,5 +1,5 @@
 """The example notebooks run from top to bottom against a real daemon and show what they promise: the quickstart with
-SmolLM2.
+SmolLM2, the others with a tiny model.
 
 $FINETUNED_NOTEBOOK_OUT: a folder that keeps the executed notebooks.
 """
@@ -43,3 +43,13 @@ def test_the_quickstart_notebook_runs(tmp_path, monkeypatch):
     assert outputs(cells["both.plot();"], "image/png")
     assert (tmp_path / "pebble-adapter/adapter_model.safetensors").stat().st_size > 1_000_000
     assert daemon.terminate() == 0
+
+
+def test_the_rewards_notebook_runs(server, tmp_path, monkeypatch):
+    """With the tiny model: the notebook is about who computes what, not about what is learned."""
+    cells = run("rewards.ipynb", server, tmp_path, monkeypatch)
+    (said,) = [c for line, c in cells.items() if line.startswith("print(server.scored")]
+    assert "96 completions scored, SUCCEEDED" in "".join(o.get("text", "") for o in said.outputs)
+    assert "reward" in outputs(said, "text/html")[0]
+    (plot,) = [c for line, c in cells.items() if line.startswith("job.plot(")]
+    assert outputs(plot, "image/png")
