@@ -11,8 +11,8 @@
 namespace finetuned::kernels {
 namespace {
 
-constexpr int kThreads = 128;
-constexpr int kRows = 128;       // outputs of a block, 32 of each warp
+constexpr int kThreads = 256;
+constexpr int kRows = 128;       // outputs of a block, 16 of each warp
 constexpr int kStageK = 128;     // inputs of a stage
 constexpr int kCodeBytes = kStageK / 2;
 constexpr int kXBytes = 320;     // of a row of x in shared memory
@@ -52,26 +52,21 @@ __device__ __forceinline__ void Mma(float (&d)[4], const uint32_t (&a)[4], uint3
 
 // Where a block stands: its part, rows and inputs.
 struct Place {
-  Nf4GemmPart part;
-  int64_t row;          // first row inside the part
-  int64_t first, last;  // stages [first, last)
+  const Nf4GemmPart& part;
+  int row;          // first row inside the part
+  int first, last;  // stages [first, last)
 };
 
 __device__ Place FindPlace(const Nf4GemmParams& p) {
-  Place at;
-  int64_t tile = blockIdx.x;
-  int i = 0;
+  int tile = blockIdx.x, i = 0;
   for (; i + 1 < p.num_parts; ++i) {
-    const int64_t tiles = (p.parts[i].rows + kRows - 1) / kRows;
+    const int tiles = static_cast<int>((p.parts[i].rows + kRows - 1) / kRows);
     if (tile < tiles) break;
     tile -= tiles;
   }
-  at.part = p.parts[i];
-  at.row = tile * kRows;
   const int64_t stages = (p.I + kStageK - 1) / kStageK;
-  at.first = stages * blockIdx.y / p.splits;
-  at.last = stages * (blockIdx.y + 1) / p.splits;
-  return at;
+  return {p.parts[i], tile * kRows, static_cast<int>(stages * blockIdx.y / p.splits),
+          static_cast<int>(stages * (blockIdx.y + 1) / p.splits)};
 }
 
 template <int kTiles>
@@ -85,72 +80,59 @@ class Stage {
   }
 
   // Starts the copies of stage `s`; what lies outside reads as 0.
-  __device__ void Load(const Nf4GemmParams& p, const Place& at, int64_t s, int64_t first_m) const {
-    const int64_t k0 = s * kStageK;
+  __device__ void Load(const Nf4GemmParams& p, const Place& at, int s, int first_m) const {
+    const int k0 = s * kStageK;
     for (int i = threadIdx.x; i < kRows * 4; i += kThreads) {
       const int row = i / 4, piece = i % 4;
       const bool valid = at.row + row < at.part.rows && k0 + piece * 32 < p.I;
       const uint8_t* from = at.part.codes;
-      if (valid) from += ((at.row + row) * p.I + k0) / 2 + piece * 16;
+      if (valid) from += (int64_t{at.row + row} * p.I + k0) / 2 + piece * 16;
       CopyAsync16(codes() + row * kCodeBytes + piece * 16, from, valid);
     }
     for (int i = threadIdx.x; i < kTiles * 8 * 16; i += kThreads) {
       const int m = i / 16, piece = i % 16;  // of 8 inputs: lane piece / 4, pair of steps piece % 4
       const bool valid = first_m + m < p.M && k0 + piece * 8 < p.I;
       const __nv_bfloat16* from = static_cast<const __nv_bfloat16*>(p.x);
-      if (valid) from += (first_m + m) * p.x_stride + k0 + piece * 8;
+      if (valid) from += int64_t{first_m + m} * p.x_stride + k0 + piece * 8;
       CopyAsync16(x() + m * kXBytes + (piece % 4) * 64 + (piece / 4) * 16, from, valid);
     }
   }
 
-  // Largest magnitudes of this thread's row: two blocks of 64 inputs.
-  __device__ static float2 LoadMaxima(const Nf4GemmParams& p, const Place& at, int64_t s,
+  // Largest magnitude of the block of 64 inputs that is this thread's: row threadIdx / 2, half threadIdx % 2.
+  __device__ static float LoadMaximum(const Nf4GemmParams& p, const Place& at, int s,
                                       const float* nested_map) {
-    const int64_t row = at.row + threadIdx.x, blocks = p.I / 64;
-    if (row >= at.part.rows) return make_float2(0.0f, 0.0f);
-    const int64_t block = row * blocks + 2 * s;
-    const float a = Nf4BlockMax(at.part, nested_map, block);
-    return make_float2(a, 2 * s + 1 < blocks ? Nf4BlockMax(at.part, nested_map, block + 1) : 0.0f);
+    const int row = at.row + threadIdx.x / 2, block = 2 * s + threadIdx.x % 2;
+    const int64_t blocks = p.I / 64;
+    return row < at.part.rows && block < blocks ? Nf4BlockMax(at.part, nested_map, row * blocks + block) : 0.0f;
   }
-  __device__ void StoreMaxima(float2 m) const { reinterpret_cast<float2*>(maxima())[threadIdx.x] = m; }
+  __device__ void StoreMaximum(float m) const { maxima()[threadIdx.x] = m; }
 
-  // acc += 32 rows of W times x.
-  __device__ void Multiply(const char* table, float (&acc)[2][kTiles][4]) const {
+  // acc += 16 rows of W times x.
+  __device__ void Multiply(const char* table, float (&acc)[kTiles][4]) const {
     const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp, quad = lane / 4, q = lane % 4;
     const char* mine = table + lane % kTableCopies * 8;
-    uint4 codes4[2][2];
-    float scale[2][2];
+    uint4 codes4[2];
+    float scale[2];
 #pragma unroll
-    for (int a = 0; a < 2; ++a) {
-#pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        const int row = warp * 32 + a * 16 + h * 8 + quad;
-        codes4[a][h] = *reinterpret_cast<const uint4*>(codes() + row * kCodeBytes + q * 16);
-        scale[a][h] = maxima()[row * 2 + q / 2];
-      }
+    for (int h = 0; h < 2; ++h) {
+      const int row = warp * 16 + h * 8 + quad;
+      codes4[h] = *reinterpret_cast<const uint4*>(codes() + row * kCodeBytes + q * 16);
+      scale[h] = maxima()[row * 2 + q / 2];
     }
 #pragma unroll
     for (int jj = 0; jj < 4; ++jj) {
-      uint32_t w[2][2][4];  // [step][tile of 16 rows][register]
+      uint32_t w[2][4];  // [step][register]
 #pragma unroll
-      for (int a = 0; a < 2; ++a) {
+      for (int h = 0; h < 2; ++h) {
+        const uint32_t word = (&codes4[h].x)[jj];
 #pragma unroll
-        for (int h = 0; h < 2; ++h) {
-          const uint32_t word = (&codes4[a][h].x)[jj];
-#pragma unroll
-          for (int byte = 0; byte < 4; ++byte) {
-            w[byte / 2][a][byte % 2 * 2 + h] = Expand(mine, word, byte, scale[a][h]);
-          }
-        }
+        for (int byte = 0; byte < 4; ++byte) w[byte / 2][byte % 2 * 2 + h] = Expand(mine, word, byte, scale[h]);
       }
 #pragma unroll
       for (int n = 0; n < kTiles; ++n) {
         const uint4 b = *reinterpret_cast<const uint4*>(x() + (n * 8 + quad) * kXBytes + jj * 64 + q * 16);
-#pragma unroll
-        for (int a = 0; a < 2; ++a) {
-          Mma(acc[a][n], w[0][a], b.x, b.y);
-          Mma(acc[a][n], w[1][a], b.z, b.w);
-        }
+        Mma(acc[n], w[0], b.x, b.y);
+        Mma(acc[n], w[1], b.z, b.w);
       }
     }
   }
@@ -169,27 +151,24 @@ class Stage {
 };
 
 template <int kTiles>
-__device__ void StorePartial(const Nf4GemmParams& p, const Place& at, int64_t first_m,
-                             const float (&acc)[2][kTiles][4]) {
+__device__ void StorePartial(const Nf4GemmParams& p, const Place& at, int first_m,
+                             const float (&acc)[kTiles][4]) {
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp, quad = lane / 4, q = lane % 4;
 #pragma unroll
-  for (int a = 0; a < 2; ++a) {
+  for (int n = 0; n < kTiles; ++n) {
 #pragma unroll
-    for (int n = 0; n < kTiles; ++n) {
-#pragma unroll
-      for (int c = 0; c < 4; ++c) {
-        const int64_t row = at.row + warp * 32 + a * 16 + c / 2 * 8 + quad;
-        const int64_t m = first_m + n * 8 + q * 2 + c % 2;
-        if (row >= at.part.rows || m >= p.M) continue;
-        p.partial[(blockIdx.y * p.M + m) * p.O + at.part.first_row + row] = acc[a][n][c];
-      }
+    for (int c = 0; c < 4; ++c) {
+      const int row = at.row + warp * 16 + c / 2 * 8 + quad;
+      const int m = first_m + n * 8 + q * 2 + c % 2;
+      if (row >= at.part.rows || m >= p.M) continue;
+      p.partial[(blockIdx.y * p.M + m) * p.O + at.part.first_row + row] = acc[n][c];
     }
   }
 }
 
 // Grid: (tiles of 128 rows of all parts, splits, tiles of M).
 template <int kTiles>
-__global__ void __launch_bounds__(kThreads) nf4_gemm_kernel(Nf4GemmParams p) {
+__global__ void __launch_bounds__(kThreads, 2) nf4_gemm_kernel(const __grid_constant__ Nf4GemmParams p) {
   using L = Layout<kTiles>;
   extern __shared__ __align__(16) char shared[];
   float* nested_map = reinterpret_cast<float*>(shared + kTableBytes);
@@ -204,59 +183,73 @@ __global__ void __launch_bounds__(kThreads) nf4_gemm_kernel(Nf4GemmParams p) {
   __syncthreads();
 
   const Place at = FindPlace(p);
-  const int64_t first_m = int64_t{blockIdx.z} * kTiles * 8;
-  auto stage = [&](int64_t s) { return Stage<kTiles>(stages + (s - at.first) % L::kStages * L::kStage); };
-  for (int64_t s = at.first; s < at.first + L::kStages - 1; ++s) {
+  const int first_m = blockIdx.z * kTiles * 8;
+  auto stage = [&](int s) { return Stage<kTiles>(stages + (s - at.first) % L::kStages * L::kStage); };
+  for (int s = at.first; s < at.first + L::kStages - 1; ++s) {
     if (s < at.last) {
       stage(s).Load(p, at, s, first_m);
-      stage(s).StoreMaxima(Stage<kTiles>::LoadMaxima(p, at, s, nested_map));
+      stage(s).StoreMaximum(Stage<kTiles>::LoadMaximum(p, at, s, nested_map));
     }
     CommitAsync();
   }
-  float acc[2][kTiles][4] = {};
-  for (int64_t s = at.first; s < at.last; ++s) {
+  float acc[kTiles][4] = {};
+  for (int s = at.first; s < at.last; ++s) {
     WaitAsync<L::kStages - 2>();
     __syncthreads();
-    const int64_t next = s + L::kStages - 1;
-    float2 maxima = make_float2(0.0f, 0.0f);
+    const int next = s + L::kStages - 1;
+    float maximum = 0.0f;
     if (next < at.last) {
       stage(next).Load(p, at, next, first_m);
-      maxima = Stage<kTiles>::LoadMaxima(p, at, next, nested_map);
+      maximum = Stage<kTiles>::LoadMaximum(p, at, next, nested_map);
     }
     CommitAsync();
     stage(s).Multiply(shared, acc);
-    if (next < at.last) stage(next).StoreMaxima(maxima);
+    if (next < at.last) stage(next).StoreMaximum(maximum);
   }
   StorePartial<kTiles>(p, at, first_m, acc);
 }
 
-// Sum over the splits, adapters, bias, rounding. Grid: (blocks of 128 columns, groups of 8 rows).
-constexpr int kRowsPerThread = 8;
-__global__ void __launch_bounds__(kThreads) nf4_gemm_finish_kernel(Nf4GemmParams p) {
-  const int64_t o = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+// scale-free low rank term of one output for kRowsPerThread rows.
+constexpr int kRowsPerThread = 4;
+constexpr int kFinishThreads = 128;
+
+template <int kVec>
+__device__ __forceinline__ void AddLowRank(const Nf4GemmParams& p, const Nf4GemmLowRankPart& part, int64_t o,
+                                           int64_t first, float (&low)[kRowsPerThread]) {
+  const __nv_bfloat16* b = static_cast<const __nv_bfloat16*>(part.b) + (o - part.first_row) * part.rank;
+  const __nv_bfloat16* u = static_cast<const __nv_bfloat16*>(p.u) + part.first_column;
+  for (int64_t r = 0; r < part.rank; r += kVec) {
+    const auto weight = LoadVec<__nv_bfloat16, kVec>(b + r);
+#pragma unroll
+    for (int i = 0; i < kRowsPerThread; ++i) {
+      if (first + i >= p.M) break;
+      const auto x = LoadVec<__nv_bfloat16, kVec>(u + (first + i) * p.u_stride + r);
+#pragma unroll
+      for (int j = 0; j < kVec; ++j) low[i] += ToFloat(weight.v[j]) * ToFloat(x.v[j]);
+    }
+  }
+}
+
+// Sum over the splits, adapters, bias, rounding. Grid: (blocks of 128 columns, groups of 4 rows).
+__global__ void __launch_bounds__(kFinishThreads) nf4_gemm_finish_kernel(Nf4GemmParams p) {
+  const int64_t o = int64_t{blockIdx.x} * kFinishThreads + threadIdx.x;
   if (o >= p.O) return;
   const int64_t first = int64_t{blockIdx.y} * kRowsPerThread;
   const float bias = p.bias ? ToFloat(static_cast<const __nv_bfloat16*>(p.bias)[o]) : 0.0f;
-  float sum[kRowsPerThread] = {};
+  float sum[kRowsPerThread] = {}, low[kRowsPerThread] = {};
+#pragma unroll 8
   for (int64_t split = 0; split < p.splits; ++split) {
 #pragma unroll
     for (int i = 0; i < kRowsPerThread; ++i) {
       if (first + i < p.M) sum[i] += p.partial[(split * p.M + first + i) * p.O + o];
     }
   }
-  float low[kRowsPerThread] = {};
   for (int j = 0; j < p.num_low_rank; ++j) {
     const Nf4GemmLowRankPart& part = p.low_rank[j];
     if (o < part.first_row || o >= part.first_row + part.rows) continue;
-    const __nv_bfloat16* b = static_cast<const __nv_bfloat16*>(part.b) + (o - part.first_row) * part.rank;
-    const __nv_bfloat16* u = static_cast<const __nv_bfloat16*>(p.u) + part.first_column;
-    for (int64_t r = 0; r < part.rank; ++r) {
-      const float weight = ToFloat(b[r]);
-#pragma unroll
-      for (int i = 0; i < kRowsPerThread; ++i) {
-        if (first + i < p.M) low[i] += weight * ToFloat(u[(first + i) * p.u_stride + r]);
-      }
-    }
+    const bool wide = part.rank % 8 == 0 && part.first_column % 8 == 0 && p.u_stride % 8 == 0 && reinterpret_cast<uintptr_t>(p.u) % 16 == 0 &&
+                      reinterpret_cast<uintptr_t>(part.b) % 16 == 0;
+    wide ? AddLowRank<8>(p, part, o, first, low) : AddLowRank<1>(p, part, o, first, low);
   }
 #pragma unroll
   for (int i = 0; i < kRowsPerThread; ++i) {
@@ -289,9 +282,9 @@ void Nf4GemmCuda(const Nf4GemmParams& p, CudaStream stream) {
   } else {
     Launch<8>(p, stream);
   }
-  const dim3 grid(static_cast<unsigned>((p.O + kThreads - 1) / kThreads),
+  const dim3 grid(static_cast<unsigned>((p.O + kFinishThreads - 1) / kFinishThreads),
                   static_cast<unsigned>((p.M + kRowsPerThread - 1) / kRowsPerThread));
-  nf4_gemm_finish_kernel<<<grid, kThreads, 0, stream>>>(p);
+  nf4_gemm_finish_kernel<<<grid, kFinishThreads, 0, stream>>>(p);
 }
 
 }  // namespace finetuned::kernels

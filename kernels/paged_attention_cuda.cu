@@ -17,16 +17,28 @@ constexpr int kGroups = kThreads / kLanes;      // tokens in flight in a block
 template <int E>
 constexpr int kHeads = E <= 128 ? 4 : 1;
 
-template <typename T>
+// Grid: (tokens, parts of K * E / kVec vectors).
+template <typename T, int kVec>
 __global__ void __launch_bounds__(kThreads) write_paged_kernel(WritePagedParams p) {
-  const int64_t t = blockIdx.x;
-  const int64_t position = PagedPosition(p.index, t);
-  for (int64_t i = threadIdx.x; i < p.K * p.E; i += kThreads) {
-    const int64_t h = i / p.E, e = i % p.E;
-    const int64_t to = PagedOffset(p.index, t, position, h, p.K, p.E) + e;
-    static_cast<T*>(p.k_cache)[to] = static_cast<const T*>(p.k)[t * p.k_stride + i];
-    static_cast<T*>(p.v_cache)[to] = static_cast<const T*>(p.v)[t * p.v_stride + i];
-  }
+  const int64_t t = blockIdx.x, i = (int64_t{blockIdx.y} * kThreads + threadIdx.x) * kVec;
+  if (i >= p.K * p.E) return;
+  const int64_t to = PagedOffset(p.index, t, PagedPosition(p.index, t), i / p.E, p.K, p.E) + i % p.E;
+  StoreVec(static_cast<T*>(p.k_cache) + to, LoadVec<T, kVec>(static_cast<const T*>(p.k) + t * p.k_stride + i));
+  StoreVec(static_cast<T*>(p.v_cache) + to, LoadVec<T, kVec>(static_cast<const T*>(p.v) + t * p.v_stride + i));
+}
+
+template <typename T, int kVec>
+void LaunchWrite(const WritePagedParams& p, CudaStream stream) {
+  const dim3 grid(static_cast<unsigned>(p.T), static_cast<unsigned>((p.K * p.E / kVec + kThreads - 1) / kThreads));
+  write_paged_kernel<T, kVec><<<grid, kThreads, 0, stream>>>(p);
+}
+
+template <typename T>
+void WriteTyped(const WritePagedParams& p, CudaStream stream) {
+  constexpr int kVec = 16 / sizeof(T);
+  const bool wide = p.E % kVec == 0 && p.k_stride % kVec == 0 && p.v_stride % kVec == 0 && Aligned16(p.k) &&
+                    Aligned16(p.v) && Aligned16(p.k_cache) && Aligned16(p.v_cache);
+  wide ? LaunchWrite<T, kVec>(p, stream) : LaunchWrite<T, 1>(p, stream);
 }
 
 // E / 8 elements of a head, those of one lane: vectors of kVec, 8 * kVec apart, so that a group reads whole lines.
@@ -211,12 +223,7 @@ void LaunchTyped(const PagedAttentionParams& p, CudaStream stream) {
 }  // namespace
 
 void WritePagedCuda(const WritePagedParams& p, Dtype dtype, CudaStream stream) {
-  const unsigned blocks = static_cast<unsigned>(p.T);
-  if (dtype == Dtype::kFloat32) {
-    write_paged_kernel<float><<<blocks, kThreads, 0, stream>>>(p);
-  } else {
-    write_paged_kernel<__nv_bfloat16><<<blocks, kThreads, 0, stream>>>(p);
-  }
+  dtype == Dtype::kFloat32 ? WriteTyped<float>(p, stream) : WriteTyped<__nv_bfloat16>(p, stream);
 }
 
 void PagedAttentionCuda(const PagedAttentionParams& p, Dtype dtype, CudaStream stream) {
