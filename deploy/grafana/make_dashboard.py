@@ -99,6 +99,8 @@ ROWS = {
         ("Journal sync, 99th percentile", "s",
          [("histogram_quantile(0.99, sum by (le) (rate(finetuned_journal_sync_duration_seconds_bucket[5m])))",
            "p99")]),
+        ("First token of a sample, median", "s",
+         [("histogram_quantile(0.5, sum by (le) (finetuned_sample_time_to_first_token_seconds_bucket))", "median")]),
         ("Watchers", "short", [("finetuned_watch_streams", "open")]),
     ],
 }

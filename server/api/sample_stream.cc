@@ -5,17 +5,20 @@
 #include <optional>
 #include <utility>
 
+#include "absl/time/clock.h"
 #include "server/api/sample_plan.h"
+#include "server/metrics/metrics.h"
 
 namespace finetuned::api {
 
 // Between the scheduler's thread, which brings pieces, and gRPC, which takes one at a time.
 class SampleStream::Sink : public jobs::SampleSink {
  public:
-  explicit Sink(SampleStream* stream) : stream_(stream) {}
+  Sink(SampleStream* stream, metrics::Metrics* metrics) : metrics_(metrics), stream_(stream) {}
 
   void OnPiece(const v1::SampleResponse& piece) override {
     std::lock_guard lock(mutex_);
+    if (!std::exchange(answered_, true)) metrics_->SampleFirstToken(absl::Now() - asked_at_);
     waiting_.push_back(piece);
     Pump();
   }
@@ -64,11 +67,13 @@ class SampleStream::Sink : public jobs::SampleSink {
     }
   }
 
+  metrics::Metrics* const metrics_;
+  const absl::Time asked_at_ = absl::Now();
   std::mutex mutex_;
   SampleStream* stream_;  // guarded by mutex_, like all below; null: the call is over
   std::deque<v1::SampleResponse> waiting_;
   v1::SampleResponse current_;
-  bool writing_ = false, finished_ = false, cancelled_ = false;
+  bool writing_ = false, finished_ = false, cancelled_ = false, answered_ = false;
   int64_t number_ = 0;
   std::optional<absl::Status> end_;
 };
@@ -77,7 +82,7 @@ class SampleStream::Sink : public jobs::SampleSink {
 
 SampleStream::SampleStream(const Front& front, grpc::CallbackServerContext* context,
                            const v1::SampleRequest& request)
-    : front_(front), request_(request), sink_(std::make_shared<Sink>(this)) {
+    : front_(front), request_(request), sink_(std::make_shared<Sink>(this, front.shared->daemon.metrics)) {
   const std::shared_ptr<Sink> sink = sink_;
   const auto caller = front.authenticator->Identify(*context);
   if (!caller.ok()) {

@@ -90,6 +90,8 @@ Families::Families(prometheus::Registry* r)
       storage_size(Gauge(r, "finetuned_storage_size_bytes", "Size of the state file system.")),
       journal_sync(Histogram(r, "finetuned_journal_sync_duration_seconds",
                              "Time of one fsync of the job store.")),
+      first_token(Histogram(r, "finetuned_sample_time_to_first_token_seconds",
+                            "Time to first token of a sample request.")),
       watch_streams(Gauge(r, "finetuned_watch_streams", "Open event streams.")),
       watch_closed(Counter(r, "finetuned_watch_closed_total", "Event streams closed by the daemon.")) {}
 

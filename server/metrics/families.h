@@ -50,6 +50,7 @@ struct Families {
   Counters checkpoint_failures;
   Gauges storage_free, storage_size;
   Histograms journal_sync;
+  Histograms first_token;
   Gauges watch_streams;
   Counters watch_closed;
 };

@@ -31,6 +31,7 @@ const prometheus::Labels kFatalOutOfMemory = {{"phase", "training"}, {"recovered
 // From a blink to days.
 Buckets Long() { return {1, 5, 15, 60, 300, 900, 3600, 4 * 3600, 12 * 3600, 24 * 3600, 72 * 3600}; }
 Buckets Short() { return {0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 2, 10}; }
+Buckets Wait() { return {0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300}; }
 Buckets Ratio() { return {0.5, 0.7, 0.8, 0.9, 0.95, 1.0, 1.05, 1.1, 1.25}; }
 
 double Unix(absl::Time time) { return absl::ToDoubleSeconds(time - absl::UnixEpoch()); }
@@ -45,6 +46,7 @@ class Metrics::Impl {
         prediction_ratio_(families_.prediction_ratio.Add({}, Ratio())),
         journal_sync_(families_.journal_sync.Add({}, Short())),
         reward_duration_(families_.reward_duration.Add({}, Long())),
+        first_token_(families_.first_token.Add({}, Wait())),
         storage_use_(std::make_shared<StorageUse>(options_.state_dir)), gpus_(&families_) {
     SetBuildInfo("", "");
     families_.ready.Add({});
@@ -91,6 +93,7 @@ class Metrics::Impl {
   prometheus::Histogram& prediction_ratio_;
   prometheus::Histogram& journal_sync_;
   prometheus::Histogram& reward_duration_;
+  prometheus::Histogram& first_token_;
   prometheus::Gauge* build_info_ = nullptr;
   std::shared_ptr<StorageUse> storage_use_;
   std::unique_ptr<prometheus::Exposer> exposer_;
@@ -231,6 +234,10 @@ void Metrics::Heartbeat(const internal::v1::WorkerHeartbeat& beat) {
 void Metrics::Gpus(const std::vector<GpuReading>& readings, absl::Time now) {
   std::lock_guard lock(impl_->mutex_);
   impl_->gpus_.Read(readings, now);
+}
+
+void Metrics::SampleFirstToken(absl::Duration took) {
+  impl_->first_token_.Observe(absl::ToDoubleSeconds(took));
 }
 
 void Metrics::RewardBatch(const std::string& result, absl::Duration took) {

@@ -70,6 +70,9 @@ class Metrics {
   void RewardBatch(const std::string& result, absl::Duration took);
   void RewardWorkers(size_t attached);
 
+  // From the call to its first piece.
+  void SampleFirstToken(absl::Duration took);
+
   // Streams.
   void WatchOpened();
   void WatchClosed(const std::string& reason);  // "" when the client or the job ended it

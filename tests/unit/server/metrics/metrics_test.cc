@@ -102,6 +102,7 @@ void TouchAll(Metrics* metrics) {
   metrics->JobFinished("sft", v1::FAILED, v1::OUT_OF_DEVICE_MEMORY, absl::Seconds(5));
   metrics->QueueWait(absl::Seconds(1));
   metrics->JournalSync(0.001);
+  metrics->SampleFirstToken(absl::Milliseconds(200));
   metrics->WatchOpened();
   metrics->WatchClosed("slow_consumer");
   metrics->Refresh(absl::Now());
