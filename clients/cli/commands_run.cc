@@ -1,9 +1,11 @@
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <iostream>
 #include <sstream>
 
 #include "absl/strings/numbers.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
@@ -35,6 +37,7 @@ struct RunFlags {
   PreferenceFlags preference;
   GrpoFlags grpo;
   std::string file;  // job file instead of flags
+  std::string shape, vram;  // plan: a well-known model without its file, and the memory to plan for
 };
 
 void AddSpecFlags(CLI::App* c, RunFlags* f) {
@@ -177,6 +180,32 @@ ExitCode Submit(App& app, const RunFlags& f, bool watch) {
   return WatchJob(client, job.name(), live ? WatchOutput::kLive : WatchOutput::kJson, false);
 }
 
+// "24GB", "23.5 GiB", "900MB".
+int64_t ParseBytes(const std::string& text) {
+  constexpr struct {
+    const char* unit;
+    double bytes;
+  } kUnits[] = {{"GiB", 1 << 30}, {"MiB", 1 << 20}, {"GB", 1e9}, {"MB", 1e6}};
+  for (const auto& [unit, bytes] : kUnits) {
+    double number = 0;
+    if (absl::EndsWith(text, unit) && absl::SimpleAtod(text.substr(0, text.size() - std::strlen(unit)), &number) &&
+        number > 0) {
+      return static_cast<int64_t>(number * bytes);
+    }
+  }
+  throw CommandError{kUsage, absl::StrCat("--vram: ", text, " is not a size such as 24GB or 23.5GiB")};
+}
+
+// The device's share of a plan.
+std::string BudgetLine(const v1::MemoryEstimate& memory) {
+  std::string line = absl::StrCat("budget ", FormatBytes(static_cast<double>(memory.budget_bytes())));
+  if (memory.other_processes_bytes() > 0) {
+    absl::StrAppend(&line, " (other processes hold ", FormatBytes(static_cast<double>(memory.other_processes_bytes())),
+                    ")");
+  }
+  return line + "\n";
+}
+
 void PrintPlan(const v1::JobPlan& plan) {
   std::vector<std::vector<std::string>> rows = {{"COMPONENT", "BUFFER", "BYTES"}};
   for (const auto& item : plan.memory().items()) {
@@ -185,7 +214,7 @@ void PrintPlan(const v1::JobPlan& plan) {
   rows.push_back({"total", "", FormatBytes(static_cast<double>(plan.memory().total_bytes()))});
   std::cout << Table(rows);
   if (plan.memory().budget_bytes() > 0) {
-    std::cout << "budget " << FormatBytes(static_cast<double>(plan.memory().budget_bytes())) << "\n";
+    std::cout << BudgetLine(plan.memory());
   }
   for (const auto& c : plan.choices()) {
     std::cout << "chosen " << c.field() << " = " << c.value() << ": " << c.reason() << "\n";
@@ -201,6 +230,9 @@ void PrintPlan(const v1::JobPlan& plan) {
   if (plan.estimated_duration().seconds() > 0) {
     std::cout << "about " << FormatDuration(static_cast<double>(plan.estimated_duration().seconds())) << "\n";
   }
+  if (plan.estimated_tokens_per_second() > 0) {
+    std::cout << "about " << FormatCount(plan.estimated_tokens_per_second()) << " tokens/s\n";
+  }
   std::cout << "disk " << FormatBytes(static_cast<double>(plan.estimated_disk_bytes())) << "\n";
   for (const auto& w : plan.warnings()) std::cout << "warning: " << Printable(w) << "\n";
   for (const auto& p : plan.problems()) std::cout << "problem: " << Printable(p.message()) << "\n";
@@ -213,6 +245,8 @@ ExitCode Plan(App& app, const RunFlags& f) {
   std::string base_dir;
   v1::PlanJobRequest request;
   *request.mutable_job() = LoadJob(f, &base_dir);
+  if (!f.shape.empty()) request.mutable_job()->mutable_spec()->set_base_model(absl::StrCat("shapes/", f.shape));
+  if (!f.vram.empty()) request.mutable_job()->mutable_scheduling()->set_vram_limit_bytes(ParseBytes(f.vram));
   Prepare(client, base_dir, request.mutable_job());
   v1::JobPlan plan;
   auto context = client.Context(60);
@@ -264,6 +298,8 @@ void AddRunCommands(CLI::App& cli, App& app) {
   auto planned = std::make_shared<RunFlags>();
   CLI::App* plan = cli.add_subcommand("plan", "Memory, time and disk of a job, without running it");
   plan->add_option("file", planned->file, "Job file; or give flags");
+  plan->add_option("--shape", planned->shape, "A well-known model without its file: llama-3.1-8b, qwen2.5-14b, ...");
+  plan->add_option("--vram", planned->vram, "Memory to plan for: 24GB, 7.5GiB");
   AddSpecFlags(plan, planned.get());
   AddSftFlags(plan, planned.get());
   AddOutputOption(plan, app);

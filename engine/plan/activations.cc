@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <bit>
 
 #include "engine/plan/collector.h"
 #include "engine/plan/linears.h"
@@ -83,13 +84,28 @@ void AddShared(const PlanInput& in, const FusedLinears& fused, const Kept& kept,
   rows.Add("tokens", 1, 4, 4);  // ids, positions, rows and labels of targets
 }
 
-// Of the backward of flash attention (kernels/varlen_attention.h); cuDNN's is smaller.
-int64_t AttentionWorkspace(const PlanInput& in) {
+// Of the backward of cuDNN's attention, as an H100 asked for it: every document padded to a power of two, float32
+// gradients of q, sums of rows, and, where query heads share keys, 16-bit gradients of k and v of every query head.
+int64_t CudnnWorkspace(const PlanInput& in) {
+  const format::ModelConfig& m = in.model;
+  const int64_t documents = in.tokens() / in.max_seq_length;
+  const auto length = static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(in.max_seq_length)));
+  const int64_t head = (m.head_dim + 63) / 64 * 64;
+  const int64_t shared = m.num_key_value_heads < m.num_attention_heads ? 2 * 2 * head : 0;
+  return documents * m.num_attention_heads * length * (4 * head + 4 + shared) + (2 << 20);
+}
+
+// Of the backward of flash attention (kernels/varlen_attention.h). Deterministic, it is repeated for as many blocks as
+// leave no multiprocessor idle; an H100 has the most.
+int64_t FlashWorkspace(const PlanInput& in) {
+  constexpr int64_t kMultiprocessors = 132;
   const format::ModelConfig& m = in.model;
   const int64_t documents = in.tokens() / in.max_seq_length;
   const int64_t rows = in.tokens() + 128 * documents, head = (m.head_dim + 31) / 32 * 32;
   const int64_t grouped = m.num_key_value_heads < m.num_attention_heads ? 2 : 0;
-  return rows * m.num_attention_heads * (head + 1) * 4 +
+  const int64_t blocks = documents * m.num_attention_heads;
+  const int64_t splits = in.deterministic ? (kMultiprocessors + blocks - 1) / blocks : 1;
+  return rows * m.num_attention_heads * (splits * head + 1) * 4 +
          in.tokens() * in.compute_bytes * ((1 + grouped) * m.q_size() + 2 * m.kv_size());
 }
 
@@ -105,7 +121,11 @@ void AddActivations(const PlanInput& in, Collector& c) {
   const Kept kept(in);
   AddShared(in, fused, kept, c);
   AddKept(in, fused, kept, c);
-  if (in.on_gpu) c.Add("activations", "attention_workspace", AttentionWorkspace(in));
+  if (!in.on_gpu) return;
+  constexpr int64_t kShortest = 1024;  // shorter documents never go to cuDNN
+  const bool may_use_cudnn = in.device.cudnn_attention && !in.deterministic && in.max_seq_length >= kShortest;
+  const int64_t cudnn = may_use_cudnn ? CudnnWorkspace(in) : 0;
+  c.Add("activations", "attention_workspace", std::max(FlashWorkspace(in), cudnn));
 }
 
 }  // namespace finetuned::plan

@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <cmath>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_split.h"
 
 namespace finetuned::plan {
 namespace {
@@ -102,11 +104,43 @@ class Chooser {
           c.input.base = base;
           c.input.activation_checkpointing = checkpointing;
           c.input.activation_offload = offload;
+          c.input.keep_all_layers = c.input.keep_attention_layers = 0;
           all.push_back(Measured(c));
+          if (checkpointing && r_.open_checkpointing && r_.open_keep) AddKeeping(all.back(), &all);
         }
       }
     }
     return all;
+  }
+
+  // The same with as many layers kept as fit: whole ones alone; attention's part of all before whole ones.
+  void AddKeeping(const Candidate& none, std::vector<Candidate>* all) const {
+    if (!Fits(none)) return;
+    const int64_t n = none.input.model.num_hidden_layers;
+    const auto most = [&](auto set) {
+      int64_t fits = 0, above = n + 1;
+      while (above - fits > 1) {
+        const int64_t middle = (fits + above) / 2;
+        (Fits(With(none, middle, set)) ? fits : above) = middle;
+      }
+      return fits;
+    };
+    const auto attention = [](PlanInput* in, int64_t k) { in->keep_attention_layers = k; };
+    const auto whole = [](PlanInput* in, int64_t k) { in->keep_all_layers = k; };
+    const auto whole_after_attention = [n](PlanInput* in, int64_t k) {
+      in->keep_all_layers = k;
+      in->keep_attention_layers = n - k;
+    };
+    all->push_back(With(none, most(whole), whole));
+    const int64_t layers = most(attention);
+    all->push_back(With(none, layers, attention));
+    if (layers == n) all->push_back(With(none, most(whole_after_attention), whole_after_attention));
+  }
+
+  template <typename Set>
+  Candidate With(Candidate c, int64_t layers, Set set) const {
+    set(&c.input, layers);
+    return Measured(c);
   }
 
   // Micro-batches with their accumulation. Open ones keep the rows of an optimizer step what they are.
@@ -174,10 +208,11 @@ class Chooser {
     add(r_.open_micro_batch, "schedule.micro_batch_size", absl::StrCat(in.micro_batch_size), BatchReason());
     add(r_.open_accumulation, "schedule.gradient_accumulation_steps", absl::StrCat(best_.accumulation),
         absl::StrCat("makes ", best_.accumulation * in.micro_batch_size, " rows an optimizer step"));
-    add(r_.open_checkpointing, "compute.activation_checkpointing", in.activation_checkpointing ? "on" : "off",
+    add(r_.open_checkpointing, "compute.activation_checkpointing", CheckpointingName(in),
         Against(in.activation_checkpointing ? "off" : "on", [](PlanInput* o) {
           o->activation_checkpointing = !o->activation_checkpointing;
           o->activation_offload = o->activation_offload && o->activation_checkpointing;
+          o->keep_all_layers = o->keep_attention_layers = 0;
         }));
     add(r_.open_offload, "compute.activation_offload", in.activation_offload ? "on" : "off",
         in.activation_offload || in.activation_checkpointing
@@ -221,6 +256,22 @@ class Chooser {
 };
 
 }  // namespace
+
+std::string CheckpointingName(const PlanInput& in) {
+  if (!in.activation_checkpointing) return "off";
+  if (in.keep_all_layers + in.keep_attention_layers == 0) return "on";
+  return absl::StrCat("keep:", in.keep_all_layers, ":", in.keep_attention_layers);
+}
+
+bool ParseCheckpointing(const std::string& value, PlanInput* in) {
+  in->activation_checkpointing = value != "off";
+  in->keep_all_layers = in->keep_attention_layers = 0;
+  if (value == "on" || value == "off") return true;
+  const std::vector<std::string> parts = absl::StrSplit(value, ':');
+  return parts.size() == 3 && parts[0] == "keep" && absl::SimpleAtoi(parts[1], &in->keep_all_layers) &&
+         absl::SimpleAtoi(parts[2], &in->keep_attention_layers) && in->keep_all_layers >= 0 &&
+         in->keep_attention_layers >= 0;
+}
 
 double DataLengths::mean() const {
   return static_cast<double>(tokens) / static_cast<double>(std::max<int64_t>(1, rows));

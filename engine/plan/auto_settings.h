@@ -28,6 +28,7 @@ struct AutoRequest {
   int64_t accumulation = 1;
   bool open_micro_batch = false, open_accumulation = false, open_length = false, open_rank = false;
   bool open_base = false, open_checkpointing = false, open_offload = false;
+  bool open_keep = false;             // with open_checkpointing: what recompute leaves out, layer by layer
   int64_t model_max_length = 0;       // 0: no limit known
   std::optional<DataLengths> data;    // unset: not known
   int64_t budget_bytes = 0;
@@ -50,6 +51,12 @@ struct AutoSettings {
 
 // Rows that make one optimizer step where neither micro-batch nor accumulation is given.
 inline constexpr int64_t kRowsPerStep = 8;
+
+// compute.activation_checkpointing as a word: "off", "on", or "keep:12:20" for recompute that leaves out the last 12
+// layers, and q, k, v and attention of the 20 before these.
+std::string CheckpointingName(const PlanInput& input);
+// Sets the fields of it; false: not such a word.
+bool ParseCheckpointing(const std::string& value, PlanInput* input);
 
 // REQUIRES: budget_bytes > 0.
 AutoSettings ChooseSettings(const AutoRequest& request);

@@ -10,8 +10,8 @@ namespace {
 
 constexpr DeviceSpeed kDevices[] = {
     {"RTX 3090", 71e12, 936e9, 25e9},   {"RTX 4090", 165e12, 1008e9, 25e9}, {"RTX A6000", 155e12, 768e9, 25e9},
-    {"RTX 3060", 25.5e12, 360e9, 12e9}, {"A100", 312e12, 1935e9, 25e9},     {"H100", 989e12, 3350e9, 50e9},
-    {"H200", 989e12, 4800e9, 50e9},
+    {"RTX 3060", 25.5e12, 360e9, 12e9}, {"A100", 312e12, 1935e9, 25e9},     {"H100", 989e12, 3350e9, 50e9, true},
+    {"H200", 989e12, 4800e9, 50e9, true},
 };
 
 // Shares of the peaks, and what was counted by hand, on an H100 in docs/measurements.md: whole steps of 135M to 13B
@@ -27,7 +27,7 @@ constexpr double kLogitPasses = 4;          // of float32 logits
 constexpr double kLaunchSeconds = 0.7e-3;   // of the host, for forward and backward of one layer
 
 struct Sizes {
-  double layer = 0, last = 0;  // weights of a layer, and of its last product
+  double layer = 0, qkv = 0, last = 0;  // weights of a layer, of its first and of its last product
   double head = 0;
   double layers = 0;
   double kept = 0;  // activations of a layer, bytes per token
@@ -38,6 +38,7 @@ struct Sizes {
       last = static_cast<double>(l.in) * static_cast<double>(l.out);
       layer += last;
     }
+    qkv = static_cast<double>(m.hidden_size) * static_cast<double>(m.q_size() + 2 * m.kv_size());
     layers = static_cast<double>(m.num_hidden_layers);
     head = static_cast<double>(m.vocab_size) * static_cast<double>(m.hidden_size);
     kept = static_cast<double>(
@@ -45,8 +46,23 @@ struct Sizes {
   }
 };
 
-// Share of the layers' forward that is done twice.
-double Repeated(const PlanInput& in) { return in.activation_checkpointing ? 1 : 0; }
+// What recompute does twice.
+struct Repeated {
+  double layers = 0;     // share of layers whose forward is repeated, but for the last product
+  double attention = 0;  // share of layers whose qkv product and attention are among it
+
+  explicit Repeated(const PlanInput& in) {
+    if (!in.activation_checkpointing) return;
+    const double n = static_cast<double>(in.model.num_hidden_layers);
+    const double all = std::min(n, static_cast<double>(in.keep_all_layers));
+    layers = 1 - all / n;
+    attention = 1 - std::min(n, all + static_cast<double>(in.keep_attention_layers)) / n;
+  }
+  // Weights used a second time, of all layers.
+  double weights(const Sizes& s) const {
+    return s.layers * (layers * (s.layer - s.last) - (layers - attention) * s.qkv);
+  }
+};
 
 // Operations of attention of all layers for one token, forward: two products over half the context.
 double AttentionFlops(const PlanInput& in, double mean_length) {
@@ -69,9 +85,9 @@ double WeightTraffic(const PlanInput& in) {
 
 double TrainFlopsPerToken(const PlanInput& input, double mean_length) {
   const Sizes s(input);
-  const double repeated = Repeated(input);
-  return 2.0 * (2.0 * (s.head + s.layers * s.layer) + repeated * s.layers * (s.layer - s.last)) +
-         AttentionFlops(input, mean_length) * (3.5 + repeated) +
+  const Repeated repeated(input);
+  return 2.0 * (2.0 * (s.head + s.layers * s.layer) + repeated.weights(s)) +
+         AttentionFlops(input, mean_length) * (3.5 + repeated.attention) +
          6.0 * static_cast<double>(CountLoraParameters(input));
 }
 
@@ -87,21 +103,21 @@ const DeviceSpeed& ReferenceDevice() { return kDevices[0]; }
 double MicroBatchSeconds(const PlanInput& in, const DeviceSpeed& device, double tokens, double mean_length,
                          int64_t accumulation) {
   const Sizes s(in);
-  const double repeated = Repeated(in);
+  const Repeated repeated(in);
   const auto lora = static_cast<double>(CountLoraParameters(in));
-  const double used = s.layers * (2 * s.layer + repeated * (s.layer - s.last));  // weights, once per use
+  const double used = s.layers * 2 * s.layer + repeated.weights(s);  // weights, once per use
   const double products = 2 * tokens * (used + 2 * s.head) / (kProductShare * device.flops);
   const double attention_share = (mean_length < kLongDocument ? kAttentionShare : kLongAttentionShare) *
                                  std::min(1.0, static_cast<double>(in.model.head_dim) / 128);
   const double attention =
-      tokens * AttentionFlops(in, mean_length) * (3.5 + repeated) / (attention_share * device.flops);
+      tokens * AttentionFlops(in, mean_length) * (3.5 + repeated.attention) / (attention_share * device.flops);
   const double moved = used * WeightTraffic(in) +
-                       tokens * s.layers * s.kept * (kActivationPasses + repeated * kForwardPasses) +
+                       tokens * s.layers * s.kept * (kActivationPasses + repeated.layers * kForwardPasses) +
                        tokens * static_cast<double>(in.model.vocab_size) * 4 * kLogitPasses +
                        // Gradients, parameters and moments: read and written once per optimizer step.
                        lora * 24 / static_cast<double>(std::max<int64_t>(1, accumulation));
   const double busy = products + attention + moved / (kBandwidthShare * device.bytes_per_second);
-  const double host = s.layers * kLaunchSeconds * (1 + repeated / 3);
+  const double host = s.layers * kLaunchSeconds * (1 + repeated.layers / 3);
   // Offloaded inputs leave during the forward and come back during the backward, beside the computation.
   const double copies = in.activation_offload ? 2 * tokens * s.layers *
                                                     static_cast<double>(in.model.hidden_size * in.compute_bytes) /

@@ -19,6 +19,7 @@ struct DeviceSpeed {
   double flops;                  // dense 16-bit products with float32 sums, per second
   double bytes_per_second;       // device memory
   double host_bytes_per_second;  // one way over PCIe
+  bool cudnn_attention = false;  // as DeviceConstants
 };
 
 // The card whose name is part of `product` ("NVIDIA GeForce RTX 3090"); null: not known.

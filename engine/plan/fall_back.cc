@@ -23,7 +23,9 @@ int64_t SmallerMicroBatch(const PlanInput& in) {
 
 std::string Describe(const FallBack& from, const FallBack& to) {
   std::vector<std::string> changes;
-  if (!from.input.activation_checkpointing) changes.emplace_back("activation_checkpointing on");
+  if (!from.input.activation_checkpointing || from.input.keep_all_layers + from.input.keep_attention_layers > 0) {
+    changes.emplace_back("activation_checkpointing on");
+  }
   if (from.input.micro_batch_size != to.input.micro_batch_size) {
     changes.push_back(absl::StrCat("micro_batch_size ", from.input.micro_batch_size, " -> ", to.input.micro_batch_size,
                                    " with gradient_accumulation_steps ", from.accumulation, " -> ", to.accumulation));
@@ -37,8 +39,9 @@ std::optional<FallBack> NextPlan(const PlanInput& input, int64_t accumulation, i
   const FallBack from = {input, accumulation, ""};
   FallBack to = from;
   for (;;) {
-    if (!to.input.activation_checkpointing) {
+    if (!to.input.activation_checkpointing || to.input.keep_all_layers > 0 || to.input.keep_attention_layers > 0) {
       to.input.activation_checkpointing = true;
+      to.input.keep_all_layers = to.input.keep_attention_layers = 0;
     } else if (const int64_t smaller = SmallerMicroBatch(to.input); smaller > 0) {
       to.accumulation *= to.input.micro_batch_size / smaller;
       to.input.micro_batch_size = smaller;

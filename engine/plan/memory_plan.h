@@ -23,6 +23,7 @@ struct DeviceConstants {
   int64_t context_bytes = 735'000'000;        // CUDA context and loaded kernels
   int64_t workspace_bytes = 72ll << 20;       // of cuBLAS and cuDNN
   int64_t cpu_process_bytes = 600'000'000;    // code and libraries, where the process is what is measured
+  bool cudnn_attention = false;               // compute capability 9.0 and newer: cuDNN runs attention of long documents
 };
 
 // Completions that are generated together; none by default.
@@ -45,6 +46,7 @@ struct PlanInput {
   Optimizer optimizer = Optimizer::kAdamW8bit;
   int64_t micro_batch_size = 1;       // rows; pairs for DPO
   int64_t max_seq_length = 1024;
+  bool deterministic = false;
   bool activation_checkpointing = false;
   bool activation_offload = false;    // with activation_checkpointing: inputs of layers wait in host memory
   // With activation_checkpointing: of this many of the last layers everything is kept, before these of so many q, k, v

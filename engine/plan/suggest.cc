@@ -27,7 +27,12 @@ std::vector<Lever> Levers() {
   const auto on = [](const PlanInput&) { return std::string("on"); };
   return {
       {"compute.activation_checkpointing",
-       [](PlanInput* in) { return !std::exchange(in->activation_checkpointing, true); }, on},
+       [](PlanInput* in) {
+         const bool was_on = std::exchange(in->activation_checkpointing, true);
+         const int64_t kept = std::exchange(in->keep_all_layers, 0) + std::exchange(in->keep_attention_layers, 0);
+         return !was_on || kept > 0;
+       },
+       on},
       {"schedule.micro_batch_size",
        [](PlanInput* in) {
          if (in->micro_batch_size <= 1) return false;

@@ -79,8 +79,9 @@ void AddMemory(const at::Device& device, std::map<std::string, double>* values) 
     cudaMemGetInfo(&free, &total);
     (*values)["memory_allocated_bytes"] = static_cast<double>(stats.allocated_bytes[0].current);
     (*values)["memory_peak_bytes"] = static_cast<double>(stats.allocated_bytes[0].peak);
-    (*values)["memory_reserved_bytes"] = static_cast<double>(stats.reserved_bytes[0].current);
-    (*values)["memory_device_used_bytes"] = static_cast<double>(total - free);
+    const int64_t given_back = stats.reserved_bytes[0].peak - stats.reserved_bytes[0].current;
+    (*values)["memory_reserved_bytes"] = static_cast<double>(stats.reserved_bytes[0].peak);
+    (*values)["memory_device_used_bytes"] = static_cast<double>(static_cast<int64_t>(total - free) + given_back);
     return;
   }
 #endif
@@ -110,6 +111,16 @@ void ReleaseCachedMemory(const at::Device& device) {
 #ifdef FINETUNED_HAVE_CUDA
   if (device.is_cuda()) c10::cuda::CUDACachingAllocator::emptyCache();
 #endif
+}
+
+bool HasCudnnAttention(const at::Device& device) {
+  int major = 0;
+#ifdef FINETUNED_HAVE_CUDA
+  if (device.is_cuda()) cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device.index());
+#else
+  (void)device;
+#endif
+  return major >= 9;
 }
 
 int64_t TotalMemory(const at::Device& device) {

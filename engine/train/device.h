@@ -26,14 +26,17 @@ absl::StatusOr<ComputeTarget> ChooseTarget(const job::TrainSpec& spec);
 // Deterministic CUDA needs a call before the process first uses cuBLAS.
 void ConfigureLibrary(const job::TrainSpec& spec);
 
-// memory_allocated_bytes, memory_peak_bytes (since ResetPeak), memory_device_used_bytes (by all processes), and on a
-// GPU memory_reserved_bytes (what the allocator holds of the device). On the CPU the resident set of the process
-// takes the place of the others.
+// memory_allocated_bytes, memory_peak_bytes (since ResetPeak), and on a GPU memory_reserved_bytes (the most that the
+// allocator held since then) and memory_device_used_bytes (by all processes, with what was given back meanwhile). On
+// the CPU the resident set of the process takes the place of the others.
 void AddMemory(const at::Device& device, std::map<std::string, double>* values);
 void ResetPeak(const at::Device& device);
 
 // Tensors on the GPU may take this much and no more; 0: all. On the CPU nothing happens.
 void CapMemory(const at::Device& device, int64_t bytes);
+
+// Compute capability 9.0 and newer: what plan::DeviceConstants::cudnn_attention means.
+bool HasCudnnAttention(const at::Device& device);
 
 // Bytes of the whole device, whoever holds them; 0 for the CPU.
 int64_t TotalMemory(const at::Device& device);

@@ -59,6 +59,8 @@ plan::PlanInput PlanInputOf(const job::TrainSpec& spec, const model::BaseModel& 
   p.micro_batch_size = spec.schedule.micro_batch_size;
   p.max_seq_length = spec.schedule.max_seq_length;
   p.activation_checkpointing = spec.activation_checkpointing;
+  p.deterministic = spec.deterministic;
+  p.device.cudnn_attention = HasCudnnAttention(base.options.device);
   if (spec.method == "grpo") p.rollout = plan::RolloutOf(CompletionsPerRollout(spec), spec.schedule.max_seq_length);
   return p;
 }

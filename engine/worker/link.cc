@@ -232,6 +232,7 @@ void LinkObserver::OnStep(int64_t step, double epoch, const std::map<std::string
       return it == values.end() ? int64_t{0} : static_cast<int64_t>(it->second);
     };
     beat_.set_allocated_bytes(bytes("memory_allocated_bytes"));
+    beat_.set_reserved_bytes(bytes("memory_reserved_bytes"));
     beat_.set_device_used_bytes(bytes("memory_device_used_bytes"));
   }
   auto message = NewEvent();

@@ -1,15 +1,11 @@
 #include "server/api/job_planner.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <cmath>
 
 #include <google/protobuf/util/time_util.h>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/strip.h"
 #include "engine/plan/rollout.h"
 #include "engine/plan/suggest.h"
 #include "engine/reward/reward.h"
@@ -17,14 +13,12 @@
 #include "server/api/dataset_proto.h"
 #include "server/api/error.h"
 #include "server/api/names.h"
-#include "server/api/token_count.h"
+#include "server/api/plan_choices.h"
 
 namespace finetuned::api {
 namespace {
 
 using v1::JobSpec;
-
-constexpr double kBudgetMargin = 0.03;  // of the device, for what others may take
 
 // Arguments of rewards that cannot be right.
 std::vector<spec::Violation> CheckRewards(const JobSpec& spec) {
@@ -58,19 +52,10 @@ plan::PlanInput ToPlanInput(const JobSpec& spec, const format::ModelConfig& mode
   in.optimizer = spec.optimizer().kind() == "adamw" ? plan::Optimizer::kAdamW : plan::Optimizer::kAdamW8bit;
   in.micro_batch_size = spec.schedule().micro_batch_size();
   in.max_seq_length = spec.schedule().max_seq_length();
+  in.deterministic = spec.deterministic();
   in.activation_checkpointing = spec.compute().activation_checkpointing() == "on";
   if (spec.has_grpo()) in.rollout = RolloutOf(spec);
   return in;
-}
-
-// The settings of `in` that a suggestion may change, written back.
-void ApplyPlanInput(const plan::PlanInput& in, JobSpec* spec) {
-  spec->mutable_schedule()->set_micro_batch_size(static_cast<int32_t>(in.micro_batch_size));
-  spec->mutable_schedule()->set_max_seq_length(static_cast<int32_t>(in.max_seq_length));
-  spec->mutable_compute()->set_activation_checkpointing(in.activation_checkpointing ? "on" : "off");
-  spec->mutable_quantization()->set_base(plan::BaseFormatName(in.base));
-  spec->mutable_optimizer()->set_kind(in.optimizer == plan::Optimizer::kAdamW ? "adamw" : "adamw_8bit");
-  spec->mutable_lora()->set_rank(static_cast<int32_t>(in.lora_rank));
 }
 
 v1::MemoryEstimate ToProto(const plan::MemoryPlan& memory) {
@@ -93,42 +78,24 @@ v1::MemoryEstimate ToProto(const plan::MemoryPlan& memory) {
   return out;
 }
 
-void Choose(PlannedJob* job, std::string field, std::string value, std::string reason) {
-  v1::SettingChoice choice;
-  choice.set_field(std::move(field));
-  choice.set_value(std::move(value));
-  choice.set_reason(std::move(reason));
-  job->choices.push_back(std::move(choice));
-}
-
-// Decides what the caller left open so that the plan fits the budget, as far as that is possible:
-// first recompute, which costs time only, then smaller micro-batches with more accumulation, which
-// leave the optimizer step what it was.
-void ChooseSettings(const JobSpec& sent, int64_t budget, PlannedJob* job) {
-  const auto fits = [&] { return budget == 0 || plan::PlanMemory(job->input).total() <= budget; };
-  const std::string wish = sent.compute().activation_checkpointing();
-  if ((wish.empty() || wish == "auto") && !fits()) {
-    job->input.activation_checkpointing = true;
-    Choose(job, "compute.activation_checkpointing", "on", "kept activations would not fit the device memory");
-  }
-  const bool open = sent.schedule().micro_batch_size() == 0;
-  int64_t accumulate = job->resolved.schedule().gradient_accumulation_steps();
-  while (open && job->input.micro_batch_size > 1 && !fits()) {
-    job->input.micro_batch_size /= 2;
-    if (sent.schedule().gradient_accumulation_steps() == 0) accumulate *= 2;
-  }
-  ApplyPlanInput(job->input, &job->resolved);
-  job->resolved.mutable_schedule()->set_gradient_accumulation_steps(static_cast<int32_t>(accumulate));
-  if (open) {
-    Choose(job, "schedule.micro_batch_size", absl::StrCat(job->input.micro_batch_size),
-           fits() ? "the largest tried size that fits" : "the smallest, and it still does not fit");
-  }
-  if (sent.schedule().max_seq_length() == 0) {
-    Choose(job, "schedule.max_seq_length", absl::StrCat(job->input.max_seq_length), "default for this model");
-  }
-}
-
 }  // namespace
+
+void ApplyPlanInput(const plan::PlanInput& in, JobSpec* spec) {
+  v1::ScheduleSpec* schedule = spec->mutable_schedule();
+  const int64_t before = schedule->micro_batch_size(), rows = in.micro_batch_size;
+  if (before > rows && before % rows == 0) {
+    // An optimizer step sees the same rows.
+    schedule->set_gradient_accumulation_steps(
+        static_cast<int32_t>(schedule->gradient_accumulation_steps() * (before / rows)));
+  }
+  schedule->set_micro_batch_size(static_cast<int32_t>(rows));
+  schedule->set_max_seq_length(static_cast<int32_t>(in.max_seq_length));
+  spec->mutable_compute()->set_activation_checkpointing(in.activation_checkpointing ? "on" : "off");
+  spec->mutable_compute()->set_activation_offload(in.activation_offload ? "on" : "off");
+  spec->mutable_quantization()->set_base(plan::BaseFormatName(in.base));
+  spec->mutable_optimizer()->set_kind(in.optimizer == plan::Optimizer::kAdamW ? "adamw" : "adamw_8bit");
+  spec->mutable_lora()->set_rank(static_cast<int32_t>(in.lora_rank));
+}
 
 std::string MethodName(const JobSpec& spec) {
   switch (spec.method_case()) {
@@ -137,29 +104,6 @@ std::string MethodName(const JobSpec& spec) {
     case JobSpec::kGrpo: return "grpo";
     default: return "sft";
   }
-}
-
-JobPlanner::Device JobPlanner::FindDevice(const v1::Job& job) const {
-  Device device;
-  const std::string wish = daemon_.config->worker.device;
-  if (wish == "cpu" || job.spec().compute().device() == "cpu") return device;
-  const jobs::WorkerStatus worker = daemon_.jobs->Worker();
-  if (worker.hello.has_value()) {
-    device.gpu = absl::StartsWith(worker.hello->device(), "cuda");
-    device.budget_bytes = static_cast<int64_t>(static_cast<double>(worker.hello->device_total_bytes()) *
-                                               (1.0 - kBudgetMargin));
-    device.free_bytes = worker.hello->device_free_bytes();
-    const size_t space = worker.hello->device().find(' ');
-    if (space != std::string::npos) device.product = worker.hello->device().substr(space + 1);
-  } else {
-    // No worker has said anything yet: the driver's control node tells whether there is a GPU.
-    device.gpu = wish == "cuda" || access("/dev/nvidiactl", F_OK) == 0;
-  }
-  if (!device.gpu) return Device{};
-  if (daemon_.config->worker.vram_budget_bytes > 0) device.budget_bytes = daemon_.config->worker.vram_budget_bytes;
-  const int64_t limit = job.scheduling().vram_limit_bytes();
-  if (limit > 0) device.budget_bytes = device.budget_bytes > 0 ? std::min(device.budget_bytes, limit) : limit;
-  return device;
 }
 
 absl::StatusOr<v1::Dataset> JobPlanner::FindDataset(const std::string& name, const std::string& field,
@@ -199,29 +143,64 @@ absl::StatusOr<PlannedJob> JobPlanner::Plan(const v1::Job& job) const {
   }
   auto model = models_->Open(job.spec().base_model());
   if (!model.ok()) return model.status();
-  const Device device = FindDevice(job);
-  if (job.spec().compute().device() == "cuda" && !device.gpu) {
+  out.device = FindDeviceBudget(daemon_, job);
+  out.model = *std::move(model);
+  out.dataset = *std::move(dataset);
+  out.dataset_path = daemon_.store->layout().DatasetFile(out.dataset.sha256());
+  const absl::Status settled = Settle(job, out.model->source().config(), &out);
+  if (!settled.ok()) return settled;
+  return out;
+}
+
+absl::Status JobPlanner::Settle(const v1::Job& job, const format::ModelConfig& config, PlannedJob* out) const {
+  if (job.spec().compute().device() == "cuda" && !out->device.gpu) {
     return InvalidField("job.spec.compute.device", "is cuda, but this daemon has no GPU; use auto or cpu");
   }
-  const format::ModelConfig& config = (*model)->source().config();
-  auto resolved = spec::ResolveSpec(job.spec(), {config.max_position_embeddings, device.gpu});
+  const int64_t limit = config.max_position_embeddings;
+  auto resolved = spec::ResolveSpec(job.spec(), {limit, out->device.gpu});
   if (!resolved.ok()) {
     return absl::IsUnimplemented(resolved.status())
                ? NotAvailable("job.spec", std::string(resolved.status().message()))
                : InvalidField("job.spec.schedule.max_seq_length", std::string(resolved.status().message()));
   }
-  out.resolved = *std::move(resolved);
-  out.input = ToPlanInput(out.resolved, config);
-  ChooseSettings(job.spec(), device.budget_bytes, &out);
-  out.memory = ToProto(plan::PlanMemory(out.input));
-  out.memory.set_budget_bytes(device.budget_bytes);
-  out.memory.set_device_free_bytes(device.free_bytes);
-  out.memory.set_confidence_margin(device.gpu ? kBudgetMargin : 0);
-  out.model = *std::move(model);
-  out.dataset = *std::move(dataset);
-  out.dataset_path = daemon_.store->layout().DatasetFile(out.dataset.sha256());
-  const absl::Status first_row = CheckFirstRow(out);
-  if (!first_row.ok()) return first_row;
+  out->resolved = *std::move(resolved);
+  out->input = ToPlanInput(out->resolved, config);
+  out->input.device = out->device.constants;
+  std::optional<plan::DataLengths> lengths;
+  if (out->model != nullptr) {
+    const absl::Status first_row = CheckFirstRow(*out);
+    if (!first_row.ok()) return first_row;
+    if (NeedsLengths(job.spec(), out->device)) {
+      PlannedJob uncut = *out;
+      if (job.spec().schedule().max_seq_length() == 0) {
+        uncut.resolved.mutable_schedule()->set_max_seq_length(static_cast<int32_t>(limit > 0 ? limit : 1 << 20));
+      }
+      const auto counted = CountTokens(uncut);
+      if (!counted.ok()) return counted.status();
+      out->uncut = *counted;
+      lengths = LengthsOf(counted->stats, out->resolved.sft().packing());
+    }
+  }
+  ChooseOpenSettings(job.spec(), out->device, lengths, limit, out);
+  out->memory = ToProto(plan::PlanMemory(out->input));
+  out->memory.set_budget_bytes(out->device.bytes);
+  out->memory.set_device_free_bytes(out->device.free_bytes);
+  out->memory.set_other_processes_bytes(out->device.other_bytes);
+  out->memory.set_measured(out->device.constants.context_bytes != plan::DeviceConstants().context_bytes);
+  out->memory.set_confidence_margin(out->device.gpu ? kDeviceReserve : 0);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<PlannedJob> JobPlanner::PlanShape(const v1::Job& job) const {
+  std::vector<spec::Violation> violations = spec::ValidateSpec(job.spec());
+  std::erase_if(violations, [](const spec::Violation& v) { return v.path == "job.spec.dataset"; });
+  if (!violations.empty()) return InvalidFields(violations);
+  const auto config = models_->Shape(job.spec().base_model());
+  if (!config.ok()) return config.status();
+  PlannedJob out;
+  out.device = ImaginedBudget(daemon_, job);
+  const absl::Status settled = Settle(job, *config, &out);
+  if (!settled.ok()) return settled;
   return out;
 }
 
@@ -242,7 +221,12 @@ std::vector<v1::SpecSuggestion> JobPlanner::Suggest(const PlannedJob& planned) {
   if (budget == 0 || planned.memory.total_bytes() <= budget) return out;
   for (const plan::Suggestion& suggestion : plan::SuggestFitting(planned.input, budget)) {
     v1::SpecSuggestion& one = out.emplace_back();
-    for (const std::string& field : suggestion.fields) one.mutable_fields()->add_paths(field);
+    for (const std::string& field : suggestion.fields) {
+      one.mutable_fields()->add_paths(field);
+      if (field == "schedule.micro_batch_size") {
+        one.mutable_fields()->add_paths("schedule.gradient_accumulation_steps");
+      }
+    }
     *one.mutable_proposed() = planned.resolved;
     ApplyPlanInput(suggestion.input, one.mutable_proposed());
     one.set_saved_bytes(planned.memory.total_bytes() - suggestion.total_bytes);
@@ -253,22 +237,32 @@ std::vector<v1::SpecSuggestion> JobPlanner::Suggest(const PlannedJob& planned) {
 }
 
 absl::StatusOr<v1::JobPlan> JobPlanner::FullPlan(const v1::Job& job) const {
-  const auto planned = Plan(job);
+  const bool shape_only = job.spec().dataset().empty();
+  const auto planned = shape_only ? PlanShape(job) : Plan(job);
   if (!planned.ok()) return planned.status();
-  const auto counted = CountTokens(*planned);
-  if (!counted.ok()) return counted.status();
   v1::JobPlan out;
   *out.mutable_resolved_spec() = planned->resolved;
   *out.mutable_memory() = planned->memory;
-  *out.mutable_dataset_stats() = counted->stats;
   for (const v1::SettingChoice& choice : planned->choices) *out.add_choices() = choice;
-  for (const std::string& warning : counted->warnings) out.add_warnings(warning);
   const absl::Status fits = CheckFits(*planned);
   out.set_admissible(fits.ok());
   if (!fits.ok()) *out.add_problems() = ToRpcStatus(fits);
   for (v1::SpecSuggestion& suggestion : Suggest(*planned)) *out.add_suggestions() = std::move(suggestion);
   out.set_estimated_disk_bytes(EstimateDisk(*planned));
-  const double seconds = EstimateSeconds(*planned, counted->stats, FindDevice(job).product);
+  out.set_estimated_tokens_per_second(planned->tokens_per_second);
+  if (shape_only) {
+    if (plan::FindDeviceSpeed(planned->device.product) == nullptr) {
+      out.add_warnings(absl::StrCat("speed is estimated for a ", plan::ReferenceDevice().product));
+    }
+    return out;
+  }
+  const bool all_seen = planned->uncut.has_value() &&
+                        planned->uncut->stats.max_tokens() <= planned->resolved.schedule().max_seq_length();
+  const auto counted = all_seen ? absl::StatusOr<TokenCount>(*planned->uncut) : CountTokens(*planned);
+  if (!counted.ok()) return counted.status();
+  *out.mutable_dataset_stats() = counted->stats;
+  for (const std::string& warning : counted->warnings) out.add_warnings(warning);
+  const double seconds = EstimateSeconds(*planned, counted->stats);
   if (seconds > 0) {
     *out.mutable_estimated_duration() =
         google::protobuf::util::TimeUtil::MillisecondsToDuration(std::llround(seconds * 1000));

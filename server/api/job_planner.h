@@ -9,7 +9,9 @@
 #include "engine/data/dataset.h"
 #include "engine/plan/memory_plan.h"
 #include "finetuned/v1/jobs.pb.h"
+#include "server/api/device_budget.h"
 #include "server/api/models.h"
+#include "server/api/token_count.h"
 #include "server/jobs/job_manager.h"
 
 namespace finetuned::api {
@@ -23,10 +25,16 @@ struct PlannedJob {
   v1::MemoryEstimate memory;
   std::vector<v1::SettingChoice> choices;
   plan::PlanInput input;                 // what `memory` was computed from
-  std::shared_ptr<const Model> model;
+  DeviceBudget device;
+  double tokens_per_second = 0;          // 0: the device's speed is not known
+  std::shared_ptr<const Model> model;    // null: only its shape is known
   v1::Dataset dataset;
   std::string dataset_path;
+  std::optional<TokenCount> uncut;       // the rows before anything was cut, where they were looked at
 };
+
+// The settings of `input` that the plan may choose or a suggestion change, written into a spec.
+void ApplyPlanInput(const plan::PlanInput& input, v1::JobSpec* spec);
 
 // Decides what a spec means on this machine. Reads model headers and the first dataset row, so not for
 // gRPC's threads. Thread safe.
@@ -44,17 +52,14 @@ class JobPlanner {
   static std::vector<v1::SpecSuggestion> Suggest(const PlannedJob& planned);
 
   // The whole answer of PlanJob: counts tokens (of a large file, of its beginning) and estimates time
-  // and disk. Seconds.
+  // and disk. Seconds. Without a dataset the shape of the model is enough: "shapes/llama-3.1-8b" (plan/shapes.h), or a
+  // folder with config.json; scheduling.vram_limit_bytes is then the memory of the card, whatever this machine has.
   absl::StatusOr<v1::JobPlan> FullPlan(const v1::Job& job) const;
 
  private:
-  struct Device {
-    bool gpu = false;
-    int64_t budget_bytes = 0;  // 0: no limit
-    int64_t free_bytes = 0;
-    std::string product;
-  };
-  Device FindDevice(const v1::Job& job) const;
+  // Defaults, open settings and memory. REQUIRES: out->device, and model and dataset unless only `config` is known.
+  absl::Status Settle(const v1::Job& job, const format::ModelConfig& config, PlannedJob* out) const;
+  absl::StatusOr<PlannedJob> PlanShape(const v1::Job& job) const;
   absl::StatusOr<v1::Dataset> FindDataset(const std::string& name, const std::string& field,
                                           const std::string& method) const;
 

@@ -3,9 +3,15 @@
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <fstream>
+#include <sstream>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
+#include "engine/format/hf_config.h"
 #include "engine/plan/memory_plan.h"
+#include "engine/plan/shapes.h"
 #include "server/api/error.h"
 
 namespace finetuned::api {
@@ -72,6 +78,28 @@ absl::StatusOr<std::shared_ptr<const Model>> Models::Open(const std::string& bas
     }));
   }
   return model;
+}
+
+absl::StatusOr<format::ModelConfig> Models::Shape(const std::string& base_model, const std::string& field) {
+  constexpr absl::string_view kShapes = "shapes/";
+  if (absl::StartsWith(base_model, kShapes)) {
+    auto config = plan::FindShape(base_model.substr(kShapes.size()));
+    if (!config.ok()) return ForField(config.status(), field, base_model);
+    return config;
+  }
+  const absl::StatusOr<std::string> path = config::ResolveModel(config_, base_model);
+  if (!path.ok()) return ForField(path.status(), field, base_model);
+  std::ifstream file(*path + "/config.json", std::ios::binary);
+  if (!file) {
+    const auto model = Open(base_model, field);
+    if (!model.ok()) return model.status();
+    return (*model)->source().config();
+  }
+  std::stringstream text;
+  text << file.rdbuf();
+  auto config = format::ParseHfConfig(text.str(), "", *path);
+  if (!config.ok()) return ForField(config.status(), field, base_model);
+  return config;
 }
 
 std::vector<v1::ModelInfo> Models::Describe() {

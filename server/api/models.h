@@ -38,6 +38,10 @@ class Models {
   // `base_model` as in JobSpec. Errors as INVALID_ARGUMENT, UNIMPLEMENTED, ... of `field`; no paths.
   absl::StatusOr<std::shared_ptr<const Model>> Open(const std::string& base_model,
                                                     const std::string& field = "job.spec.base_model");
+  // The configuration alone: of "shapes/llama-3.1-8b" (plan/shapes.h), of a folder with no more than config.json, or of
+  // a model. Errors as Open.
+  absl::StatusOr<format::ModelConfig> Shape(const std::string& base_model,
+                                            const std::string& field = "job.spec.base_model");
   // Every configured model, with what is wrong with those that cannot be used.
   std::vector<v1::ModelInfo> Describe();
 

@@ -8,11 +8,9 @@
 #include <cmath>
 
 #include "absl/cleanup/cleanup.h"
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "engine/data/dataset.h"
 #include "engine/data/prompts.h"
-#include "engine/plan/cost.h"
 #include "engine/plan/memory_plan.h"
 #include "engine/reward/reward_set.h"
 #include "server/api/dataset_proto.h"
@@ -80,18 +78,6 @@ void Scale(double factor, v1::DatasetStats* stats) {
   stats->set_dropped_rows(scaled(stats->dropped_rows()));
   for (auto& [reason, count] : *stats->mutable_dropped_by_reason()) count = scaled(count);
   for (int64_t& count : *stats->mutable_length_histogram()) count = scaled(count);
-}
-
-// Dense bf16 operations per second a training step reaches on a card, about a third of its peak.
-double SustainedFlops(const std::string& product) {
-  static constexpr struct {
-    const char* part;
-    double flops;
-  } kCards[] = {{"RTX 3090", 25e12}, {"RTX 4090", 60e12}, {"A100", 110e12}, {"H100", 330e12}, {"H200", 330e12}};
-  for (const auto& card : kCards) {
-    if (absl::StrContains(product, card.part)) return card.flops;
-  }
-  return 0;
 }
 
 absl::StatusOr<data::DatasetStats> StatsOf(const PlannedJob& job, const std::string& path,
@@ -164,9 +150,8 @@ int64_t EstimateDisk(const PlannedJob& job) {
   return (job.resolved.checkpoints().keep_last() + 1) * checkpoint + parameters * 4;
 }
 
-double EstimateSeconds(const PlannedJob& job, const v1::DatasetStats& stats, const std::string& product) {
-  const double speed = SustainedFlops(product);
-  if (speed == 0 || stats.rows() == 0) return 0;
+double EstimateSeconds(const PlannedJob& job, const v1::DatasetStats& stats) {
+  if (job.tokens_per_second <= 0 || stats.rows() == 0) return 0;
   const double mean = static_cast<double>(stats.tokens()) / static_cast<double>(stats.rows());
   const v1::ScheduleSpec& schedule = job.resolved.schedule();
   double tokens = static_cast<double>(stats.tokens()) * schedule.epochs();
@@ -175,7 +160,7 @@ double EstimateSeconds(const PlannedJob& job, const v1::DatasetStats& stats, con
     tokens = static_cast<double>(schedule.max_steps()) * schedule.micro_batch_size() *
              schedule.gradient_accumulation_steps() * per_row;
   }
-  return tokens * plan::TrainFlopsPerToken(job.input, mean) / speed;
+  return tokens / job.tokens_per_second;
 }
 
 }  // namespace finetuned::api

@@ -25,6 +25,6 @@ absl::StatusOr<TokenCount> CountTokens(const PlannedJob& planned);
 // Checkpoints and the exported adapter.
 int64_t EstimateDisk(const PlannedJob& planned);
 // Of the whole run; 0 where the device's speed is not known.
-double EstimateSeconds(const PlannedJob& planned, const v1::DatasetStats& stats, const std::string& product);
+double EstimateSeconds(const PlannedJob& planned, const v1::DatasetStats& stats);
 
 }  // namespace finetuned::api

@@ -102,6 +102,7 @@ absl::Status JobManager::Loop::Boot() {
   if (const auto hello = store_->GetValue(kHelloKey); hello.ok()) {
     hello_.emplace();
     if (hello_->ParseFromString(*hello)) metrics_->Device(*hello_, options_.config->worker.vram_budget_bytes);
+    ReadContext();
   }
   std::vector<queue::JobEntry> entries;
   for (const store::JobRecord& record : *unfinished) {
@@ -396,6 +397,7 @@ void JobManager::Loop::PublishView() {
   view.worker.job = scheduler_.holder();
   view.worker.hello = hello_;
   view.worker.problem = problem_;
+  view.worker.context_bytes = context_bytes_;
   const auto holder = live_.find(scheduler_.holder());
   if (holder != live_.end() && holder->second.job.progress().has_remaining()) {
     view.next_start = now + ToDuration(holder->second.job.progress().remaining());

@@ -124,6 +124,8 @@ class JobManager::Loop {
   absl::Status TakeEvent(const internal::v1::WorkerEvent& event);
   absl::Status TakeFinished(const internal::v1::WorkerFinished& finished);
   void TakeHeartbeat(const internal::v1::WorkerHeartbeat& beat);
+  void MeasureContext(const internal::v1::WorkerHeartbeat& beat);
+  void ReadContext();
   absl::Status TakeExit(const std::string& how, const std::string& log);
   void TakePlan(const internal::v1::WorkerPlan& plan, store::JobRecord* record, v1::Event event);
   void TakeStep(const internal::v1::WorkerStep& step, store::JobRecord* record, v1::Event event);
@@ -172,6 +174,7 @@ class JobManager::Loop {
   absl::Time housekeeping_at_ = absl::InfinitePast();
   absl::Time forget_requests_at_ = absl::InfinitePast();
   std::optional<internal::v1::WorkerHello> hello_;
+  int64_t context_bytes_ = 0;                         // WorkerStatus::context_bytes
   std::string problem_;
   int64_t last_sample_ = 0;
   std::map<int64_t, std::shared_ptr<SampleSink>> samples_;      // that have not ended, by number

@@ -3,6 +3,7 @@
 #include <limits>
 
 #include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
@@ -17,6 +18,12 @@ namespace {
 
 constexpr char kHelloKey[] = "worker_hello";
 constexpr int kInfo = 1, kError = 3;  // LogLine.level
+// A context outside of these was not measured: another process came or went meanwhile.
+constexpr double kSmallestContext = 100e6, kLargestContext = 3e9;
+
+std::string ContextKey(const internal::v1::WorkerHello& hello) {
+  return absl::StrCat("device_context/", hello.device(), "/", hello.cuda_version(), "/", hello.libtorch_version());
+}
 
 }  // namespace
 
@@ -29,6 +36,7 @@ void JobManager::Loop::WorkerReady(int worker, const internal::v1::WorkerHello& 
       problem_.clear();
       said_ = 1;  // the hello itself
       metrics_->Device(*hello_, options_.config->worker.vram_budget_bytes);
+      ReadContext();
       store_->PutValue(kHelloKey, hello_->SerializeAsString()).IgnoreError();
       LogInfo(absl::StrCat("worker ready on ", hello_->device()));
       const queue::Input input = queue::WorkerReady{};
@@ -80,8 +88,29 @@ absl::Status JobManager::Loop::TakeMessage(const internal::v1::WorkerMessage& me
 void JobManager::Loop::TakeHeartbeat(const internal::v1::WorkerHeartbeat& beat) {
   alive_ = true;
   progress_ = progress_ || beat.step() != last_beat_.step() || beat.phase() != last_beat_.phase();
+  if (beat.step() > 1 && beat.reserved_bytes() > 0 && beat.reserved_bytes() == last_beat_.reserved_bytes()) {
+    MeasureContext(beat);
+  }
   last_beat_ = beat;
   metrics_->Heartbeat(beat);
+}
+
+// What the driver says the worker holds, less what its allocator does.
+void JobManager::Loop::MeasureContext(const internal::v1::WorkerHeartbeat& beat) {
+  for (const metrics::GpuReading& gpu : metrics_->LatestGpus(absl::Now())) {
+    const auto own = gpu.process_bytes.find(hello_.has_value() ? hello_->pid() : 0);
+    if (own == gpu.process_bytes.end()) continue;
+    const double context = own->second - static_cast<double>(beat.reserved_bytes());
+    if (context < kSmallestContext || context > kLargestContext) continue;
+    if (static_cast<int64_t>(context) <= context_bytes_) continue;
+    context_bytes_ = static_cast<int64_t>(context);
+    store_->PutValue(ContextKey(*hello_), absl::StrCat(context_bytes_)).IgnoreError();
+  }
+}
+
+void JobManager::Loop::ReadContext() {
+  const auto stored = store_->GetValue(ContextKey(*hello_));
+  if (!stored.ok() || !absl::SimpleAtoi(*stored, &context_bytes_)) context_bytes_ = 0;
 }
 
 void JobManager::Loop::AddPending(store::JobRecord* record, v1::Event event) {

@@ -57,7 +57,10 @@ void JobSeries::Add(Families::Counters family, double value, const prometheus::L
 
 void JobSeries::OnDevice(const v1::Job& job) {
   remove_at = absl::InfiniteFuture();
-  peak_ = 0;
+  peak_ = context_ = 0;
+  for (const v1::MemoryItem& item : job.memory().items()) {
+    if (item.name() == "cuda_context") context_ = static_cast<double>(item.bytes());
+  }
   const v1::ScheduleSpec& schedule = job.resolved_spec().schedule();
   rows_per_step_ = std::max(1, schedule.micro_batch_size()) * std::max(1, schedule.gradient_accumulation_steps());
   const v1::GrpoSpec& grpo = job.resolved_spec().grpo();
@@ -94,7 +97,9 @@ void JobSeries::Step(const internal::v1::WorkerStep& step) {
   Add(f_.nonfinite_steps, 0);
   Tokens(values);
   Add(f_.flops, Value(values, "flops"));
-  peak_ = std::max(peak_, Value(values, "memory_peak_bytes"));
+  // On a GPU the process holds what its allocator reserved, and its context.
+  const double reserved = Value(values, "memory_reserved_bytes");
+  peak_ = std::max(peak_, reserved > 0 ? reserved + context_ : Value(values, "memory_peak_bytes"));
   Set(f_.peak_bytes, peak_);
   Phases(values);
   Preferences(values);

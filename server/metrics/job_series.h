@@ -50,6 +50,7 @@ class JobSeries {
   // What the worker's running totals were when last seen.
   double tokens_ = 0, trained_ = 0;
   double peak_ = 0;
+  double context_ = 0;  // of the plan: what the process takes beside its allocator
   // Of the resolved specification: the worker reports shares and means, not counts.
   double rows_per_step_ = 1, groups_ = 1, group_size_ = 1;
   double last_rollout_ = -1;  // its time of generation, which tells rollouts apart

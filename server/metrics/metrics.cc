@@ -27,6 +27,7 @@ using Buckets = prometheus::Histogram::BucketBoundaries;
 constexpr const char* kMethods[] = {"sft", "dpo", "kto", "grpo"};
 
 const prometheus::Labels kFatalOutOfMemory = {{"phase", "training"}, {"recovered", "false"}};
+const prometheus::Labels kRecoveredOutOfMemory = {{"phase", "training"}, {"recovered", "true"}};
 
 // From a blink to days.
 Buckets Long() { return {1, 5, 15, 60, 300, 900, 3600, 4 * 3600, 12 * 3600, 24 * 3600, 72 * 3600}; }
@@ -57,6 +58,7 @@ class Metrics::Impl {
     families_.watch_closed.Add({{"reason", "slow_consumer"}});
     CheckpointFailures("read", "damaged");
     families_.out_of_memory.Add(kFatalOutOfMemory);
+    families_.out_of_memory.Add(kRecoveredOutOfMemory);
     for (const char* method : kMethods) {
       families_.submitted.Add({{"method", method}});
       for (int state = v1::VALIDATING; state <= v1::CANCELLED; ++state) {
@@ -204,6 +206,7 @@ void Metrics::Checkpoint(const std::string& job, absl::Time time) {
 
 void Metrics::Warning(const std::string& job, const std::string& code) {
   if (code == "CHECKPOINT_DAMAGED") impl_->CheckpointFailures("read", "damaged").Increment();
+  if (code == "REPLANNED") impl_->families_.out_of_memory.Add(kRecoveredOutOfMemory).Increment();
   if (code != "NON_FINITE_GRADIENT") return;
   std::lock_guard lock(impl_->mutex_);
   if (JobSeries* series = impl_->Find(job)) series->SkippedStep();

@@ -16,10 +16,15 @@ constexpr unsigned long long kXidEvent = 8;
 // XIDs that mean a broken job or GPU (NVIDIA's XID catalogue). They start at 0: the first one is an
 // increase.
 constexpr uint64_t kKnownXids[] = {13, 31, 43, 45, 48, 62, 63, 64, 74, 79, 92, 94, 95, 119};
-constexpr unsigned kNameBytes = 96;
+constexpr unsigned kNameBytes = 96, kMostProcesses = 128;
 
 struct Memory {
   unsigned long long total, free, used;  // bytes
+};
+struct Process {
+  unsigned pid;
+  unsigned long long bytes;  // all ones: not available
+  unsigned gpu_instance, compute_instance;
 };
 struct Utilization {
   unsigned gpu, memory;  // percent
@@ -52,6 +57,7 @@ struct Nvml::Library {
   Return (*name)(void*, char*, unsigned) = nullptr;
   Return (*uuid)(void*, char*, unsigned) = nullptr;
   Return (*memory)(void*, Memory*) = nullptr;
+  Return (*processes)(void*, unsigned*, Process*) = nullptr;
   Return (*utilization)(void*, Utilization*) = nullptr;
   Return (*energy_mj)(void*, unsigned long long*) = nullptr;
   Return (*power_limit_mw)(void*, unsigned*) = nullptr;
@@ -77,6 +83,7 @@ struct Nvml::Library {
     Load("nvmlDeviceGetName", &name);
     Load("nvmlDeviceGetUUID", &uuid);
     Load("nvmlDeviceGetMemoryInfo", &memory);
+    Load("nvmlDeviceGetComputeRunningProcesses_v3", &processes);
     Load("nvmlDeviceGetUtilizationRates", &utilization);
     Load("nvmlDeviceGetTotalEnergyConsumption", &energy_mj);
     Load("nvmlDeviceGetEnforcedPowerLimit", &power_limit_mw);
@@ -106,6 +113,16 @@ struct Nvml::Library {
     unsigned value = 0;
     if (function == nullptr || function(device, which, &value) != kSuccess) return std::nullopt;
     return value * unit;
+  }
+  std::map<int64_t, double> ProcessBytes(void* device) const {
+    Process list[kMostProcesses] = {};
+    unsigned count = kMostProcesses;
+    std::map<int64_t, double> bytes;
+    if (processes == nullptr || processes(device, &count, list) != kSuccess) return bytes;
+    for (unsigned i = 0; i < count && i < kMostProcesses; ++i) {
+      if (list[i].bytes != ~0ull) bytes[list[i].pid] += static_cast<double>(list[i].bytes);
+    }
+    return bytes;
   }
   std::string Text(Return (*function)(void*, char*, unsigned), void* device) const {
     char text[kNameBytes] = {};
@@ -179,6 +196,7 @@ std::vector<GpuReading> Nvml::Read() {
       gpu.memory_total_bytes = static_cast<double>(memory.total);
       gpu.memory_used_bytes = static_cast<double>(memory.used);
     }
+    gpu.process_bytes = lib.ProcessBytes(device);
     if (Utilization use = {};
         lib.utilization != nullptr && lib.utilization(device, &use) == kSuccess) {
       gpu.utilization_ratio = use.gpu / 100.0;

@@ -16,6 +16,7 @@ struct GpuReading {
   int index = 0;  // NVML's: the order of nvidia-smi
   std::string uuid, product, driver;
   std::optional<double> memory_total_bytes, memory_used_bytes;
+  std::map<int64_t, double> process_bytes;  // of those that compute, by process number as the driver sees it
   std::optional<double> utilization_ratio;  // 0..1
   std::optional<double> energy_joules;      // since the driver was loaded
   std::optional<double> power_watts;        // of the energy between two readings; Nvml leaves it empty

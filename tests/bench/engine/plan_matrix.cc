@@ -1,4 +1,4 @@
-// Planned against measured memory: runs two optimizer steps of the trainer for each setting, on one model with random
+// Planned against measured memory: runs the probe and a step of the trainer for each setting, on one model with random
 // weights, and prints one JSON line each. Settings are read from standard input, one JSON object a line:
 //   {"documents": 4, "length": 2048, "rank": 16, "checkpointing": true, "optimizer": "adamw_8bit", "cap_gib": 24}
 // length 0: the longest, in multiples of 64, whose plan fits the cap. The allocator may take the cap less what the
@@ -45,15 +45,15 @@ data::TokenizedDataset RandomRows(int64_t rows, int64_t length, int64_t vocabula
   return set;
 }
 
-// Keeps what the last step measured and ends the run after two.
-class TwoSteps : public job::RunObserver {
+// Keeps what the first step measured and ends the run after it.
+class OneStep : public job::RunObserver {
  public:
-  explicit TwoSteps(job::RunControl* control) : control_(control) {}
+  explicit OneStep(job::RunControl* control) : control_(control) {}
   void OnPhase(const std::string&) override {}
   void OnPlan(int64_t, int64_t, const std::map<std::string, double>&) override {}
-  void OnStep(int64_t step, double, const std::map<std::string, double>& values) override {
+  void OnStep(int64_t, double, const std::map<std::string, double>& values) override {
     last_ = values;
-    if (step == 2) control_->cancel = true;
+    control_->cancel = true;
   }
   void OnEval(int64_t, const std::map<std::string, double>&) override {}
   void OnCheckpoint(int64_t, const std::string&, int64_t) override {}
@@ -106,7 +106,7 @@ void Measure(const job::TrainSpec& spec, const model::BaseModel& base, json* out
   const data::TokenizedDataset rows =
       RandomRows(spec.schedule.micro_batch_size, spec.schedule.max_seq_length, base.config.vocab_size);
   job::RunControl control;
-  TwoSteps observer(&control);
+  OneStep observer(&control);
   train::ReleaseCachedMemory(device);
   train::ResetPeak(device);
   train::TrainerInputs in;

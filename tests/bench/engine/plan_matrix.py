@@ -19,37 +19,39 @@ def setting(documents, length, cap=24, rank=16, checkpointing=False, **more):
     return dict(documents=documents, length=length, cap_gib=cap, rank=rank, checkpointing=checkpointing, **more)
 
 
-def edge(caps, documents, **more):
-    """The longest rows that fit each cap, with and without recompute."""
-    return [setting(documents, 0, cap, checkpointing=c, **more) for cap in caps for c in (False, True)]
+def edge(caps, documents, recompute_caps=(), **more):
+    """The longest rows that fit each cap, and with recompute those that fit each of the others."""
+    return ([setting(documents, 0, cap, **more) for cap in caps] +
+            [setting(documents, 0, cap, checkpointing=True, **more) for cap in recompute_caps])
 
 
 MODELS = {
+    ("llama-3.1-8b", "nf4"): [
+        setting(1, 1024, 16), setting(2, 2048, 12, checkpointing=True), setting(1, 512, 12, rank=64),
+        *edge((12, 16, 24), 2, (8, 12, 16))],
+    ("llama-2-7b", "nf4"): [
+        setting(2, 1024, 24, rank=32), setting(2, 1024, 8, checkpointing=True), setting(1, 512, 12),
+        setting(4, 1024, 12, rank=64, checkpointing=True, optimizer="adamw"), *edge((12, 16, 24), 2, (8, 12))],
+    ("llama-2-13b", "nf4"): [
+        setting(1, 512, 16), setting(1, 512, 12, checkpointing=True), setting(1, 1024, 24, rank=8),
+        *edge((16, 24), 1, (12, 16))],
+    ("qwen2.5-14b", "nf4"): [
+        setting(1, 512, 24), setting(1, 1024, 16, checkpointing=True, optimizer="adamw"), *edge((24,), 1, (16, 24))],
+    ("llama-3.2-1b", "nf4"): [
+        setting(4, 2048, 24), setting(4, 2048, 8, checkpointing=True), setting(1, 8192, 16, rank=64),
+        setting(1, 1024, 8, rank=8, optimizer="adamw"), *edge((8, 12, 16, 24), 8, (8, 12))],
     ("smollm2-135m", "nf4"): [
         setting(1, 512, 8, rank=8), setting(4, 512, 8), setting(8, 1024, 12, rank=64, optimizer="adamw"),
         setting(16, 1024, 24), setting(2, 4096, 16), setting(16, 1024, 8, checkpointing=True),
-        *edge((8, 16, 24), 16)],
+        *edge((8, 12, 16, 24), 16, (8, 16))],
+    ("llama-3.2-3b", "nf4"): [
+        setting(2, 1024, 12), setting(4, 1024, 8, rank=32, checkpointing=True), *edge((12, 16), 2, (8, 16))],
+    ("llama-3.1-8b", "none"): [setting(1, 512, 24, rank=8), setting(1, 1024, 24, checkpointing=True)],
+    ("llama-3.2-1b", "none"): [
+        setting(4, 1024, 16, rank=64), setting(2, 1024, 8, checkpointing=True), *edge((12, 24), 4, (12,), rank=8)],
     ("smollm2-135m", "none"): [
         setting(4, 512, 8), setting(8, 1024, 12, rank=64), setting(16, 1024, 12, checkpointing=True),
-        *edge((8, 12), 16, rank=8)],
-    ("llama-3.2-1b", "nf4"): [
-        setting(4, 2048, 24), setting(4, 2048, 8, checkpointing=True), setting(1, 8192, 16, rank=64),
-        setting(1, 1024, 8, rank=8, optimizer="adamw"), *edge((8, 12, 24), 4)],
-    ("llama-3.2-1b", "none"): [
-        setting(4, 1024, 16, rank=64), setting(2, 1024, 8, checkpointing=True), *edge((12,), 4, rank=8)],
-    ("llama-3.2-3b", "nf4"): [setting(2, 1024, 12), setting(4, 1024, 8, rank=32, checkpointing=True), *edge((16,), 2)],
-    ("llama-2-7b", "nf4"): [
-        setting(2, 1024, 24, rank=32), setting(2, 1024, 8, checkpointing=True), setting(1, 512, 8),
-        setting(4, 1024, 12, rank=64, checkpointing=True, optimizer="adamw"), *edge((12, 16, 24), 2)],
-    ("llama-3.1-8b", "nf4"): [
-        setting(1, 1024, 16), setting(2, 2048, 12, checkpointing=True), setting(1, 512, 12, rank=64),
-        *edge((8, 12, 16, 24), 2)],
-    ("llama-3.1-8b", "none"): [setting(1, 512, 24, rank=8), setting(1, 1024, 24, checkpointing=True)],
-    ("llama-2-13b", "nf4"): [
-        setting(1, 512, 12), setting(1, 512, 12, checkpointing=True), setting(1, 2048, 24, rank=8),
-        *edge((12, 16, 24), 1)],
-    ("qwen2.5-14b", "nf4"): [
-        setting(1, 512, 16), setting(1, 1024, 16, checkpointing=True, optimizer="adamw"), *edge((16, 24), 1)],
+        *edge((8, 16), 16, (12,), rank=8)],
 }
 
 
@@ -69,14 +71,20 @@ def run(program, limit):
 
 
 def used(row):
-    """What the process holds of the device at its peak: the allocator never gives back within a run."""
+    """What the process held of the device at its peak."""
     return row["memory_device_used_bytes"]
 
 
+def ran(row):
+    """Within its cap and by the plan it was given."""
+    return "memory_device_used_bytes" in row and "error" not in row and "warnings" not in row
+
+
 def summary(rows):
-    over = sorted(r["planned"] / used(r) - 1 for r in rows)
-    return [len(rows), sum(o >= 0 for o in over), sum(used(r) > 1.03 * r["planned"] for r in rows),
-            statistics.median(over), over[0], over[-1]]
+    """Settings, used at most planned, above 1.03 x planned or out of memory; median, worst under, worst over."""
+    over = sorted(r["planned"] / used(r) - 1 for r in rows if ran(r))
+    above = sum(used(r) > 1.03 * r["planned"] for r in rows if ran(r)) + sum(not ran(r) for r in rows)
+    return [len(rows), sum(o >= 0 for o in over), above, statistics.median(over), over[0], over[-1]]
 
 
 def line(cells):
@@ -85,11 +93,12 @@ def line(cells):
 
 def report(log, svg):
     rows = [json.loads(text) for text in open(log) if text.startswith("{")]
-    measured = [r for r in rows if "planned" in r and "memory_device_used_bytes" in r and "error" not in r]
-    for r in rows:
-        if r not in measured:
-            print("not measured:", json.dumps(r), file=sys.stderr)
-    line(["settings", "measured", "used at most planned", "above 1.03 x", "median over", "worst under", "worst over"])
+    measured = [r for r in rows if not r.get("skipped")]
+    for r in measured:
+        if not ran(r):
+            print("ran out of memory:", json.dumps(r), file=sys.stderr)
+    line(["settings", "number", "used at most planned", "above 1.03 x or out of memory", "median over", "worst under",
+          "worst over"])
     line(["---"] * 7)
     groups = collections.defaultdict(list)
     for r in measured:
@@ -101,7 +110,7 @@ def report(log, svg):
         line([name, n, within, above, f"{median:.1%}", f"{-min(low, 0):.1%}", f"{max(high, 0):.1%}"])
     if svg:
         with open(svg, "w") as out:
-            out.write(plot(measured))
+            out.write(plot([r for r in measured if ran(r)]))
 
 
 def plot(rows):

@@ -97,6 +97,34 @@ TEST(ChooseSettings, KeepsTheRowsOfAnOptimizerStep) {
   }
 }
 
+TEST(ChooseSettings, RecomputesNoMoreLayersThanTheMemoryAsksFor) {
+  AutoRequest r = AllOpen("llama-3.1-8b", 24 * kGB);
+  r.open_base = r.open_length = r.open_rank = r.open_micro_batch = r.open_accumulation = false;
+  r.input.micro_batch_size = 4;
+  r.input.max_seq_length = 2048;
+  const double all = ChooseSettings(r).tokens_per_second;
+  r.open_keep = true;
+  const AutoSettings chosen = ChooseSettings(r);
+  EXPECT_TRUE(chosen.fits);
+  EXPECT_TRUE(chosen.input.activation_checkpointing);
+  EXPECT_GT(chosen.input.keep_all_layers, 0);
+  EXPECT_LT(chosen.input.keep_all_layers, 32);
+  EXPECT_GT(chosen.tokens_per_second, 1.05 * all);
+  PlanInput read;
+  EXPECT_TRUE(ParseCheckpointing(chosen.choices.at(0).value, &read));
+  EXPECT_EQ(read.keep_all_layers, chosen.input.keep_all_layers);
+  EXPECT_EQ(read.keep_attention_layers, chosen.input.keep_attention_layers);
+}
+
+TEST(ParseCheckpointing, RefusesOtherWords) {
+  PlanInput in;
+  for (const char* word : {"", "yes", "keep", "keep:1", "keep:-1:2", "keep:a:b", "keep:1:2:3"}) {
+    EXPECT_FALSE(ParseCheckpointing(word, &in)) << word;
+  }
+  EXPECT_TRUE(ParseCheckpointing("off", &in));
+  EXPECT_FALSE(in.activation_checkpointing);
+}
+
 TEST(ChooseSettings, ChangesNothingThatIsGiven) {
   AutoRequest r;
   r.input.model = *FindShape("llama-3.1-8b");

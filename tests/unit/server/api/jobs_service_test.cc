@@ -392,7 +392,8 @@ class SmallGpuApi : public JobsApi {
 TEST_F(SmallGpuApi, WhatDoesNotFitIsRefusedWithASuggestion) {
   WaitForDevice();
   auto request = GoodJob();
-  request.mutable_job()->mutable_spec()->mutable_schedule()->set_micro_batch_size(64);
+  request.mutable_job()->mutable_spec()->mutable_schedule()->set_micro_batch_size(4096);
+  request.mutable_job()->mutable_spec()->mutable_lora()->set_rank(16);
   request.mutable_job()->mutable_spec()->mutable_compute()->set_activation_checkpointing("off");
   v1::PlanJobRequest plan_request;
   *plan_request.mutable_job() = request.job();

@@ -255,5 +255,27 @@ TEST(Metrics, AddressInUseIsAnError) {
   EXPECT_TRUE(absl::IsUnavailable(second.Serve(absl::StrCat("127.0.0.1:", first.port()))));
 }
 
+TEST(Metrics, PeakOfAGpuJobIsWhatItsProcessHeld) {
+  Metrics metrics({"0.1.0", "/nonexistent", absl::Minutes(5)});
+  v1::Job job = SomeJob();
+  v1::MemoryItem* context = job.mutable_memory()->add_items();
+  context->set_name("cuda_context");
+  context->set_bytes(30);
+  metrics.JobOnDevice(job);
+  internal::v1::WorkerStep step = Step(1, 100, 60);
+  (*step.mutable_values())["memory_reserved_bytes"] = 160;
+  metrics.Step("jobs/a", step);
+  metrics.AttemptMemory("jobs/a", 200);
+  EXPECT_THAT(metrics.Text(), HasSubstr("finetuned_job_memory_peak_bytes{job_id=\"a\"} 190"));
+  EXPECT_THAT(metrics.Text(), HasSubstr("finetuned_memory_prediction_ratio_sum 0.95"));
+}
+
+TEST(Metrics, RunThatWentOnWithLessMemoryIsARecoveredOutOfMemory) {
+  Metrics metrics({"0.1.0", "/nonexistent", absl::Minutes(5)});
+  metrics.Warning("jobs/a", "REPLANNED");
+  EXPECT_THAT(metrics.Text(),
+              HasSubstr("finetuned_gpu_out_of_memory_total{phase=\"training\",recovered=\"true\"} 1"));
+}
+
 }  // namespace
 }  // namespace finetuned::metrics

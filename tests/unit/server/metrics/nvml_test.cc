@@ -83,6 +83,13 @@ TEST_F(NvmlTest, DriverThatStoppedAnsweringLeavesNoOldValues) {
   EXPECT_THAT(metrics.Text(), Not(HasSubstr("gpu=\"0\"")));
 }
 
+TEST_F(NvmlTest, MemoryOfProcessesIsTold) {
+  auto nvml = Nvml::Open(FAKE_NVML);
+  const auto readings = (*nvml)->Read();
+  ASSERT_EQ(readings.size(), 1u);
+  EXPECT_EQ(readings[0].process_bytes, (std::map<int64_t, double>{{4242, 3.0 * (1 << 30)}}));
+}
+
 TEST_F(NvmlTest, PowerIsTheEnergyBetweenTwoReadings) {
   auto nvml = Nvml::Open(FAKE_NVML);
   Metrics metrics({"0.1.0", "/nonexistent", absl::Minutes(5)});

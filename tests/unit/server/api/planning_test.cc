@@ -1,0 +1,147 @@
+// What PlanJob and CreateJob make of a card's memory.
+#include <gmock/gmock.h>
+
+#include "absl/time/clock.h"
+#include "api_testing.h"
+
+namespace finetuned::api {
+namespace {
+
+using ::testing::Contains;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+
+constexpr int64_t kTotal = int64_t{24} << 30;
+
+class PlanningApi : public ApiTest {
+ protected:
+  v1::JobPlan Plan(const v1::Job& job) {
+    v1::PlanJobRequest request;
+    *request.mutable_job() = job;
+    v1::JobPlan plan;
+    auto context = Context();
+    status_ = jobs_->PlanJob(context.get(), request, &plan);
+    return plan;
+  }
+  v1::JobPlan PlanGood(const v1::Job& job) {
+    v1::JobPlan plan = Plan(job);
+    EXPECT_TRUE(status_.ok()) << status_.error_message();
+    return plan;
+  }
+  // A model of which there is no file.
+  static v1::Job Shape(const std::string& name, int64_t vram) {
+    v1::Job job;
+    job.mutable_spec()->set_base_model("shapes/" + name);
+    job.mutable_spec()->mutable_sft();
+    job.mutable_scheduling()->set_vram_limit_bytes(vram);
+    return job;
+  }
+  // What the driver says: `used` bytes, of them `ours` of the worker's process.
+  void DriverSays(double used, double ours) {
+    metrics::GpuReading gpu;
+    gpu.product = "NVIDIA GeForce RTX 3090";
+    gpu.memory_total_bytes = static_cast<double>(kTotal);
+    gpu.memory_used_bytes = used;
+    if (ours > 0) gpu.process_bytes[12345] = ours;
+    metrics_->Gpus({gpu}, absl::Now());
+  }
+
+  grpc::Status status_;
+};
+
+class GpuPlanningApi : public PlanningApi {
+ protected:
+  std::unique_ptr<FakeWorker> MakeWorker() override {
+    return std::make_unique<FakeWorker>("cuda:0 NVIDIA GeForce RTX 3090", kTotal);
+  }
+  void WaitForDevice() {
+    while (!manager_->Worker().hello.has_value()) absl::SleepFor(absl::Milliseconds(5));
+  }
+};
+
+TEST_F(GpuPlanningApi, BudgetIsWhatOtherProcessesLeave) {
+  WaitForDevice();
+  const v1::Job job = GoodJob().job();
+  EXPECT_EQ(PlanGood(job).memory().budget_bytes(), kTotal - static_cast<int64_t>(0.03 * kTotal));
+  DriverSays(9e9, 3e9);
+  const v1::JobPlan shared = PlanGood(job);
+  EXPECT_EQ(shared.memory().other_processes_bytes(), 6'000'000'000);
+  EXPECT_EQ(shared.memory().budget_bytes(), kTotal - 6'000'000'000 - static_cast<int64_t>(0.03 * kTotal));
+  EXPECT_EQ(shared.memory().device_free_bytes(), kTotal - 9'000'000'000);
+}
+
+TEST_F(GpuPlanningApi, MicroBatchesFillTheCardAndAlphaFollowsTheRank) {
+  WaitForDevice();
+  const v1::JobPlan plan = PlanGood(GoodJob().job());
+  EXPECT_TRUE(plan.admissible());
+  EXPECT_EQ(plan.resolved_spec().schedule().micro_batch_size(), 8);
+  EXPECT_EQ(plan.resolved_spec().lora().alpha(), 2.0 * plan.resolved_spec().lora().rank());
+  // The rows are short: the default of 1024 tokens would only waste memory.
+  EXPECT_LE(plan.dataset_stats().max_tokens(), plan.resolved_spec().schedule().max_seq_length());
+  EXPECT_EQ(plan.dataset_stats().truncated_rows(), 0);
+  EXPECT_EQ(plan.resolved_spec().schedule().max_seq_length(), 128);
+  EXPECT_GT(plan.estimated_tokens_per_second(), 0);
+  EXPECT_GT(plan.estimated_duration().seconds() + plan.estimated_duration().nanos(), 0);
+  for (const auto& choice : plan.choices()) EXPECT_FALSE(choice.reason().empty()) << choice.field();
+}
+
+class NoWorkerYetApi : public PlanningApi {
+ protected:
+  void Configure(config::Config* config) override { config->worker.prestart = false; }
+};
+
+TEST_F(NoWorkerYetApi, DriverTellsTheMemoryBeforeTheFirstWorker) {
+  DriverSays(1e9, 0);
+  const v1::JobPlan plan = PlanGood(GoodJob().job());
+  EXPECT_EQ(plan.resolved_spec().compute().device(), "cuda");
+  EXPECT_EQ(plan.memory().other_processes_bytes(), 1'000'000'000);
+  EXPECT_EQ(plan.memory().budget_bytes(), kTotal - 1'000'000'000 - static_cast<int64_t>(0.03 * kTotal));
+}
+
+TEST_F(PlanningApi, ShapeOfAModelIsPlannedForACardThatIsNotHere) {
+  const v1::JobPlan plan = PlanGood(Shape("llama-3.1-8b", 24'000'000'000));
+  EXPECT_TRUE(plan.admissible());
+  EXPECT_EQ(plan.resolved_spec().compute().device(), "cuda");
+  EXPECT_EQ(plan.resolved_spec().compute().dtype(), "bf16");
+  EXPECT_LE(plan.memory().total_bytes(), 24'000'000'000);
+  EXPECT_GT(plan.estimated_tokens_per_second(), 500);
+  EXPECT_THAT(plan.warnings(), Contains(HasSubstr("RTX 3090")));
+  std::vector<std::string> fields;
+  for (const auto& choice : plan.choices()) fields.push_back(choice.field());
+  for (const char* field : {"schedule.micro_batch_size", "schedule.max_seq_length", "lora.rank", "quantization.base",
+                            "schedule.gradient_accumulation_steps", "compute.activation_checkpointing"}) {
+    EXPECT_THAT(fields, Contains(field));
+  }
+}
+
+TEST_F(PlanningApi, WhatNoSettingCanHoldIsRefusedWithoutASuggestion) {
+  const v1::JobPlan plan = PlanGood(Shape("llama-3.1-70b", 24'000'000'000));
+  EXPECT_FALSE(plan.admissible());
+  EXPECT_THAT(plan.problems(0).message(), HasSubstr("no smaller setting fits either"));
+  EXPECT_THAT(plan.suggestions(), IsEmpty());
+}
+
+TEST_F(PlanningApi, SuggestionsKeepTheRowsOfAnOptimizerStep) {
+  v1::Job job = Shape("llama-3.1-8b", 12'000'000'000);
+  job.mutable_spec()->mutable_schedule()->set_micro_batch_size(8);
+  job.mutable_spec()->mutable_schedule()->set_gradient_accumulation_steps(2);
+  job.mutable_spec()->mutable_schedule()->set_max_seq_length(2048);
+  job.mutable_spec()->mutable_compute()->set_activation_checkpointing("on");
+  const v1::JobPlan plan = PlanGood(job);
+  ASSERT_FALSE(plan.admissible());
+  ASSERT_GT(plan.suggestions_size(), 0);
+  for (const auto& suggestion : plan.suggestions()) {
+    EXPECT_LE(suggestion.total_bytes(), 12'000'000'000) << suggestion.message();
+    const auto& schedule = suggestion.proposed().schedule();
+    EXPECT_EQ(schedule.micro_batch_size() * schedule.gradient_accumulation_steps(), 16);
+  }
+}
+
+TEST_F(PlanningApi, UnknownShapesAreNamed) {
+  Plan(Shape("llama-9", 24'000'000'000));
+  EXPECT_EQ(status_.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_THAT(status_.error_message(), HasSubstr("llama-3.1-8b"));
+}
+
+}  // namespace
+}  // namespace finetuned::api
