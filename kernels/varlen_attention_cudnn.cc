@@ -6,6 +6,7 @@
 #include <ATen/cudnn/Handle.h>
 #include <cudnn_frontend.h>
 
+#include <algorithm>
 #include <array>
 #include <bit>
 #include <map>
@@ -27,6 +28,12 @@ constexpr int64_t kShortestMean = 512;
 
 int64_t RoundUpToPowerOf2(int64_t n) {
   return static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(n)));
+}
+
+// The backward's workspace grows with the longest document: far apart, powers of two would waste gigabytes.
+int64_t RoundUpLength(int64_t n) {
+  constexpr int64_t kStep = 8192;
+  return n <= 2 * kStep ? RoundUpToPowerOf2(n) : (n + kStep - 1) / kStep * kStep;
 }
 
 // What a compiled graph depends on. Documents and lengths are rounded up, so a run sees few classes.
@@ -145,7 +152,7 @@ Class ClassOf(const VarlenAttentionInputs& in, int64_t max_seqlen, bool backward
   c.H = in.q_THE.size(1);
   c.K = in.k_TKE.size(1);
   c.E = in.q_THE.size(2);
-  c.S = RoundUpToPowerOf2(max_seqlen);
+  c.S = RoundUpLength(max_seqlen);
   c.scale = in.scale;
   c.backward = backward;
   c.row_strides = {in.q_THE.stride(0), in.k_TKE.stride(0), in.v_TKE.stride(0)};
@@ -205,8 +212,8 @@ bool CudnnAttentionFits(const VarlenAttentionInputs& in, int64_t max_seqlen) {
   if (!q.is_cuda() || q.scalar_type() != at::kBFloat16) return false;
   const int64_t T = q.size(0), E = q.size(2), documents = static_cast<int64_t>(in.cu_seqlens.size()) - 1;
   if (E % 8 != 0 || E > 128 || max_seqlen < kShortestDocument || T / documents < kShortestMean) return false;
-  // Offsets are 32-bit; rows of the widest buffer are a few times those of q.
-  if (T * std::max(q.stride(0), in.k_TKE.stride(0)) * 4 >= int64_t{1} << 31) return false;
+  // Offsets are 32-bit. All rows are those of fused q, k, v, or as long as q, with an adapter's few columns behind.
+  if (T * std::max({q.stride(0), in.k_TKE.stride(0), q.size(1) * E}) * 2 >= int64_t{1} << 31) return false;
   return at::cuda::getDeviceProperties(q.device().index())->major >= 9;
 }
 

@@ -135,7 +135,9 @@ struct TrainSpec {
   std::string base_quantization = "nf4";  // "nf4" (double quantization) | "none" (compute dtype)
   std::string compute_dtype = "auto";     // auto: bf16 on CUDA, f32 on the CPU | "bf16" | "f32"
   std::string device = "auto";            // auto | cpu | cuda
+  std::string matmul_precision = "bf16";  // of frozen products: "bf16" (the compute type) | "fp8" | "int8"
   bool activation_checkpointing = false;
+  bool activation_offload = false;        // with it: inputs of layers wait in host memory
   bool deterministic = false;
   uint64_t seed = 42;
   int cpu_threads = 0;                    // 0: all cores

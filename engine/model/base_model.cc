@@ -4,10 +4,14 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "engine/format/rope.h"
+#include "engine/model/weight_upload.h"
+#include "kernels/codes8.h"
 
 namespace finetuned::model {
 namespace {
@@ -17,13 +21,24 @@ struct PartSpec {
   int64_t rows = 0;
 };
 
+// How LibTorch names a type of stored numbers; nothing for those that must be decoded.
+std::optional<at::ScalarType> PlainType(format::DType dtype) {
+  switch (dtype) {
+    case format::DType::kF32: return at::kFloat;
+    case format::DType::kF16: return at::kHalf;
+    case format::DType::kBF16: return at::kBFloat16;
+    default: return std::nullopt;
+  }
+}
+
 // Reads the tensors of one source, checked, onto one device.
 class Loader {
  public:
   Loader(const format::ModelSource& source, const std::string& path, const LoadOptions& options)
-      : source_(source), path_(path), options_(options) {}
+      : source_(source), path_(path), options_(options), upload_(options.device) {}
 
-  absl::StatusOr<at::Tensor> Float(const std::string& name, std::vector<int64_t> shape) {
+  // On the device, in a type that holds what is stored. Whether every number is finite is told by CheckFinite.
+  absl::StatusOr<at::Tensor> Stored(const std::string& name, std::vector<int64_t> shape) {
     const format::TensorInfo* info = source_.Find(name);
     if (info == nullptr) {
       return absl::InvalidArgumentError(absl::StrCat(path_, ": tensor ", name, " is missing"));
@@ -33,25 +48,41 @@ class Loader {
           path_, ": tensor ", name, " has shape [", absl::StrJoin(info->shape, ", "),
           "], the configuration asks for [", absl::StrJoin(shape, ", "), "]"));
     }
-    at::Tensor host = at::empty(shape, at::kFloat);
-    float* data = host.data_ptr<float>();
-    const size_t n = static_cast<size_t>(host.numel());
-    if (absl::Status s = source_.ReadF32(*info, {data, n}); !s.ok()) return s;
-    for (size_t i = 0; i < n; ++i) {
-      if (!std::isfinite(data[i])) {
-        return absl::InvalidArgumentError(
-            absl::StrCat(path_, ": tensor ", name, " holds ", data[i], " at element ", i,
-                         "; the file is damaged or was saved by a run that diverged"));
-      }
-    }
-    return host;
+    absl::StatusOr<at::Tensor> tensor = AsStored(*info) ? Copied(*info) : Decoded(*info);
+    if (!tensor.ok()) return tensor;
+    finite_.emplace_back(info, at::isfinite(*tensor).all());
+    if (options_.device.is_cuda()) return tensor;
+    if (absl::Status finite = CheckFinite(); !finite.ok()) return finite;  // at once, where nothing waits
+    finite_.clear();
+    return tensor;
   }
 
   // In the compute type, on the device.
   absl::StatusOr<at::Tensor> Compute(const std::string& name, std::vector<int64_t> shape) {
-    absl::StatusOr<at::Tensor> host = Float(name, std::move(shape));
-    if (!host.ok()) return host;
-    return host->to(options_.device, options_.dtype);
+    absl::StatusOr<at::Tensor> stored = Stored(name, std::move(shape));
+    if (!stored.ok()) return stored;
+    return stored->to(options_.dtype);
+  }
+
+  // Waits for the device. INVALID_ARGUMENT names the first number that is not finite.
+  absl::Status CheckFinite() const {
+    if (finite_.empty()) return absl::OkStatus();
+    std::vector<at::Tensor> flags;
+    for (const auto& [info, flag] : finite_) flags.push_back(flag);
+    const at::Tensor all = at::stack(flags).cpu();
+    for (size_t t = 0; t < finite_.size(); ++t) {
+      if (all[static_cast<int64_t>(t)].item<bool>()) continue;
+      const format::TensorInfo& info = *finite_[t].first;
+      const absl::StatusOr<at::Tensor> host = Floats(info);
+      if (!host.ok()) return host.status();
+      const float* data = host->const_data_ptr<float>();
+      int64_t i = 0;
+      while (i + 1 < host->numel() && std::isfinite(data[i])) ++i;
+      return absl::InvalidArgumentError(
+          absl::StrCat(path_, ": tensor ", info.name, " holds ", data[i], " at element ", i,
+                       "; the file is damaged or was saved by a run that diverged"));
+    }
+    return absl::OkStatus();
   }
 
   absl::StatusOr<FrozenLinear> Linear(const std::vector<PartSpec>& parts, int64_t in) {
@@ -60,15 +91,55 @@ class Loader {
     if (!options_.nf4) return Dense(parts, in, *bias);
     std::vector<kernels::Nf4Tensor> quantized;
     for (const PartSpec& part : parts) {
-      absl::StatusOr<at::Tensor> host = Float(part.name + ".weight", {part.rows, in});
-      if (!host.ok()) return host.status();
-      quantized.push_back(
-          kernels::Nf4Quantize(host->to(options_.device), /*double_quant=*/true));
+      absl::StatusOr<at::Tensor> stored = Stored(part.name + ".weight", {part.rows, in});
+      if (!stored.ok()) return stored.status();
+      quantized.push_back(kernels::Nf4Quantize(*stored, /*double_quant=*/true));
     }
-    return FrozenLinear::Nf4(std::move(quantized), in, *bias);
+    FrozenLinear linear = FrozenLinear::Nf4(std::move(quantized), in, *bias);
+    const auto codes = CodesOf(options_.precision);
+    if (codes && (in % kernels::kCodes8Align != 0 || !Aligned(parts))) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          path_, ": ", parts[0].name, ": compute.matmul_precision fp8 and int8 need matrices whose sides are multiples of ",
+          kernels::kCodes8Align, ", this one reads ", in, " inputs; use bf16"));
+    }
+    if (codes) linear.PrepareCodes(*codes);
+    return linear;
   }
 
  private:
+  // Whether the bytes of the file are the tensor. In GGUF files rows of q_proj and k_proj lie in another order.
+  bool AsStored(const format::TensorInfo& info) const {
+    if (!PlainType(info.dtype)) return false;
+    const bool reordered = absl::StrContains(info.name, ".q_proj.") || absl::StrContains(info.name, ".k_proj.");
+    return !(reordered && absl::EndsWith(path_, ".gguf"));
+  }
+
+  absl::StatusOr<at::Tensor> Copied(const format::TensorInfo& info) {
+    const auto bytes = source_.Raw(info);
+    if (!bytes.ok()) return bytes.status();
+    return upload_.Copy(*bytes, *PlainType(info.dtype), info.shape);
+  }
+
+  absl::StatusOr<at::Tensor> Floats(const format::TensorInfo& info) const {
+    at::Tensor host = at::empty(info.shape, at::kFloat);
+    const absl::Status read = source_.ReadF32(info, {host.data_ptr<float>(), static_cast<size_t>(host.numel())});
+    if (!read.ok()) return read;
+    return host;
+  }
+
+  absl::StatusOr<at::Tensor> Decoded(const format::TensorInfo& info) const {
+    absl::StatusOr<at::Tensor> host = Floats(info);
+    if (!host.ok()) return host;
+    return host->to(options_.device);
+  }
+
+  static bool Aligned(const std::vector<PartSpec>& parts) {
+    for (const PartSpec& part : parts) {
+      if (part.rows % kernels::kCodes8Align != 0) return false;
+    }
+    return true;
+  }
+
   absl::StatusOr<FrozenLinear> Dense(const std::vector<PartSpec>& parts, int64_t in,
                                      const at::Tensor& bias) {
     int64_t rows = 0, row = 0;
@@ -76,9 +147,9 @@ class Loader {
     at::Tensor weight =
         at::empty({rows, in}, at::TensorOptions().device(options_.device).dtype(options_.dtype));
     for (const PartSpec& part : parts) {
-      absl::StatusOr<at::Tensor> host = Float(part.name + ".weight", {part.rows, in});
-      if (!host.ok()) return host.status();
-      weight.narrow(0, row, part.rows).copy_(*host);
+      absl::StatusOr<at::Tensor> stored = Stored(part.name + ".weight", {part.rows, in});
+      if (!stored.ok()) return stored.status();
+      weight.narrow(0, row, part.rows).copy_(*stored);
       row += part.rows;
     }
     return FrozenLinear::Dense(weight, bias);
@@ -90,21 +161,23 @@ class Loader {
     bool any = false;
     for (const PartSpec& part : parts) {
       if (source_.Find(part.name + ".bias") == nullptr) {
-        all.push_back(at::zeros({part.rows}, at::kFloat));
+        all.push_back(at::zeros({part.rows}, at::TensorOptions().device(options_.device)));
         continue;
       }
-      absl::StatusOr<at::Tensor> bias = Float(part.name + ".bias", {part.rows});
+      absl::StatusOr<at::Tensor> bias = Stored(part.name + ".bias", {part.rows});
       if (!bias.ok()) return bias;
-      all.push_back(*bias);
+      all.push_back(bias->to(at::kFloat));
       any = true;
     }
     if (!any) return at::Tensor();
-    return at::cat(all).to(options_.device, options_.dtype);
+    return at::cat(all).to(options_.dtype);
   }
 
   const format::ModelSource& source_;
   const std::string& path_;
   const LoadOptions& options_;
+  WeightUpload upload_;
+  std::vector<std::pair<const format::TensorInfo*, at::Tensor>> finite_;  // bool each, on the device
 };
 
 absl::Status LoadLayer(Loader& loader, const format::ModelConfig& m, int64_t index,
@@ -155,11 +228,21 @@ int64_t BaseModel::bytes() const {
   return sum;
 }
 
+std::optional<at::ScalarType> CodesOf(plan::MatmulPrecision precision) {
+  switch (precision) {
+    case plan::MatmulPrecision::kFp8: return at::kFloat8_e4m3fn;
+    case plan::MatmulPrecision::kInt8: return at::kChar;
+    case plan::MatmulPrecision::kCompute: break;
+  }
+  return std::nullopt;
+}
+
 plan::PlanInput PlanInputOf(const BaseModel& base) {
   plan::PlanInput input;
   input.model = base.config;
   input.base = base.options.nf4 ? plan::BaseFormat::kNf4 : plan::BaseFormat::kCompute;
   input.compute_bytes = base.options.dtype == at::kFloat ? 4 : 2;
+  input.precision = base.options.precision;
   input.on_gpu = base.options.device.is_cuda();
   return input;
 }
@@ -167,7 +250,9 @@ plan::PlanInput PlanInputOf(const BaseModel& base) {
 at::Tensor PlaceEmbedding(const at::Tensor& embed_VD, const format::ModelConfig& config,
                           at::Device device) {
   if (!device.is_cuda() || config.tie_word_embeddings) return embed_VD.to(device);
-  return embed_VD.cpu().pin_memory();
+  at::Tensor host = at::empty(embed_VD.sizes(), embed_VD.options().device(at::kCPU).pinned_memory(true));
+  host.copy_(embed_VD);
+  return host;
 }
 
 at::Tensor InverseFrequencies(const format::ModelConfig& config, at::Device device) {
@@ -200,6 +285,7 @@ absl::StatusOr<std::shared_ptr<BaseModel>> LoadBaseModel(const format::ModelSour
   for (int64_t i = 0; i < m.num_hidden_layers; ++i) {
     if (absl::Status s = LoadLayer(loader, m, i, &model->layers[i]); !s.ok()) return s;
   }
+  if (absl::Status s = loader.CheckFinite(); !s.ok()) return s;
   model->inv_freq = InverseFrequencies(m, options.device);
   return model;
 }

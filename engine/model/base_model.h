@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -21,6 +22,7 @@ struct LoadOptions {
   at::Device device = at::kCPU;
   at::ScalarType dtype = at::kFloat;  // compute type: kFloat or kBFloat16
   bool nf4 = true;                    // linears of the layers as NF4 with double quantization
+  plan::MatmulPrecision precision = plan::MatmulPrecision::kCompute;  // of their products; others need nf4
 
   bool operator==(const LoadOptions&) const = default;
 };
@@ -46,7 +48,10 @@ struct BaseModel {
   int64_t bytes() const;  // of everything above that is on the device
 };
 
-// A plan's model, base, compute_bytes and on_gpu, as loaded.
+// The type of 8-bit codes that products take; nothing: products take the compute type.
+std::optional<at::ScalarType> CodesOf(plan::MatmulPrecision precision);
+
+// A plan's model, base, compute_bytes, precision and on_gpu, as loaded.
 plan::PlanInput PlanInputOf(const BaseModel& base);
 
 // Where the embedding lies: a step reads one row per token, so unless it is the lm_head too, a GPU reads it from

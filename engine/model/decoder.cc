@@ -5,6 +5,7 @@
 #include <array>
 
 #include "engine/plan/memory_plan.h"
+#include "engine/plan/standing_weights.h"
 #include "kernels/embedding.h"
 #include "kernels/rms_norm.h"
 
@@ -20,7 +21,19 @@ Decoder::Decoder(const BaseModel& base, lora::Adapter& adapter, const DecoderOpt
       scratch_elements_(ScratchElements(base, &adapter, options.recompute_activations)),
       workspace_(base.options.device),
       inputs_(&workspace_, base.options.device, static_cast<int64_t>(base.layers.size()),
-              options.recompute_activations && options.offload_inputs) {}
+              options.recompute_activations && options.offload_inputs) {
+  if (!KeepsDequantized()) return;
+  scratch_elements_ = StandingElements(base, adapter);
+  const at::Tensor memory = workspace_.Take("dequantized_weight", 0, {scratch_elements_}, base.options.dtype);
+  standing_ = PlaceStandingWeights(base, adapter, memory);
+}
+
+bool Decoder::KeepsDequantized() const {
+  if (options_.recompute_activations || !base_.options.nf4) return false;
+  if (options_.standing_weights.has_value()) return *options_.standing_weights;
+  const int64_t bytes = StandingElements(base_, adapter_) * static_cast<int64_t>(c10::elementSize(base_.options.dtype));
+  return base_.options.device.is_cuda() && bytes <= plan::kStandingWeightBytes;
+}
 
 PassContext Decoder::Pass(const DeviceBatch& batch, const std::optional<DropoutPass>& dropout) {
   PassContext pass;
@@ -31,6 +44,8 @@ PassContext Decoder::Pass(const DeviceBatch& batch, const std::optional<DropoutP
   pass.scratch = workspace_.Take("dequantized_weight", 0, {scratch_elements_}, base_.options.dtype);
   pass.dropout.sites = static_cast<int64_t>(adapter_.sites().size());
   pass.deterministic = options_.deterministic;
+  pass.number = ++passes_;
+  if (!standing_.layers.empty()) pass.standing = &standing_;
   pass.recomputes = options_.recompute_activations;
   pass.piece_rows = options_.recompute_activations ? piece_rows_ : batch.tokens;
   if (dropout.has_value()) {

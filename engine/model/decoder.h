@@ -26,6 +26,8 @@ struct DecoderOptions {
   int64_t keep_all_layers = 0, keep_attention_layers = 0;
   bool offload_inputs = false;  // with recompute_activations: inputs of layers wait in host memory
   int64_t piece_rows = 0;       // see PassContext; 0: plan::LayerPieceRows
+  // Dequantized weights of all layers stay (plan/standing_weights.h). Nothing: on a GPU where they fit its bound.
+  std::optional<bool> standing_weights;
   bool deterministic = false;
   double label_smoothing = 0;
 };
@@ -77,6 +79,7 @@ class Decoder {
 
  private:
   PassContext Pass(const DeviceBatch& batch, const std::optional<DropoutPass>& dropout = std::nullopt);
+  bool KeepsDequantized() const;
   Keep KeepOf(int64_t layer) const;
   // Returns the last layer's output (residual stream). keep: leave what the backward reads.
   at::Tensor ForwardLayers(const PassContext& pass, bool keep);
@@ -90,7 +93,9 @@ class Decoder {
   lora::Adapter& adapter_;
   const DecoderOptions options_;
   const int64_t chunk_rows_, piece_rows_;
-  const int64_t scratch_elements_;
+  int64_t scratch_elements_;
+  StandingWeights standing_;  // empty: scratch holds the weights in use
+  int64_t passes_ = 0;
   Workspace workspace_;
   LayerInputs inputs_;
   at::Tensor final_rstd_T_;

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include "engine/plan/memory_plan.h"
+#include "kernels/codes8.h"
 
 namespace finetuned::model {
 namespace {
@@ -31,7 +32,7 @@ FrozenLinear FrozenLinear::Nf4(std::vector<kernels::Nf4Tensor> parts, int64_t in
 }
 
 int64_t FrozenLinear::bytes() const {
-  int64_t sum = Bytes(dense_OI_) + Bytes(bias_O_);
+  int64_t sum = Bytes(dense_OI_) + Bytes(bias_O_) + Bytes(scale_O_) + Bytes(scale_I_);
   for (const auto& p : parts_) {
     sum += Bytes(p.codes) + Bytes(p.absmax_q) + Bytes(p.absmax2) + Bytes(p.absmax);
   }
@@ -64,6 +65,31 @@ at::Tensor FrozenLinear::Extended(const at::Tensor& scratch, int64_t border) con
     row += part.shape[0];
   }
   return all;
+}
+
+void FrozenLinear::PrepareCodes(at::ScalarType codes) {
+  std::vector<at::Tensor> rows;
+  for (const auto& part : parts_) {
+    at::Tensor dense = at::empty(part.shape, part.codes.options().dtype(at::kFloat));
+    kernels::Nf4Dequantize(part, dense);
+    dense.abs_();
+    rows.push_back(at::amax(dense, {1}));
+    const at::Tensor columns = at::amax(dense, {0});
+    scale_I_ = scale_I_.defined() ? at::maximum(scale_I_, columns) : columns;
+  }
+  const float limit = kernels::Codes8Limit(codes);
+  scale_O_ = at::cat(rows).div_(limit);
+  scale_I_.div_(limit);
+}
+
+void FrozenLinear::WriteCodes(bool transposed, at::Tensor& codes) const {
+  int64_t row = 0;
+  for (const auto& part : parts_) {
+    at::Tensor place = codes.narrow(transposed ? 1 : 0, row, part.shape[0]);
+    const at::Tensor scale = transposed ? scale_I_ : scale_O_.narrow(0, row, part.shape[0]);
+    kernels::Nf4ToCodes(part, scale, transposed, place);
+    row += part.shape[0];
+  }
 }
 
 }  // namespace finetuned::model

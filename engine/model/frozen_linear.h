@@ -39,11 +39,19 @@ class FrozenLinear {
   at::Tensor ExtendedView(const at::Tensor& scratch, int64_t border) const;
   int64_t ScratchElements(int64_t border) const;
 
+  // For products in 8-bit codes (kernels/codes8.h). Measures the scales of rows and columns.
+  // REQUIRES: quantized(), in and out of every part multiples of kernels::kCodes8Align.
+  void PrepareCodes(at::ScalarType codes);
+  const at::Tensor& scale_O() const { return scale_O_; }
+  const at::Tensor& scale_I() const { return scale_I_; }
+  // codes: [O, I], or transposed [I, O], written. REQUIRES: PrepareCodes.
+  void WriteCodes(bool transposed, at::Tensor& codes) const;
+
  private:
   int64_t RowStride(int64_t border) const;
 
   int64_t in_ = 0, out_ = 0;
-  at::Tensor dense_OI_, bias_O_;
+  at::Tensor dense_OI_, bias_O_, scale_O_, scale_I_;
   std::vector<kernels::Nf4Tensor> parts_;
 };
 

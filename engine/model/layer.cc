@@ -60,24 +60,33 @@ struct ScratchSizes {
   }
   int64_t first() const { return std::max(qkv, gate_up); }  // never in use together
   int64_t largest() const { return std::max({qkv, o, gate_up, down}); }
+  int64_t sum() const { return qkv + o + gate_up + down; }
 };
 
-// Where a layer's weights are dequantized: one place that each takes in turn, or, when pieces come back to them, one
-// for qkv and gate_up and one each for down and o.
+// Where a layer's weights are dequantized: one place that each takes in turn; or, when pieces come back to them, one
+// for qkv and gate_up and one each for down and o; or one for each that stays.
 struct WeightPlaces {
   std::vector<WeightPlace> places;
-  WeightPlace *wide, *down, *o;
+  WeightPlace *qkv, *o, *gate_up, *down;
 
   WeightPlaces(const PassContext& pass, int64_t layer) {
+    if (pass.standing != nullptr) {
+      auto& of_layer = pass.standing->layers[layer];
+      qkv = &of_layer[static_cast<int>(GroupKind::kQkv)];
+      o = &of_layer[static_cast<int>(GroupKind::kO)];
+      gate_up = &of_layer[static_cast<int>(GroupKind::kGateUp)];
+      down = &of_layer[static_cast<int>(GroupKind::kDown)];
+      return;
+    }
     if (!pass.recomputes) {
       places = {{pass.scratch}};
-      wide = down = o = &places[0];
+      qkv = o = gate_up = down = &places[0];
       return;
     }
     const ScratchSizes s(pass.base->layers[layer], pass.adapter, layer);
     const int64_t starts[3] = {0, s.first(), s.first() + s.down}, sizes[3] = {s.first(), s.down, s.o};
     for (int i = 0; i < 3; ++i) places.push_back({pass.scratch.narrow(0, starts[i], sizes[i])});
-    wide = &places[0];
+    qkv = gate_up = &places[0];
     down = &places[1];
     o = &places[2];
   }
@@ -97,9 +106,9 @@ class LayerWork {
         dtype_(x_TD.scalar_type()),
         piece_rows_(keep == Keep::kAll ? batch_.tokens : std::min(pass.piece_rows, batch_.tokens)),
         places_(pass, layer),
-        qkv_(pass, weights_.qkv, layer, GroupKind::kQkv, places_.wide),
+        qkv_(pass, weights_.qkv, layer, GroupKind::kQkv, places_.qkv),
         o_(pass, weights_.o, layer, GroupKind::kO, places_.o),
-        gate_up_(pass, weights_.gate_up, layer, GroupKind::kGateUp, places_.wide),
+        gate_up_(pass, weights_.gate_up, layer, GroupKind::kGateUp, places_.gate_up),
         down_(pass, weights_.down, layer, GroupKind::kDown, places_.down),
         x_TD_(x_TD) {
     TakeOfAllRows(keep == Keep::kNothing ? 0 : layer);
@@ -262,6 +271,30 @@ int64_t ScratchElements(const BaseModel& base, const lora::Adapter* adapter, boo
     most = std::max(most, recomputes ? s.first() + s.down + s.o : s.largest());
   }
   return most;
+}
+
+int64_t StandingElements(const BaseModel& base, const lora::Adapter& adapter) {
+  int64_t sum = 0;
+  for (size_t i = 0; i < base.layers.size(); ++i) {
+    sum += ScratchSizes(base.layers[i], &adapter, static_cast<int64_t>(i)).sum();
+  }
+  return sum;
+}
+
+StandingWeights PlaceStandingWeights(const BaseModel& base, const lora::Adapter& adapter, const at::Tensor& memory) {
+  StandingWeights standing;
+  int64_t first = 0;
+  for (int64_t i = 0; i < static_cast<int64_t>(base.layers.size()); ++i) {
+    const ScratchSizes s(base.layers[i], &adapter, i);
+    const int64_t sizes[lora::kGroups] = {s.qkv, s.o, s.gate_up, s.down};
+    auto& places = standing.layers.emplace_back();
+    for (int g = 0; g < lora::kGroups; ++g) {
+      places[g].memory = memory.narrow(0, first, sizes[g]);
+      places[g].border = adapter.group(i, static_cast<GroupKind>(g)).ranks();
+      first += sizes[g];
+    }
+  }
+  return standing;
 }
 
 int64_t ResidualSpare(const lora::Adapter& adapter) {

@@ -22,6 +22,8 @@ class CacheAttention {
                        const at::Tensor& v_TKE, at::Tensor& out_THE, at::Tensor& lse_HT) = 0;
 };
 
+struct StandingWeights;  // projection.h
+
 struct PassContext {
   const BaseModel* base = nullptr;
   const lora::Adapter* adapter = nullptr;  // null: the base alone
@@ -30,6 +32,8 @@ struct PassContext {
   at::Tensor scratch;        // for dequantized weights: ScratchElements() of the compute type
   int64_t piece_rows = 0;    // rows at a time where a layer's activations are not kept, a multiple of 4
   bool recomputes = false;   // some layers do not keep theirs
+  int64_t number = 0;        // tells passes apart: adapters change between them
+  StandingWeights* standing = nullptr;  // dequantized weights of all layers; null: scratch holds those in use
   lora::DropoutKey dropout;
   bool deterministic = false;
   // Generation; forward only.

@@ -2,14 +2,18 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
+
 #include "engine/plan/generation.h"
+#include "engine/plan/memory_plan.h"
+#include "kernels/codes8.h"
 #include "kernels/nf4_gemm.h"
 
 namespace finetuned::model {
 
 Projection::Projection(const PassContext& pass, const FrozenLinear& linear, int64_t layer,
                        lora::GroupKind kind, WeightPlace* place)
-    : pass_(pass), linear_(linear), place_(*place) {
+    : pass_(pass), linear_(linear), place_(*place), codes_(CodesOf(pass.base->options.precision)) {
   if (pass.adapter == nullptr) return;
   group_ = &pass.adapter->group(layer, kind);
   ranks_ = group_->ranks();
@@ -30,7 +34,7 @@ void Projection::Forward(const Extended& x_TI, at::Tensor y_TO, int64_t first_ro
   if (Rides()) {
     at::mm_out(y_TO, x_TI.With(ranks_), Weight().narrow(0, 0, linear_.out()).t());
   } else {
-    at::mm_out(y_TO, x, Weight().t());
+    Multiply(x, /*transposed=*/false, y_TO);
   }
   if (linear_.bias_O().defined()) y_TO.add_(linear_.bias_O());
   if (ranks_ > 0 && !Rides()) lora::AddUp(*group_, scaling_, u_TG, y_TO);
@@ -58,19 +62,52 @@ void Projection::Backward(const Extended& dy_TO, const Extended& x_TI, at::Tenso
     lora::AddGradients(*group_, scaling_, dy, du_TG, x, u_TG);
     return;
   }
-  if (dx_TI.defined()) at::mm_out(dx_TI, dy, Weight());
+  if (dx_TI.defined()) Multiply(dy, /*transposed=*/true, dx_TI);
   if (ranks_ == 0) return;
   at::Tensor dropped = Dropped(x);
   lora::AddBackward(*group_, scaling_, dy, x, u_TG, Key(first_row), dropped, du_TG, dx_TI);
 }
 
+void Projection::Multiply(const at::Tensor& x, bool transposed, at::Tensor& y) {
+  if (codes_) return MultiplyCodes(x, transposed, y);
+  at::mm_out(y, x, transposed ? Weight() : Weight().t());
+}
+
+void Projection::MultiplyCodes(const at::Tensor& x, bool transposed, at::Tensor& y) {
+  const int64_t rows = x.size(0), padded = kernels::Codes8Rows(rows), k = x.size(1), n = y.size(1);
+  Workspace& w = *pass_.workspace;
+  at::Tensor codes = w.Take("codes8.inputs", 0, {padded * k}, at::kByte).view(*codes_).view({padded, k}).narrow(0, 0, rows);
+  at::Tensor scale = w.Take("codes8.scales", 0, {padded}, at::kFloat).narrow(0, 0, rows);
+  at::Tensor sums;
+  if (*codes_ == at::kChar) sums = w.Take("codes8.sums", 0, {std::min(plan::kCodes8SumRows, padded) * n}, at::kInt);
+  kernels::QuantizeRows(x, codes, scale);
+  kernels::MultiplyCodes(codes, scale, Codes(transposed), transposed ? linear_.scale_I() : linear_.scale_O(), sums, y);
+}
+
+at::Tensor Projection::Codes(bool transposed) {
+  const int64_t in = linear_.in(), out = linear_.out(), n = in * out;
+  at::Tensor codes = place_.memory.view(at::kByte).narrow(0, transposed ? n : 0, n).view(*codes_);
+  codes = transposed ? codes.view({in, out}) : codes.view({out, in});
+  if (place_.holds != &linear_) place_.codes = place_.transposed_codes = false;
+  place_.holds = &linear_;
+  bool& there = transposed ? place_.transposed_codes : place_.codes;
+  if (!there) linear_.WriteCodes(transposed, codes);
+  there = true;
+  return codes;
+}
+
 at::Tensor Projection::Weight() {
   if (!linear_.quantized()) return linear_.Weight({});
-  const int64_t border = Rides() ? ranks_ : 0;
-  const bool there = place_.holds == this;
-  at::Tensor w = there ? linear_.ExtendedView(place_.memory, border) : linear_.Extended(place_.memory, border);
-  if (!there && border > 0) lora::ExtendWeight(*group_, scaling_, /*with_a=*/true, w);
-  place_.holds = this;
+  const int64_t border = place_.border >= 0 ? place_.border : Rides() ? ranks_ : 0;
+  if (place_.holds != &linear_) {
+    linear_.Extended(place_.memory, border);
+    place_.holds = &linear_;
+    place_.border_pass = -1;
+  }
+  at::Tensor w = linear_.ExtendedView(place_.memory, border);
+  if (!Rides()) return w.narrow(0, 0, linear_.out()).narrow(1, 0, linear_.in());
+  if (place_.border_pass != pass_.number) lora::ExtendWeight(*group_, scaling_, /*with_a=*/true, w);
+  place_.border_pass = pass_.number;
   return w;
 }
 

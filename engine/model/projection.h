@@ -4,7 +4,10 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <array>
 #include <cstdint>
+#include <optional>
+#include <vector>
 
 #include "engine/lora/adapter.h"
 #include "engine/model/frozen_linear.h"
@@ -12,12 +15,18 @@
 
 namespace finetuned::model {
 
-class Projection;
-
 // Memory for one dequantized weight at a time.
 struct WeightPlace {
   at::Tensor memory;
-  const Projection* holds = nullptr;
+  int64_t border = -1;  // rows and columns left for adapters; -1: what the projection needs
+  const FrozenLinear* holds = nullptr;
+  int64_t border_pass = -1;  // the pass whose adapters lie there
+  bool codes = false, transposed_codes = false;  // which 8-bit codes lie there
+};
+
+// Places of the four fused linears of every layer, in the order of lora::GroupKind.
+struct StandingWeights {
+  std::vector<std::array<WeightPlace, lora::kGroups>> layers;
 };
 
 class Projection {
@@ -39,9 +48,14 @@ class Projection {
 
  private:
   // The adapters ride on the frozen product: one matrix holds W, A and B.
-  bool Rides() const { return ranks_ > 0 && linear_.quantized() && pass_.dropout.p == 0; }
+  bool Rides() const { return ranks_ > 0 && linear_.quantized() && pass_.dropout.p == 0 && !codes_; }
   // The weight stays as it is stored.
   void ForwardStored(const at::Tensor& x_TI, const at::Tensor& u_TG, at::Tensor& y_TO);
+  // y = x W^T, transposed: x W.
+  void Multiply(const at::Tensor& x, bool transposed, at::Tensor& y);
+  void MultiplyCodes(const at::Tensor& x, bool transposed, at::Tensor& y);
+  // The weight in 8-bit codes, [O, I], transposed [I, O].
+  at::Tensor Codes(bool transposed);
   // Rides(): [O + G, I + G]. Otherwise [O, I].
   at::Tensor Weight();
   lora::DropoutKey Key(int64_t first_row) const;
@@ -50,6 +64,7 @@ class Projection {
   const PassContext& pass_;
   const FrozenLinear& linear_;
   WeightPlace& place_;
+  const std::optional<at::ScalarType> codes_;  // type of 8-bit codes that the frozen product takes
   const lora::Group* group_ = nullptr;
   int64_t ranks_ = 0;
   double scaling_ = 0;

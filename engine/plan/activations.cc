@@ -84,12 +84,26 @@ void AddShared(const PlanInput& in, const FusedLinears& fused, const Kept& kept,
   rows.Add("tokens", 1, 4, 4);  // ids, positions, rows and labels of targets
 }
 
-// Of the backward of cuDNN's attention, as an H100 asked for it: every document padded to a power of two, float32
+// Inputs of products in 8-bit codes, one at a time, and what INT8 products sum up (kernels/codes8.h).
+void AddCodes(const PlanInput& in, const FusedLinears& fused, const Kept& kept, Collector& c) {
+  int64_t widest = 0;
+  for (const Fused& linear : fused.all()) widest = std::max({widest, linear.in, linear.out});
+  const int64_t rows = std::max<int64_t>(32, kept.shared_rows(in.tokens()));
+  c.Add("activations", "codes8.inputs", rows * widest);
+  c.Add("activations", "codes8.scales", rows * 4);
+  if (in.precision == MatmulPrecision::kInt8) {
+    c.Add("activations", "codes8.sums", std::min(kCodes8SumRows, rows) * widest * 4);
+  }
+}
+
+// Of the backward of cuDNN's attention, as an H100 asked for it: every document padded as there, float32
 // gradients of q, sums of rows, and, where query heads share keys, 16-bit gradients of k and v of every query head.
 int64_t CudnnWorkspace(const PlanInput& in) {
   const format::ModelConfig& m = in.model;
   const int64_t documents = in.tokens() / in.max_seq_length;
-  const auto length = static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(in.max_seq_length)));
+  const int64_t n = in.max_seq_length, step = 8192;  // RoundUpLength of kernels/varlen_attention_cudnn.cc
+  const int64_t length = n <= 2 * step ? static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(n)))
+                                       : (n + step - 1) / step * step;
   const int64_t head = (m.head_dim + 63) / 64 * 64;
   const int64_t shared = m.num_key_value_heads < m.num_attention_heads ? 2 * 2 * head : 0;
   return documents * m.num_attention_heads * length * (4 * head + 4 + shared) + (2 << 20);
@@ -121,6 +135,7 @@ void AddActivations(const PlanInput& in, Collector& c) {
   const Kept kept(in);
   AddShared(in, fused, kept, c);
   AddKept(in, fused, kept, c);
+  if (in.precision != MatmulPrecision::kCompute) AddCodes(in, fused, kept, c);
   if (!in.on_gpu) return;
   constexpr int64_t kShortest = 1024;  // shorter documents never go to cuDNN
   const bool may_use_cudnn = in.device.cudnn_attention && !in.deterministic && in.max_seq_length >= kShortest;

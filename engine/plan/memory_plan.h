@@ -85,6 +85,9 @@ int64_t SpareColumns(int64_t ranks);
 // the same function.
 int64_t LogitsChunkRows(int64_t vocab_size);
 
+// Products in INT8 sum so many rows at a time in int32.
+inline constexpr int64_t kCodes8SumRows = 1024;
+
 // Rows at a time of a layer whose activations are computed again: 2048 for an intermediate size of 14336, and otherwise
 // so many that the pieces are as large, in multiples of 128 between 1024 and 8192. The engine uses the same function.
 int64_t LayerPieceRows(int64_t intermediate_size);

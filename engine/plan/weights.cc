@@ -4,6 +4,7 @@
 
 #include "engine/plan/collector.h"
 #include "engine/plan/linears.h"
+#include "engine/plan/standing_weights.h"
 
 namespace finetuned::plan {
 namespace {
@@ -20,11 +21,15 @@ std::vector<int64_t> MatrixParts(const PlanInput& in, const Linear& l) {
 }
 
 // One reused buffer holds the fused matrix in use, dequantized, with its adapters around it; when pieces of rows come
-// back to the matrices of a layer, those of qkv or gate_up, of down and of o.
+// back to the matrices of a layer, those of qkv or gate_up, of down and of o. Small models keep all of them.
 int64_t ScratchElements(const PlanInput& in) {
   const auto of = [](const Fused& f) { return (f.out + f.ranks) * (f.in + SpareColumns(f.ranks)); };
   const FusedLinears fused(in);
   const int64_t wide = std::max(of(fused.qkv), of(fused.gate_up));
+  const int64_t all = in.model.num_hidden_layers * (of(fused.qkv) + of(fused.o) + of(fused.gate_up) + of(fused.down));
+  const bool stay = in.on_gpu && in.base == BaseFormat::kNf4 && !in.activation_checkpointing &&
+                    all * in.compute_bytes <= kStandingWeightBytes;
+  if (stay) return all;
   if (in.activation_checkpointing) return wide + of(fused.down) + of(fused.o);
   return std::max({wide, of(fused.down), of(fused.o)});
 }
@@ -51,6 +56,11 @@ void AddWeights(const PlanInput& in, Collector& c) {
   const int64_t biases = (m.attention_bias ? fused.qkv.out + fused.o.out : 0) +
                          (m.mlp_bias ? fused.gate_up.out + fused.down.out : 0);
   c.Add("weights", "layer.biases", layers * biases * in.compute_bytes, layers);
+  if (in.precision != MatmulPrecision::kCompute) {
+    std::vector<int64_t> scales;  // of rows and columns
+    for (const Fused& f : fused.all()) scales.insert(scales.end(), {4 * f.out, 4 * f.in});
+    c.AddParts("weights", "layer.code_scales", scales, layers);
+  }
   if (in.base != BaseFormat::kCompute) {
     c.Add("runtime", "dequantized_weight", ScratchElements(in) * in.compute_bytes);
   }

@@ -12,6 +12,7 @@
 #include <thread>
 
 #include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
 
 #ifdef FINETUNED_HAVE_CUDA
 #include <c10/cuda/CUDACachingAllocator.h>
@@ -59,6 +60,26 @@ absl::StatusOr<ComputeTarget> ChooseTarget(const job::TrainSpec& spec) {
   }
   if (gpu && spec.compute_dtype != "f32") target.dtype = at::kBFloat16;
   return target;
+}
+
+absl::Status CheckPrecision(const job::TrainSpec& spec, const ComputeTarget& target) {
+  if (spec.matmul_precision == "bf16") return absl::OkStatus();
+  if (!target.device.is_cuda() || target.dtype != at::kBFloat16) {
+    return absl::InvalidArgumentError(absl::StrCat("compute.matmul_precision: \"", spec.matmul_precision,
+                                                   "\" needs a GPU and compute.dtype bf16; use \"bf16\""));
+  }
+#ifdef FINETUNED_HAVE_CUDA
+  int major = 0, minor = 0;
+  cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, target.device.index());
+  cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, target.device.index());
+  const int have = 10 * major + minor, need = spec.matmul_precision == "fp8" ? 89 : 80;
+  if (have < need) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "compute.matmul_precision: \"", spec.matmul_precision, "\" needs compute capability ", need / 10, ".",
+        need % 10, ", this GPU has ", major, ".", minor, "; use \"", have >= 80 ? "int8" : "bf16", "\""));
+  }
+#endif
+  return absl::OkStatus();
 }
 
 void ConfigureLibrary(const job::TrainSpec& spec) {

@@ -22,6 +22,9 @@ struct ComputeTarget {
 // UNAVAILABLE when CUDA is asked for and absent; INVALID_ARGUMENT naming the field for bf16 on the CPU.
 absl::StatusOr<ComputeTarget> ChooseTarget(const job::TrainSpec& spec);
 
+// Whether the device multiplies in spec.matmul_precision. INVALID_ARGUMENT with what it can do instead.
+absl::Status CheckPrecision(const job::TrainSpec& spec, const ComputeTarget& target);
+
 // Sets the thread count and, on request, LibTorch's deterministic algorithms, for the process.
 // Deterministic CUDA needs a call before the process first uses cuBLAS.
 void ConfigureLibrary(const job::TrainSpec& spec);

@@ -16,6 +16,7 @@
 #include "engine/data/prompts.h"
 #include "engine/format/model_source.h"
 #include "engine/format/sha256.h"
+#include "engine/plan/precision.h"
 #include "engine/reward/reward_set.h"
 #include "engine/train/base_model_cache.h"
 #include "engine/train/device.h"
@@ -129,6 +130,9 @@ class Run {
                     target.status().message());
     }
     target_ = *target;
+    if (absl::Status s = CheckPrecision(spec_, target_); !s.ok()) {
+      return Failed(Outcome::kBadConfig, "INVALID_SPEC", s.message());
+    }
     auto lock = DirectoryLock::Take(spec_.state_dir);
     if (!lock.ok()) return ConfigOrIo(lock.status(), "STATE_DIR_BUSY");
     lock_ = *std::move(lock);
@@ -247,7 +251,8 @@ class Run {
   }
 
   model::LoadOptions Wanted() const {
-    return {target_.device, target_.dtype, spec_.base_quantization == "nf4"};
+    return {target_.device, target_.dtype, spec_.base_quantization == "nf4",
+            plan::ParsePrecision(spec_.matmul_precision)};
   }
 
   Failure LoadBase() {

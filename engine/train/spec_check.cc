@@ -237,6 +237,11 @@ absl::Status ValidateSpec(const job::TrainSpec& spec) {
   c.OneOf(spec.base_quantization, {"nf4", "none"}, "quantization.base");
   c.OneOf(spec.compute_dtype, {"auto", "bf16", "f32"}, "compute.dtype");
   c.OneOf(spec.device, {"auto", "cpu", "cuda"}, "compute.device");
+  c.OneOf(spec.matmul_precision, {"bf16", "fp8", "int8"}, "compute.matmul_precision");
+  c.Require(spec.matmul_precision == "bf16" || spec.base_quantization == "nf4", "compute.matmul_precision",
+            absl::StrCat("is \"", spec.matmul_precision, "\", which needs quantization.base nf4"));
+  c.Require(!spec.activation_offload || spec.activation_checkpointing, "compute.activation_offload",
+            "needs compute.activation_checkpointing on");
   return c.status();
 }
 
@@ -271,6 +276,7 @@ nlohmann::json SpecIdentity(const job::TrainSpec& s) {
       {"schedule.shuffle", s.schedule.shuffle},
       {"quantization.base", s.base_quantization},
       {"compute.dtype", s.compute_dtype},
+      {"compute.matmul_precision", s.matmul_precision},
       {"seed", s.seed}};
   identity.update(MethodIdentity(s));
   return identity;

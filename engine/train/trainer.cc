@@ -62,6 +62,7 @@ plan::PlanInput PlanInputOf(const job::TrainSpec& spec, const model::BaseModel& 
   p.deterministic = spec.deterministic;
   p.device.cudnn_attention = HasCudnnAttention(base.options.device);
   if (spec.method == "grpo") p.rollout = plan::RolloutOf(CompletionsPerRollout(spec), spec.schedule.max_seq_length);
+  p.activation_offload = spec.activation_offload;
   return p;
 }
 
@@ -372,6 +373,7 @@ MethodInputs Trainer::InputsOfMethod() {
 
 model::DecoderOptions Trainer::DecoderOptions() const {
   return {.recompute_activations = spec_.activation_checkpointing,
+          .offload_inputs = spec_.activation_offload,
           .deterministic = spec_.deterministic,
           .label_smoothing = spec_.sft.label_smoothing};
 }

@@ -127,7 +127,9 @@ job::TrainSpec ToTrainSpec(const v1::JobSpec& spec, const std::string& job_name,
   out.base_quantization = spec.quantization().base();
   out.compute_dtype = spec.compute().dtype();
   out.device = spec.compute().device();
+  out.matmul_precision = spec.compute().matmul_precision();
   out.activation_checkpointing = spec.compute().activation_checkpointing() == "on";
+  out.activation_offload = out.activation_checkpointing && spec.compute().activation_offload() == "on";
   out.deterministic = spec.deterministic();
   out.seed = spec.seed();
   out.cpu_threads = cpu_threads;

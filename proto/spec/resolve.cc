@@ -86,6 +86,8 @@ void ResolveRest(const ResolveContext& context, v1::JobSpec* spec) {
     compute->set_dtype(compute->device() == "cuda" ? "bf16" : "f32");
   }
   if (compute->activation_checkpointing().empty()) compute->set_activation_checkpointing("auto");
+  if (compute->matmul_precision().empty()) compute->set_matmul_precision("bf16");
+  if (compute->activation_offload().empty()) compute->set_activation_offload("auto");
   if (!spec->has_seed()) spec->set_seed(42);
 }
 

@@ -19,6 +19,7 @@ const Names kBase = {"nf4", "none", "int8"};
 const Names kDtypes = {"auto", "bf16", "f32"};
 const Names kDevices = {"auto", "cuda", "cpu"};
 const Names kOnOff = {"auto", "on", "off"};
+const Names kPrecisions = {"bf16", "fp8", "int8"};
 const Names kPairLosses = {"sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard",
                            "aot", "aot_unpaired", "apo_zero", "apo_down", "discopop", "sft", "sigmoid_norm"};
 const Names kFDivergences = {"reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"};
@@ -133,6 +134,24 @@ void CheckLora(const v1::LoraSpec& lora, Checker& c) {
   }
 }
 
+void CheckPrecision(const v1::JobSpec& spec, Checker& c) {
+  const std::string& precision = spec.compute().matmul_precision();
+  c.OneOf("compute.matmul_precision", precision, kPrecisions);
+  c.OneOf("compute.activation_offload", spec.compute().activation_offload(), kOnOff);
+  if (precision == "fp8" || precision == "int8") {
+    const std::string& base = spec.quantization().base();
+    if (!base.empty() && base != "nf4") {
+      c.Add("compute.matmul_precision", absl::StrCat(precision, " needs quantization.base nf4"));
+    }
+    if (spec.compute().device() == "cpu" || spec.compute().dtype() == "f32") {
+      c.Add("compute.matmul_precision", absl::StrCat(precision, " needs a GPU and compute.dtype bf16"));
+    }
+  }
+  if (spec.compute().activation_offload() == "on" && spec.compute().activation_checkpointing() == "off") {
+    c.Add("compute.activation_offload", "needs compute.activation_checkpointing on");
+  }
+}
+
 void CheckOptimizer(const v1::OptimizerSpec& o, Checker& c) {
   c.OneOf("optimizer.kind", o.kind(), kOptimizers);
   c.OneOf("optimizer.scheduler", o.scheduler(), kSchedulers);
@@ -197,6 +216,7 @@ std::vector<Violation> ValidateSpec(const v1::JobSpec& spec) {
   c.OneOf("compute.dtype", spec.compute().dtype(), kDtypes);
   c.OneOf("compute.device", spec.compute().device(), kDevices);
   c.OneOf("compute.activation_checkpointing", spec.compute().activation_checkpointing(), kOnOff);
+  CheckPrecision(spec, c);
   return out;
 }
 
@@ -210,6 +230,9 @@ std::vector<Violation> UnavailableFeatures(const v1::JobSpec& spec) {
   }
   if (spec.quantization().base() == "int8") {
     c.Add("quantization.base", absl::StrCat("int8", kLater, "; use nf4 or none"));
+  }
+  if (spec.quantization().lm_head() == "nf4") {
+    c.Add("quantization.lm_head", absl::StrCat("nf4", kLater, "; use none"));
   }
   const v1::LoraSpec& lora = spec.lora();
   if (lora.use_dora()) c.Add("lora.use_dora", absl::StrCat("DoRA", kLater));

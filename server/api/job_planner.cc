@@ -6,6 +6,7 @@
 #include <google/protobuf/util/time_util.h>
 
 #include "absl/strings/str_cat.h"
+#include "engine/plan/precision.h"
 #include "engine/plan/rollout.h"
 #include "engine/plan/suggest.h"
 #include "engine/reward/reward.h"
@@ -55,6 +56,8 @@ plan::PlanInput ToPlanInput(const JobSpec& spec, const format::ModelConfig& mode
   in.deterministic = spec.deterministic();
   in.activation_checkpointing = spec.compute().activation_checkpointing() == "on";
   if (spec.has_grpo()) in.rollout = RolloutOf(spec);
+  in.activation_offload = spec.compute().activation_offload() == "on";
+  in.precision = plan::ParsePrecision(spec.compute().matmul_precision());
   return in;
 }
 

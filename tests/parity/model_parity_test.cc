@@ -104,7 +104,7 @@ TEST_P(ModelParity, RecomputingActivationsChangesNothing) {
 }
 
 // What may be kept, where inputs wait, and how many rows are worked on at a time.
-TEST_P(ModelParity, PiecesKeptPartsAndOffloadChangeNothing) {
+TEST_P(ModelParity, PiecesKeptPartsOffloadAndStandingWeightsChangeNothing) {
   const auto golden = ReadTensors(GoldenPath(GetParam() + ".safetensors"));
   for (const bool nf4 : {true, false}) {
     const auto base = LoadGoldenModel(GetParam(), nf4);
@@ -119,7 +119,8 @@ TEST_P(ModelParity, PiecesKeptPartsAndOffloadChangeNothing) {
          {model::DecoderOptions{.recompute_activations = true, .piece_rows = 4},
           {.recompute_activations = true, .offload_inputs = true, .piece_rows = 4},
           {.recompute_activations = true, .keep_attention_layers = 1, .piece_rows = 8},
-          {.recompute_activations = true, .keep_all_layers = 1, .offload_inputs = true, .piece_rows = 8}}) {
+          {.recompute_activations = true, .keep_all_layers = 1, .offload_inputs = true, .piece_rows = 8},
+          {.standing_weights = nf4}}) {
       const Gradients pieces = ComputeGradients(*base, adapter, batches, how);
       EXPECT_NEAR(pieces.loss, kept.loss, 1e-6 * kept.loss);
       EXPECT_LT(RelativeError(pieces.all, kept.all), 1e-5);

@@ -20,6 +20,8 @@ struct Variant {
   double dropout = 0;
   int64_t piece_rows = 0, keep_all = 0, keep_attention = 0;
   bool offload = false;
+  plan::MatmulPrecision precision = plan::MatmulPrecision::kCompute;
+  bool standing = false;
 };
 
 // A small model with an adapter, and what the plan says of it.
@@ -31,7 +33,7 @@ class PlannedBuffers : public testing::TestWithParam<Variant> {
     config_.num_hidden_layers = 3;
     config_.vocab_size = 1000;
     config_.tie_word_embeddings = v.tied;
-    base_ = bench::RandomModel(config_, {at::kCPU, at::kFloat, v.nf4});
+    base_ = bench::RandomModel(config_, {at::kCPU, at::kFloat, v.nf4, v.precision});
     adapter_ = std::make_unique<lora::Adapter>(
         config_, lora::Options{v.rank, 8, v.dropout, false, *lora::ParseTargets(v.targets)},
         at::kCPU, at::kFloat);
@@ -40,7 +42,8 @@ class PlannedBuffers : public testing::TestWithParam<Variant> {
                                                         .keep_all_layers = v.keep_all,
                                                         .keep_attention_layers = v.keep_attention,
                                                         .offload_inputs = v.offload,
-                                                        .piece_rows = v.piece_rows});
+                                                        .piece_rows = v.piece_rows,
+                                                        .standing_weights = v.standing});
     input_ = PlanInputOf(*base_);
     input_.lora_rank = v.rank;
     input_.lora_dropout = v.dropout > 0;
@@ -48,6 +51,7 @@ class PlannedBuffers : public testing::TestWithParam<Variant> {
     input_.max_seq_length = 24;
     input_.activation_checkpointing = v.checkpointing;
     input_.activation_offload = v.offload;
+    if (v.standing) input_.on_gpu = true;  // where the plan lets weights stay
     input_.keep_all_layers = v.keep_all;
     input_.keep_attention_layers = v.keep_attention;
     input_.piece_rows = v.piece_rows;
@@ -115,7 +119,10 @@ INSTANTIATE_TEST_SUITE_P(Variants, PlannedBuffers,
                                          Variant{true, true, false, 4, {}, 0, /*piece_rows=*/20},
                                          Variant{true, true, false, 4, {}, 0.1, 20, 0, 0, /*offload=*/true},
                                          Variant{true, true, true, 4, {}, 0, 20, /*keep_all=*/1, 1, true},
-                                         Variant{true, true, true, 4, {}, 0, 20, 0, /*keep_attention=*/3}));
+                                         Variant{true, true, true, 4, {}, 0, 20, 0, /*keep_attention=*/3},
+                                         Variant{true, true, true, 4, {}, 0, 20, 0, 0, true, plan::MatmulPrecision::kFp8},
+                                         Variant{true, false, true, 4, {}, 0, 0, 0, 0, false, plan::MatmulPrecision::kInt8},
+                                         Variant{true, false, true, 4, {}, 0, 0, 0, 0, false, plan::MatmulPrecision::kCompute, /*standing=*/true}));
 
 }  // namespace
 }  // namespace finetuned::model
