@@ -24,7 +24,9 @@ model::FrozenLinear Linear(std::vector<int64_t> rows, int64_t in, const model::L
   }
   std::vector<kernels::Nf4Tensor> parts;
   for (int64_t r : rows) parts.push_back(kernels::Nf4Quantize(Normal({r, in}, o), /*double_quant=*/true));
-  return model::FrozenLinear::Nf4(std::move(parts), in, {});
+  model::FrozenLinear linear = model::FrozenLinear::Nf4(std::move(parts), in, {});
+  if (const auto codes = model::CodesOf(o.precision)) linear.PrepareCodes(*codes);
+  return linear;
 }
 
 }  // namespace

@@ -3,8 +3,9 @@
 // with --profile, the time of each kind of kernel.
 //
 // step_bench [--shape llama-3.1-8b] [--documents 4] [--length 2048] [--rank 16] [--checkpointing]
-//            [--format nf4|bf16] [--steps 5] [--profile] [--device cuda|cpu] [--cap-gib N]
-// With --checkpointing: [--keep-all N] [--keep-attention N] (layers, see DecoderOptions) [--offload]
+//            [--format nf4|bf16] [--precision bf16|fp8|int8] [--steps 5] [--profile] [--device cuda|cpu] [--cap-gib N]
+//            [--load FOLDER]  (a stored model instead of random weights; --shape names it in the output only)
+// --steps 0: only the first step is run and timed. With --checkpointing: [--keep-all N] [--keep-attention N] (layers, see DecoderOptions) [--offload] [--pieces ROWS]
 #include <ATen/ATen.h>
 #include <ATen/Context.h>
 #include <c10/core/InferenceMode.h>
@@ -20,8 +21,11 @@
 #include <string>
 #include <vector>
 
+#include "engine/format/model_source.h"
+#include "engine/model/base_model.h"
 #include "engine/model/decoder.h"
 #include "engine/plan/memory_plan.h"
+#include "engine/plan/precision.h"
 #include "engine/train/device.h"
 #include "engine/train/optimizer.h"
 #include "kernels/finite.h"
@@ -32,8 +36,8 @@ namespace finetuned::bench {
 namespace {
 
 struct Arguments {
-  std::string shape = "llama-3.1-8b", format = "nf4", device = "cuda";
-  int64_t documents = 4, length = 2048, rank = 16, steps = 5, keep_all = 0, keep_attention = 0;
+  std::string shape = "llama-3.1-8b", format = "nf4", device = "cuda", precision = "bf16", load;
+  int64_t documents = 4, length = 2048, rank = 16, steps = 5, keep_all = 0, keep_attention = 0, pieces = 0;
   double cap_gib = 0;
   bool checkpointing = false, profile = false, offload = false;
 };
@@ -47,9 +51,11 @@ Arguments Parse(int argc, char** argv) {
   Arguments a;
   const std::map<std::string, int64_t*> numbers = {
       {"--documents", &a.documents}, {"--length", &a.length}, {"--rank", &a.rank}, {"--steps", &a.steps},
-      {"--keep-all", &a.keep_all},   {"--keep-attention", &a.keep_attention}};
+      {"--keep-all", &a.keep_all},   {"--keep-attention", &a.keep_attention},
+      {"--pieces", &a.pieces}};
   const std::map<std::string, std::string*> texts = {
-      {"--shape", &a.shape}, {"--format", &a.format}, {"--device", &a.device}};
+      {"--shape", &a.shape}, {"--format", &a.format}, {"--device", &a.device}, {"--precision", &a.precision},
+      {"--load", &a.load}};
   const std::map<std::string, bool*> flags = {{"--checkpointing", &a.checkpointing}, {"--profile", &a.profile},
                                               {"--offload", &a.offload}};
   for (int i = 1; i < argc; ++i) {
@@ -93,7 +99,8 @@ class Stepper {
                  {.recompute_activations = a.checkpointing,
                   .keep_all_layers = a.keep_all,
                   .keep_attention_layers = a.keep_attention,
-                  .offload_inputs = a.offload}) {
+                  .offload_inputs = a.offload,
+                  .piece_rows = a.pieces}) {
     adapter_.Initialize(1);
     adapter_.RefreshCompute();
   }
@@ -159,6 +166,14 @@ double ProductSeconds(const format::ModelConfig& m, int64_t tokens, at::Device d
          pair(m.hidden_size, m.vocab_size, chunk) * static_cast<double>(tokens) / static_cast<double>(chunk);
 }
 
+std::shared_ptr<model::BaseModel> Load(const std::string& path, const model::LoadOptions& options) {
+  const auto source = format::OpenModel(path);
+  if (!source.ok()) Usage(std::string(source.status().message()).c_str());
+  const auto base = model::LoadBaseModel(**source, path, options);
+  if (!base.ok()) Usage(std::string(base.status().message()).c_str());
+  return *base;
+}
+
 plan::PlanInput PlanOf(const Arguments& a, const model::BaseModel& base) {
   plan::PlanInput p = model::PlanInputOf(base);
   p.lora_rank = a.rank;
@@ -167,6 +182,7 @@ plan::PlanInput PlanOf(const Arguments& a, const model::BaseModel& base) {
   p.activation_checkpointing = a.checkpointing;
   p.activation_offload = a.offload;
   p.keep_all_layers = a.keep_all;
+  p.piece_rows = a.pieces;
   p.keep_attention_layers = a.keep_attention;
   return p;
 }
@@ -174,7 +190,8 @@ plan::PlanInput PlanOf(const Arguments& a, const model::BaseModel& base) {
 const char* KindOf(const std::string& kernel) {
   static const std::vector<std::pair<const char*, std::regex>> kinds = {
       {"attention", std::regex("flash|fmha|attention|sdpa")},
-      {"dequantization", std::regex("nf4|fp8_weight")},
+      {"codes", std::regex("quantize_rows|scale_sums")},
+      {"dequantization", std::regex("nf4|low_rank_border")},
       {"optimizer", std::regex("adamw|grad_norm|finite")},
       {"loss", std::regex("cross_entropy")},
       {"copies", std::regex("Memcpy|Memset")},
@@ -224,22 +241,32 @@ int Main(int argc, char** argv) {
   const Arguments a = Parse(argc, argv);
   c10::InferenceMode no_autograd;
   const at::Device device = a.device == "cpu" ? at::Device(at::kCPU) : at::Device(at::kCUDA, 0);
-  const model::LoadOptions options = {device, device.is_cuda() ? at::kBFloat16 : at::kFloat, a.format == "nf4"};
+  const model::LoadOptions options = {device, device.is_cuda() ? at::kBFloat16 : at::kFloat, a.format == "nf4", plan::ParsePrecision(a.precision)};
+  const double start = Now();
   const format::ModelConfig config = Shape(a.shape);
   train::CapMemory(device, static_cast<int64_t>(a.cap_gib * (1 << 30)));
   nlohmann::json out = {{"shape", a.shape},   {"documents", a.documents},
                         {"length", a.length}, {"rank", a.rank},
-                        {"format", a.format}, {"checkpointing", a.checkpointing},
+                        {"format", a.format}, {"precision", a.precision}, {"checkpointing", a.checkpointing},
                         {"keep_all", a.keep_all}, {"keep_attention", a.keep_attention},
-                        {"offload", a.offload}};
-  const auto base = RandomModel(config, options);
+                        {"offload", a.offload}, {"pieces", a.pieces}};
+  const auto base = a.load.empty() ? RandomModel(config, options) : Load(a.load, options);
+  Wait(device);
+  out["seconds_to_base"] = Now() - start;
   Stepper stepper(a, *base);
   out["base_bytes"] = base->bytes();
-  stepper.Step();
   train::ReleaseCachedMemory(device);
   train::ResetPeak(device);
-  double loss = stepper.Step();
-  const double seconds = MedianSeconds(a.steps, [&] { loss = stepper.Step(); });
+  double loss = 0;
+  const auto step = [&] { loss = stepper.Step(); };
+  double seconds = MedianSeconds(1, step);
+  out["seconds_to_first_step"] = Now() - start;
+  if (a.steps > 0) {
+    train::ReleaseCachedMemory(device);
+    train::ResetPeak(device);
+    step();
+    seconds = MedianSeconds(a.steps, step);
+  }
   out["loss"] = loss;
   out["step_ms"] = seconds * 1e3;
   out["tokens_per_second"] = static_cast<double>(stepper.tokens()) / seconds;
@@ -251,7 +278,7 @@ int Main(int argc, char** argv) {
   out["predicted_bytes"] = plan::PlanMemory(PlanOf(a, *base)).total();
   if (a.profile) out["profile"] = Profile(stepper);
   if (a.cap_gib == 0) {
-    const double products = ProductSeconds(config, stepper.tokens(), device, options.dtype);
+    const double products = ProductSeconds(base->config, stepper.tokens(), device, options.dtype);
     out["products_alone_ms"] = products * 1e3;
     out["share_of_products"] = products / seconds;
   }
