@@ -12,7 +12,8 @@ using at::Tensor;
 TEST(PagedAttention, EqualsAttentionOverTheWholeSequence) {
   for (at::ScalarType type : {at::kFloat, at::kDouble}) {
     const PagedFixture f({1, 15, 16, 17, 100}, 6, 2, 32, at::kFloat, 3);
-    EXPECT_LT(RelativeError(f.Attend(type, at::kCPU, 1), f.Truth()), type == at::kFloat ? 1e-6 : 1e-12);
+    // In float64 the scale, which is kept as float32, is what is left.
+    EXPECT_LT(RelativeError(f.Attend(type, at::kCPU, 1), f.Truth()), type == at::kFloat ? 1e-6 : 3e-8);
   }
 }
 
