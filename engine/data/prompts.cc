@@ -15,22 +15,11 @@ namespace {
 
 using text::Json;
 
-absl::Status ErrorAt(const std::string& path, const RowError& error) {
-  std::string where = path;
-  if (error.line > 0) absl::StrAppend(&where, " line ", error.line);
-  if (!error.field.empty()) absl::StrAppend(&where, ", field ", error.field);
-  return absl::InvalidArgumentError(absl::StrCat(where, ": ", error.message));
-}
-
 Json Message(const char* role, std::string content) {
   Json message = Json::object();
   message["role"] = role;
   message["content"] = std::move(content);
   return message;
-}
-
-std::string TokenText(const text::Tokenizer& tokenizer, std::optional<int32_t> id) {
-  return id ? tokenizer.IdToToken(*id) : "";
 }
 
 // The steps from one line to its prompt.
@@ -145,10 +134,7 @@ class PromptReader {
     const auto kwargs = row.find("chat_template_kwargs");
     if (kwargs != row.end() && kwargs->is_object()) input.extra = *kwargs;
     input.add_generation_prompt = true;
-    input.bos_token = TokenText(tokenizer_, tokenizer_.bos());
-    input.eos_token = TokenText(tokenizer_, tokenizer_.eos());
-    input.pad_token = TokenText(tokenizer_, tokenizer_.pad());
-    input.unk_token = TokenText(tokenizer_, tokenizer_.unk());
+    text::SetSpecialTokens(tokenizer_, &input);
     auto rendered = template_->Render(input);
     if (!rendered.ok()) return rendered;
     std::sort(rendered->from_user.begin(), rendered->from_user.end(),

@@ -51,6 +51,13 @@ absl::StatusOr<bool> RowFile::Next(Line* line) {
   return true;
 }
 
+absl::Status ErrorAt(const std::string& path, const RowError& error) {
+  std::string where = path;
+  if (error.line > 0) absl::StrAppend(&where, " line ", error.line);
+  if (!error.field.empty()) absl::StrAppend(&where, ", field ", error.field);
+  return absl::InvalidArgumentError(absl::StrCat(where, ": ", error.message));
+}
+
 bool ParseLine(const Line& line, const ReadLimits& limits, JsonRow* row, Findings* findings) {
   if (line.too_long) {
     findings->Error(

@@ -36,6 +36,9 @@ class RowFile {
   std::optional<RowError> file_error_;
 };
 
+// INVALID_ARGUMENT "PATH line N, field F: message".
+absl::Status ErrorAt(const std::string& path, const RowError& error);
+
 // Parses one line of a RowFile: length limit, UTF-8, JSON. False after adding an error.
 bool ParseLine(const Line& line, const ReadLimits& limits, JsonRow* row, Findings* findings);
 

@@ -26,12 +26,7 @@ void ShareFirstTarget(std::vector<uint8_t>* a, std::vector<uint8_t>* b) {
 
 }  // namespace
 
-absl::Status RowPipeline::ErrorAt(const RowError& error) const {
-  std::string where = path_;
-  if (error.line > 0) absl::StrAppend(&where, " line ", error.line);
-  if (!error.field.empty()) absl::StrAppend(&where, ", field ", error.field);
-  return absl::InvalidArgumentError(absl::StrCat(where, ": ", error.message));
-}
+absl::Status RowPipeline::ErrorAt(const RowError& error) const { return data::ErrorAt(path_, error); }
 
 absl::Status RowPipeline::Start(const Line& first_row) {
   Findings findings(first_row.number);

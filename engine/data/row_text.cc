@@ -23,10 +23,6 @@ bool IsMessageList(Format format) {
   return format == Format::kMessages || format == Format::kConversations;
 }
 
-std::string TokenText(const text::Tokenizer& tokenizer, std::optional<int32_t> id) {
-  return id ? tokenizer.IdToToken(*id) : "";
-}
-
 // Sorted and disjoint, without empty ranges.
 std::vector<ByteRange> Merged(std::vector<ByteRange> ranges) {
   std::sort(ranges.begin(), ranges.end(),
@@ -74,10 +70,8 @@ absl::StatusOr<RowTexter> RowTexter::Create(const Schema& schema, const text::To
                                             const std::string& model_chat_template,
                                             const TokenizeOptions& options) {
   RowTexter texter(schema, options);
-  texter.bos_token_ = TokenText(tokenizer, tokenizer.bos());
-  texter.eos_token_ = TokenText(tokenizer, tokenizer.eos());
-  texter.pad_token_ = TokenText(tokenizer, tokenizer.pad());
-  texter.unk_token_ = TokenText(tokenizer, tokenizer.unk());
+  text::SetSpecialTokens(tokenizer, &texter.every_input_);
+  texter.every_input_.now_unix_seconds = options.now_unix_seconds;
   if (absl::Status status = texter.ChooseTemplate(model_chat_template); !status.ok()) return status;
   if (absl::Status status = texter.ChooseTarget(); !status.ok()) return status;
   return texter;
@@ -173,17 +167,12 @@ absl::Status RowTexter::ChooseTarget() {
 
 absl::StatusOr<text::Rendered> RowTexter::RenderMessages(Json messages, const Json& row,
                                                          bool generation_prompt) const {
-  text::RenderInput input;
+  text::RenderInput input = every_input_;
   input.messages = std::move(messages);
   input.tools = NormalizeTools(row);
   const auto kwargs = row.find("chat_template_kwargs");
   if (kwargs != row.end() && kwargs->is_object()) input.extra = *kwargs;
   input.add_generation_prompt = generation_prompt;
-  input.bos_token = bos_token_;
-  input.eos_token = eos_token_;
-  input.pad_token = pad_token_;
-  input.unk_token = unk_token_;
-  input.now_unix_seconds = options_.now_unix_seconds;
   return template_->Render(input);
 }
 

@@ -77,7 +77,7 @@ class RowTexter {
   Target target_ = Target::kAll;
   std::string template_source_;
   std::shared_ptr<const text::ChatTemplate> template_;  // null: rows are plain strings
-  std::string bos_token_, eos_token_, pad_token_, unk_token_;
+  text::RenderInput every_input_;  // what all rows share: special tokens, the time
   std::optional<RowError> warning_;
 };
 

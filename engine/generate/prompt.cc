@@ -1,6 +1,5 @@
 #include "engine/generate/prompt.h"
 
-#include <optional>
 #include <span>
 
 #include "absl/strings/str_cat.h"
@@ -9,10 +8,6 @@
 
 namespace finetuned::generate {
 namespace {
-
-std::string TokenText(const text::Tokenizer& tokenizer, std::optional<int32_t> id) {
-  return id ? tokenizer.IdToToken(*id) : "";
-}
 
 absl::StatusOr<text::Rendered> Render(const PromptText& text, const text::Tokenizer& tokenizer) {
   if (text.chat_template.empty()) {
@@ -27,10 +22,7 @@ absl::StatusOr<text::Rendered> Render(const PromptText& text, const text::Tokeni
   }
   input.messages.push_back({{"role", "user"}, {"content", text.prompt}});
   input.add_generation_prompt = true;
-  input.bos_token = TokenText(tokenizer, tokenizer.bos());
-  input.eos_token = TokenText(tokenizer, tokenizer.eos());
-  input.pad_token = TokenText(tokenizer, tokenizer.pad());
-  input.unk_token = TokenText(tokenizer, tokenizer.unk());
+  text::SetSpecialTokens(tokenizer, &input);
   input.now_unix_seconds = absl::ToUnixSeconds(absl::Now());
   return (*parsed)->Render(input);
 }

@@ -1,5 +1,6 @@
 #include "engine/text/chat_template.h"
 
+#include <optional>
 #include <utility>
 
 #include "engine/text/jinja_evaluator.h"
@@ -88,6 +89,14 @@ class JinjaChatTemplate : public ChatTemplate {
 };
 
 }  // namespace
+
+void SetSpecialTokens(const Tokenizer& tokenizer, RenderInput* input) {
+  const auto text = [&](std::optional<int32_t> id) { return id ? tokenizer.IdToToken(*id) : std::string(); };
+  input->bos_token = text(tokenizer.bos());
+  input->eos_token = text(tokenizer.eos());
+  input->pad_token = text(tokenizer.pad());
+  input->unk_token = text(tokenizer.unk());
+}
 
 absl::StatusOr<std::shared_ptr<const ChatTemplate>> ParseChatTemplate(std::string_view source) {
   if (source.size() > kMaxTemplateBytes) {

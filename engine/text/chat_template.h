@@ -34,6 +34,9 @@ struct RenderInput {
   int64_t now_unix_seconds = 0;  // what strftime_now formats (UTC)
 };
 
+// Fills bos_token, eos_token, pad_token and unk_token; empty where the tokenizer has none.
+void SetSpecialTokens(const Tokenizer& tokenizer, RenderInput* input);
+
 struct Rendered {
   std::string text;                     // UTF-8
   std::vector<ByteRange> generation;    // text inside {% generation %} blocks, in order

@@ -1,5 +1,7 @@
 #include "server/rewards/broker.h"
 
+#include <google/protobuf/util/time_util.h>
+
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
@@ -8,14 +10,6 @@ namespace finetuned::rewards {
 namespace {
 
 constexpr int64_t kMostCredits = 1'000'000;
-
-google::protobuf::Timestamp ToProto(absl::Time time) {
-  google::protobuf::Timestamp proto;
-  const int64_t nanos = absl::ToUnixNanos(time);
-  proto.set_seconds(nanos / 1'000'000'000);
-  proto.set_nanos(static_cast<int32_t>(nanos % 1'000'000'000));
-  return proto;
-}
 
 // The scores of a result in the order of the names; INVALID_ARGUMENT when some are missing.
 absl::StatusOr<std::vector<v1::RewardScores>> ScoresOf(const v1::RewardResult& result, const Question& question) {
@@ -221,7 +215,8 @@ void RewardBroker::Lease(Batch* batch, int64_t worker_id, absl::Time now, Action
   message->set_batch_id(batch->id);
   message->set_lease_epoch(batch->epoch);
   message->set_step(batch->question.step);
-  *message->mutable_lease_expire_time() = ToProto(batch->expires);
+  *message->mutable_lease_expire_time() =
+      google::protobuf::util::TimeUtil::NanosecondsToTimestamp(absl::ToUnixNanos(batch->expires));
   for (const v1::RewardItem& item : batch->question.items) *message->add_items() = item;
   actions->push_back(std::move(send));
 }

@@ -40,6 +40,9 @@ double RelativeError(const at::Tensor& a, const at::Tensor& b);
 // A fresh directory below the test's temporary folder.
 std::string NewTemporaryDirectory(const std::string& name);
 
+// The whole file; empty where it cannot be read.
+std::string FileBytes(const std::string& path);
+
 // Keeps what a run reports.
 class Recorder : public job::RunObserver {
  public:

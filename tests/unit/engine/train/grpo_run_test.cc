@@ -6,7 +6,6 @@
 #include <filesystem>
 #include <fstream>
 #include <set>
-#include <sstream>
 #include <stdexcept>
 
 #include "engine/train/run.h"
@@ -18,13 +17,6 @@ namespace {
 using job::Outcome;
 using testing::Contains;
 using testing::HasSubstr;
-
-std::string Bytes(const std::string& path) {
-  std::ifstream in(path, std::ios::binary);
-  std::stringstream text;
-  text << in.rdbuf();
-  return text.str();
-}
 
 class SampleRecorder : public parity::Recorder {
  public:
@@ -111,7 +103,7 @@ class GrpoRunTest : public testing::Test {
     return RunTraining(spec, *recorder, control_, nullptr, nullptr, scorer);
   }
   std::string Adapter(const std::string& state) const {
-    return Bytes(root_ + "/" + state + "/adapter/adapter_model.safetensors");
+    return parity::FileBytes(root_ + "/" + state + "/adapter/adapter_model.safetensors");
   }
 
   const std::string root_;
@@ -237,7 +229,7 @@ TEST_F(GrpoRunTest, ADamagedRolloutIsSampledAgainWithAWarning) {
   first.on_sample = [](const job::SampleOutput&) { throw std::runtime_error("killed"); };
   EXPECT_EQ(Go(spec, &first).outcome, Outcome::kInternal);
   const std::string path = spec.state_dir + "/rollouts/rollout-00000000.json";
-  std::string text = Bytes(path);
+  std::string text = parity::FileBytes(path);
   ASSERT_FALSE(text.empty());
   text[text.size() / 2] ^= 1;
   std::ofstream(path, std::ios::binary) << text;

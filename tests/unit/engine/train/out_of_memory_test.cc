@@ -4,7 +4,6 @@
 
 #include <fstream>
 #include <functional>
-#include <sstream>
 
 #include "engine/train/device.h"
 #include "engine/train/run.h"
@@ -65,10 +64,7 @@ class OutOfMemoryTest : public testing::Test {
   }
 
   std::string AdapterBytes(const std::string& state) const {
-    std::ifstream in(root_ + "/" + state + "/adapter/adapter_model.safetensors", std::ios::binary);
-    std::stringstream text;
-    text << in.rdbuf();
-    return text.str();
+    return parity::FileBytes(root_ + "/" + state + "/adapter/adapter_model.safetensors");
   }
 
   static void ExpectSameSteps(const Recorder& a, const Recorder& b) {

@@ -6,7 +6,6 @@
 
 #include <filesystem>
 #include <fstream>
-#include <sstream>
 
 #include "engine/train/files.h"
 #include "tests/parity/parity_testing.h"
@@ -17,13 +16,6 @@ namespace {
 using job::Outcome;
 using parity::Recorder;
 using testing::HasSubstr;
-
-std::string Bytes(const std::string& path) {
-  std::ifstream in(path, std::ios::binary);
-  std::stringstream text;
-  text << in.rdbuf();
-  return text.str();
-}
 
 class RunTest : public testing::Test {
  protected:
@@ -69,7 +61,7 @@ class RunTest : public testing::Test {
   }
 
   std::string AdapterBytes(const std::string& state) const {
-    return Bytes(root_ + "/" + state + "/adapter/adapter_model.safetensors");
+    return parity::FileBytes(root_ + "/" + state + "/adapter/adapter_model.safetensors");
   }
 
   const std::string root_;
@@ -147,7 +139,7 @@ TEST_F(RunTest, KeepBestExportsTheAdapterOfTheBestEvaluation) {
   char name[32];
   std::snprintf(name, sizeof(name), "step-%08d", static_cast<int>(best + 1));
   EXPECT_EQ(AdapterBytes("s"),
-            Bytes(root_ + "/s/checkpoints/" + name + "/adapter_model.safetensors"));
+            parity::FileBytes(root_ + "/s/checkpoints/" + name + "/adapter_model.safetensors"));
   const auto kept = std::filesystem::directory_iterator(root_ + "/s/checkpoints");
   EXPECT_EQ(std::distance(begin(kept), end(kept)), 2);  // the best and the last
 }
