@@ -234,7 +234,19 @@ std::vector<Violation> UnavailableFeatures(const v1::JobSpec& spec) {
   if (spec.quantization().lm_head() == "nf4") {
     c.Add("quantization.lm_head", absl::StrCat("nf4", kLater, "; use none"));
   }
+  const v1::QuantizationSpec& quantization = spec.quantization();
+  if (!quantization.embed_tokens().empty() && quantization.embed_tokens() != "device") {
+    c.Add("quantization.embed_tokens", absl::StrCat(quantization.embed_tokens(), kLater, "; use device"));
+  }
+  if (quantization.has_double_quant() && !quantization.double_quant()) {
+    c.Add("quantization.double_quant", absl::StrCat("false", kLater, "; leave it out"));
+  }
+  if (quantization.skip_modules_size() > 0) c.Add("quantization.skip_modules", absl::StrCat("this", kLater));
+  if (quantization.int8_threshold() != 0) c.Add("quantization.int8_threshold", absl::StrCat("this", kLater));
+  if (spec.has_export_()) c.Add("export", absl::StrCat("exporting", kLater));
+  if (spec.has_evaluate()) c.Add("evaluate", absl::StrCat("evaluation jobs", kLater));
   const v1::LoraSpec& lora = spec.lora();
+  if (lora.new_tokens_size() > 0) c.Add("lora.new_tokens", absl::StrCat("this", kLater));
   if (lora.use_dora()) c.Add("lora.use_dora", absl::StrCat("DoRA", kLater));
   if (!lora.bias().empty() && lora.bias() != "none") {
     c.Add("lora.bias", absl::StrCat("training biases", kLater, "; use none"));
