@@ -30,8 +30,20 @@ void CheckHeads(const char* op, const char* name, const at::Tensor& x, at::IntAr
               ", 1]");
 }
 
+// cu rises from 0 to `rows`, by at most max_seqlen.
+void CheckBounds(const char* op, const char* name, const at::Tensor& cu_seqlens, const std::vector<int32_t>& cu,
+                 int64_t rows, int64_t max_seqlen, at::Device device) {
+  CheckTensor(op, name, cu_seqlens, {static_cast<int64_t>(cu.size())}, at::kInt, device);
+  TORCH_CHECK(!cu.empty() && cu.front() == 0 && cu.back() == rows && std::is_sorted(cu.begin(), cu.end()), op, ": ",
+              name, " must rise from 0 to the ", rows, " rows");
+  for (size_t n = 0; n + 1 < cu.size(); ++n) {
+    TORCH_CHECK(cu[n + 1] - cu[n] <= max_seqlen, op, ": document ", n, " has ", cu[n + 1] - cu[n], " rows, ", name,
+                " is said to have at most ", max_seqlen);
+  }
+}
+
 void CheckInputs(const char* op, const VarlenAttentionInputs& in, const at::Tensor& cu_seqlens,
-                 int64_t max_seqlen) {
+                 int64_t max_seqlen, const KeyDocuments* keys) {
   const at::Tensor& q = in.q_THE;
   DtypeOf(op, q);
   TORCH_CHECK(q.dim() == 3 && in.k_TKE.dim() == 3, op, ": q and k have shapes ", q.sizes(), ", ",
@@ -40,17 +52,17 @@ void CheckInputs(const char* op, const VarlenAttentionInputs& in, const at::Tens
   TORCH_CHECK(K > 0 && H % K == 0, op, ": ", H, " query heads are not a multiple of ", K,
               " key/value heads");
   CheckHeads(op, "q", q, {T, H, E}, q);
-  CheckHeads(op, "k", in.k_TKE, {T, K, E}, q);
-  CheckHeads(op, "v", in.v_TKE, {T, K, E}, q);
-  const std::vector<int32_t>& cu = in.cu_seqlens;
-  CheckTensor(op, "cu_seqlens", cu_seqlens, {static_cast<int64_t>(cu.size())}, at::kInt,
-              q.device());
-  TORCH_CHECK(
-      !cu.empty() && cu.front() == 0 && cu.back() == T && std::is_sorted(cu.begin(), cu.end()), op,
-      ": cu_seqlens must rise from 0 to the ", T, " tokens of q");
+  const std::vector<int32_t>&cu = in.cu_seqlens, &cu_k = in.cu_seqlens_k;
+  CheckBounds(op, "cu_seqlens", cu_seqlens, cu, T, max_seqlen, q.device());
+  const int64_t rows = keys == nullptr ? T : cu_k.back();
+  CheckHeads(op, "k", in.k_TKE, {rows, K, E}, q);
+  CheckHeads(op, "v", in.v_TKE, {rows, K, E}, q);
+  if (keys == nullptr) return;
+  TORCH_CHECK(cu_k.size() == cu.size(), op, ": keys has ", cu_k.size() - 1, " documents, q has ", cu.size() - 1);
+  CheckBounds(op, "keys.cu_seqlens", keys->cu_seqlens, cu_k, rows, keys->max_seqlen, q.device());
   for (size_t n = 0; n + 1 < cu.size(); ++n) {
-    TORCH_CHECK(cu[n + 1] - cu[n] <= max_seqlen, op, ": document ", n, " has ", cu[n + 1] - cu[n],
-                " tokens, max_seqlen is ", max_seqlen);
+    TORCH_CHECK(cu_k[n + 1] - cu_k[n] >= cu[n + 1] - cu[n], op, ": document ", n, " has ", cu[n + 1] - cu[n],
+                " queries and only ", cu_k[n + 1] - cu_k[n], " keys");
   }
 }
 
@@ -86,19 +98,24 @@ class DeterministicScope {
   const bool fill_;
 };
 
-// One document of the composed reference: everything as [heads, L, ...], keys repeated per query
-// head.
+// One document of the composed reference: L queries, S keys, everything as [heads, L or S, ...], keys repeated per
+// query head.
 struct Document {
-  at::Tensor q_HLE, k_HLE, v_HLE, scores_HLL;
+  int64_t start, L, key_start, S;
+  at::Tensor q_HLE, k_HSE, v_HSE, scores_HLS;
 
-  Document(const VarlenAttentionInputs& in, int64_t start, int64_t L) {
+  Document(const VarlenAttentionInputs& in, size_t n)
+      : start(in.cu_seqlens[n]),
+        L(in.cu_seqlens[n + 1] - start),
+        key_start(in.cu_seqlens_k[n]),
+        S(in.cu_seqlens_k[n + 1] - key_start) {
     const int64_t group = in.q_THE.size(1) / in.k_TKE.size(1);
     q_HLE = Rows(in.q_THE, start, L);
-    k_HLE = Rows(in.k_TKE, start, L).repeat_interleave(group, 0);
-    v_HLE = Rows(in.v_TKE, start, L).repeat_interleave(group, 0);
-    const at::Tensor hidden = at::ones({L, L}, q_HLE.options().dtype(at::kBool)).triu(1);
-    scores_HLL = at::bmm(q_HLE, k_HLE.transpose(1, 2)).mul_(in.scale);
-    scores_HLL.masked_fill_(hidden, -std::numeric_limits<double>::infinity());
+    k_HSE = Rows(in.k_TKE, key_start, S).repeat_interleave(group, 0);
+    v_HSE = Rows(in.v_TKE, key_start, S).repeat_interleave(group, 0);
+    const at::Tensor hidden = at::ones({L, S}, q_HLE.options().dtype(at::kBool)).triu(S - L + 1);
+    scores_HLS = at::bmm(q_HLE, k_HSE.transpose(1, 2)).mul_(in.scale);
+    scores_HLS.masked_fill_(hidden, -std::numeric_limits<double>::infinity());
   }
 
   static at::Tensor Rows(const at::Tensor& x_THE, int64_t start, int64_t L) {
@@ -113,11 +130,10 @@ at::Tensor SumGroups(const at::Tensor& x_HLE, int64_t K) {
 
 void ForwardComposed(const VarlenAttentionInputs& in, at::Tensor& out_THE, at::Tensor& lse_HT) {
   for (size_t n = 0; n + 1 < in.cu_seqlens.size(); ++n) {
-    const int64_t start = in.cu_seqlens[n], L = in.cu_seqlens[n + 1] - start;
-    if (L == 0) continue;
-    const Document d(in, start, L);
-    lse_HT.narrow(1, start, L).copy_(d.scores_HLL.logsumexp(2));
-    Document::Rows(out_THE, start, L).copy_(at::bmm(d.scores_HLL.softmax(2), d.v_HLE));
+    const Document d(in, n);
+    if (d.L == 0) continue;
+    lse_HT.narrow(1, d.start, d.L).copy_(d.scores_HLS.logsumexp(2));
+    Document::Rows(out_THE, d.start, d.L).copy_(at::bmm(d.scores_HLS.softmax(2), d.v_HSE));
   }
 }
 
@@ -126,29 +142,35 @@ void BackwardComposed(const VarlenAttentionInputs& in, const at::Tensor& dout_TH
                       at::Tensor& dk_TKE, at::Tensor& dv_TKE) {
   const int64_t K = in.k_TKE.size(1);
   for (size_t n = 0; n + 1 < in.cu_seqlens.size(); ++n) {
-    const int64_t start = in.cu_seqlens[n], L = in.cu_seqlens[n + 1] - start;
-    if (L == 0) continue;
-    const Document d(in, start, L);
-    const at::Tensor dout = Document::Rows(dout_THE, start, L);
-    const at::Tensor delta = (dout * Document::Rows(out_THE, start, L)).sum(2, true);
-    const at::Tensor p = (d.scores_HLL - lse_HT.narrow(1, start, L).unsqueeze(2)).exp();
-    const at::Tensor ds = p * (at::bmm(dout, d.v_HLE.transpose(1, 2)) - delta) * in.scale;
-    Document::Rows(dq_THE, start, L).copy_(at::bmm(ds, d.k_HLE));
-    Document::Rows(dk_TKE, start, L).copy_(SumGroups(at::bmm(ds.transpose(1, 2), d.q_HLE), K));
-    Document::Rows(dv_TKE, start, L).copy_(SumGroups(at::bmm(p.transpose(1, 2), dout), K));
+    const Document d(in, n);
+    const at::Tensor dout = Document::Rows(dout_THE, d.start, d.L);
+    const at::Tensor delta = (dout * Document::Rows(out_THE, d.start, d.L)).sum(2, true);
+    const at::Tensor p = (d.scores_HLS - lse_HT.narrow(1, d.start, d.L).unsqueeze(2)).exp();
+    const at::Tensor ds = p * (at::bmm(dout, d.v_HSE.transpose(1, 2)) - delta) * in.scale;
+    Document::Rows(dq_THE, d.start, d.L).copy_(at::bmm(ds, d.k_HSE));
+    Document::Rows(dk_TKE, d.key_start, d.S).copy_(SumGroups(at::bmm(ds.transpose(1, 2), d.q_HLE), K));
+    Document::Rows(dv_TKE, d.key_start, d.S).copy_(SumGroups(at::bmm(p.transpose(1, 2), dout), K));
   }
 }
 
 at::Tensor EmptyLike(const at::Tensor& x) { return at::empty(x.sizes(), x.options()); }
 
-// Flash attention treats a longest document of one token as decoding and rearranges the heads; two
-// keeps it on the ordinary path.
-int64_t FlashMaxSeqlen(int64_t max_seqlen) { return std::max<int64_t>(max_seqlen, 2); }
+// Bounds as flash attention takes them; with more keys than queries its causal mask ends at the last of both. It treats
+// a longest document of one token as decoding and rearranges the heads; two keeps it on the ordinary path.
+struct FlashBounds {
+  const at::Tensor &q, &k;
+  int64_t longest_q, longest_k;
+  FlashBounds(const at::Tensor& cu_seqlens, int64_t max_seqlen, const KeyDocuments* keys)
+      : q(cu_seqlens),
+        k(keys == nullptr ? cu_seqlens : keys->cu_seqlens),
+        longest_q(std::max<int64_t>(max_seqlen, 2)),
+        longest_k(std::max<int64_t>(keys == nullptr ? max_seqlen : keys->max_seqlen, 2)) {}
+};
 
 #ifdef FINETUNED_HAVE_CUDNN
 // Its deterministic backward needs a workspace that grows with the square of the longest document.
-bool UsesCudnn(const VarlenAttentionInputs& in, int64_t max_seqlen, bool deterministic) {
-  return !deterministic && in.q_THE.numel() > 0 && CudnnAttentionFits(in, max_seqlen);
+bool UsesCudnn(const VarlenAttentionInputs& in, int64_t max_seqlen, bool deterministic, const KeyDocuments* keys) {
+  return !deterministic && keys == nullptr && in.q_THE.numel() > 0 && CudnnAttentionFits(in, max_seqlen);
 }
 #endif
 
@@ -160,11 +182,12 @@ void VarlenAttentionForward(const at::Tensor& q_THE, const at::Tensor& k_TKE,
                             const at::Tensor& v_TKE, const at::Tensor& cu_seqlens,
                             const std::vector<int32_t>& cu_seqlens_host, int64_t max_seqlen,
                             double scale, at::Tensor& out_THE, at::Tensor& lse_HT,
-                            bool deterministic) {
+                            bool deterministic, const KeyDocuments* keys) {
   const char* op = "VarlenAttentionForward";
   RECORD_FUNCTION(op, c10::ArrayRef<const c10::IValue>{});
-  const VarlenAttentionInputs in = {q_THE, k_TKE, v_TKE, cu_seqlens_host, scale};
-  CheckInputs(op, in, cu_seqlens, max_seqlen);
+  const VarlenAttentionInputs in = {q_THE, k_TKE, v_TKE, cu_seqlens_host,
+                                    keys == nullptr ? cu_seqlens_host : keys->cu_seqlens_host, scale};
+  CheckInputs(op, in, cu_seqlens, max_seqlen, keys);
   const at::ScalarType stat = q_THE.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
   const std::vector<int64_t> lse_shape = {q_THE.size(1), q_THE.size(0)};
   if (out_THE.defined()) {
@@ -172,17 +195,16 @@ void VarlenAttentionForward(const at::Tensor& q_THE, const at::Tensor& k_TKE,
   }
   if (lse_HT.defined()) CheckTensor(op, "lse", lse_HT, lse_shape, stat, q_THE.device());
 #ifdef FINETUNED_HAVE_CUDNN
-  if (UsesCudnn(in, max_seqlen, deterministic)) {
+  if (UsesCudnn(in, max_seqlen, deterministic, keys)) {
     if (!out_THE.defined()) out_THE = EmptyLike(q_THE);
     if (!lse_HT.defined()) lse_HT = at::empty(lse_shape, q_THE.options().dtype(stat));
     return CudnnAttentionForward(in, cu_seqlens, max_seqlen, out_THE, lse_HT);
   }
 #endif
   if (UsesFlash(q_THE) && q_THE.numel() > 0) {
-    const int64_t longest = FlashMaxSeqlen(max_seqlen);
-    const auto result =
-        at::_flash_attention_forward(q_THE, k_TKE, v_TKE, cu_seqlens, cu_seqlens, longest, longest,
-                                     0.0, /*is_causal=*/true, false, scale);
+    const FlashBounds b(cu_seqlens, max_seqlen, keys);
+    const auto result = at::_flash_attention_forward(q_THE, k_TKE, v_TKE, b.q, b.k, b.longest_q, b.longest_k, 0.0,
+                                                     /*is_causal=*/true, false, scale);
     Deliver(std::get<0>(result), out_THE);
     Deliver(std::get<1>(result), lse_HT);
     return;
@@ -200,11 +222,12 @@ void VarlenAttentionBackward(const at::Tensor& dout_THE, const at::Tensor& q_THE
                              const at::Tensor& cu_seqlens,
                              const std::vector<int32_t>& cu_seqlens_host, int64_t max_seqlen,
                              double scale, at::Tensor& dq_THE, at::Tensor& dk_TKE,
-                             at::Tensor& dv_TKE, bool deterministic) {
+                             at::Tensor& dv_TKE, bool deterministic, const KeyDocuments* keys) {
   const char* op = "VarlenAttentionBackward";
   RECORD_FUNCTION(op, c10::ArrayRef<const c10::IValue>{});
-  const VarlenAttentionInputs in = {q_THE, k_TKE, v_TKE, cu_seqlens_host, scale};
-  CheckInputs(op, in, cu_seqlens, max_seqlen);
+  const VarlenAttentionInputs in = {q_THE, k_TKE, v_TKE, cu_seqlens_host,
+                                    keys == nullptr ? cu_seqlens_host : keys->cu_seqlens_host, scale};
+  CheckInputs(op, in, cu_seqlens, max_seqlen, keys);
   const at::ScalarType stat = q_THE.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
   CheckTensor(op, "dout", dout_THE, q_THE.sizes(), q_THE.scalar_type(), q_THE.device());
   CheckHeads(op, "out", out_THE, q_THE.sizes(), q_THE);
@@ -213,7 +236,7 @@ void VarlenAttentionBackward(const at::Tensor& dout_THE, const at::Tensor& q_THE
   if (dk_TKE.defined()) CheckHeads(op, "dk", dk_TKE, k_TKE.sizes(), q_THE);
   if (dv_TKE.defined()) CheckHeads(op, "dv", dv_TKE, v_TKE.sizes(), q_THE);
 #ifdef FINETUNED_HAVE_CUDNN
-  if (UsesCudnn(in, max_seqlen, deterministic)) {
+  if (UsesCudnn(in, max_seqlen, deterministic, keys)) {
     if (!dq_THE.defined()) dq_THE = EmptyLike(q_THE);
     if (!dk_TKE.defined()) dk_TKE = EmptyLike(k_TKE);
     if (!dv_TKE.defined()) dv_TKE = EmptyLike(v_TKE);
@@ -225,10 +248,10 @@ void VarlenAttentionBackward(const at::Tensor& dout_THE, const at::Tensor& q_THE
     const DeterministicScope scope(deterministic);
     // The two random number tensors are unused without dropout.
     const at::Tensor no_rng = at::empty({0}, q_THE.options().dtype(at::kLong));
-    const int64_t longest = FlashMaxSeqlen(max_seqlen);
-    const auto result = at::_flash_attention_backward(
-        dout_THE, q_THE, k_TKE, v_TKE, out_THE, lse_HT, cu_seqlens, cu_seqlens, longest, longest,
-        0.0, /*is_causal=*/true, no_rng, no_rng, scale);
+    const FlashBounds b(cu_seqlens, max_seqlen, keys);
+    const auto result = at::_flash_attention_backward(dout_THE, q_THE, k_TKE, v_TKE, out_THE, lse_HT, b.q, b.k,
+                                                      b.longest_q, b.longest_k, 0.0, /*is_causal=*/true, no_rng,
+                                                      no_rng, scale);
     Deliver(std::get<0>(result), dq_THE);
     Deliver(std::get<1>(result), dk_TKE);
     Deliver(std::get<2>(result), dv_TKE);

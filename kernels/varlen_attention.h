@@ -10,9 +10,18 @@
 
 namespace finetuned::kernels {
 
+// Keys of documents that see more than their own rows: a prefix that was computed for another document.
+struct KeyDocuments {
+  // Document n has keys and values [cu[n], cu[n+1]), at least as many as queries, which are the last of its tokens: with
+  // Q queries and S keys, query i sees the first S - Q + i + 1. As cu_seqlens below, over the rows of k and v.
+  at::Tensor cu_seqlens;
+  std::vector<int32_t> cu_seqlens_host;
+  int64_t max_seqlen = 0;
+};
+
 // bfloat16 on CUDA: long documents on sm_90 and later go through cuDNN's graphs, everything else through
-// LibTorch's flash attention (sm_80+). Which one depends on the batch and on `deterministic` (flash) alone; both
-// calls must be given the same.
+// LibTorch's flash attention (sm_80+). Which one depends on the batch and on `deterministic` and `keys` (flash) alone;
+// both calls must be given the same.
 
 // out = softmax(scale * q k^T, causal inside each document) v.
 //   q_THE, k_TKE, v_TKE  one dtype; strides [any, E, 1]: slices of a fused qkv buffer are allowed.
@@ -20,6 +29,7 @@ namespace finetuned::kernels {
 //   cu_seqlens           int32 [N+1] on the device of q: document n is rows [cu[n], cu[n+1]);
 //                        cu[0] = 0, cu[N] = T. cu_seqlens_host: the same numbers on the host.
 //   max_seqlen           longest document.
+//   keys                 null: the keys of a document are its own rows. Else k and v have the rows that it says.
 //   out_THE              dtype of q, rows may lie further apart than H*E. Defined: written. Undefined:
 //                        set to a new tensor.
 //   lse_HT               float32 (float64 for float64) log-sum-exp of each row, contiguous; as
@@ -28,7 +38,7 @@ void VarlenAttentionForward(const at::Tensor& q_THE, const at::Tensor& k_TKE,
                             const at::Tensor& v_TKE, const at::Tensor& cu_seqlens,
                             const std::vector<int32_t>& cu_seqlens_host, int64_t max_seqlen,
                             double scale, at::Tensor& out_THE, at::Tensor& lse_HT,
-                            bool deterministic = false);
+                            bool deterministic = false, const KeyDocuments* keys = nullptr);
 
 // Gradients of q, k, v from dout and the values of the forward call.
 //   dq_THE, dk_TKE, dv_TKE  each defined: written, strides [any, E, 1], must not alias the inputs;
@@ -44,6 +54,6 @@ void VarlenAttentionBackward(const at::Tensor& dout_THE, const at::Tensor& q_THE
                              const at::Tensor& cu_seqlens,
                              const std::vector<int32_t>& cu_seqlens_host, int64_t max_seqlen,
                              double scale, at::Tensor& dq_THE, at::Tensor& dk_TKE,
-                             at::Tensor& dv_TKE, bool deterministic);
+                             at::Tensor& dv_TKE, bool deterministic, const KeyDocuments* keys = nullptr);
 
 }  // namespace finetuned::kernels

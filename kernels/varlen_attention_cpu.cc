@@ -1,7 +1,7 @@
 // Truth of the packed causal attention. Work is cut into (document, head) items; an item walks its
 // rows in blocks of kRows, so that scores never exceed [kRows, L], and leaves out the key columns
 // above the diagonal block. Legend: T tokens, H query heads, K key/value heads, E head size, L
-// document length, R rows of a block.
+// queries of a document, R rows of a block.
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <c10/core/InferenceMode.h>
@@ -44,7 +44,17 @@ void ForEachItem(const std::vector<int32_t>& cu, int64_t heads, const Body& body
   });
 }
 
-// Row r of scores [R, columns] may see columns <= first + r. Makes it probabilities, returns its
+// A document: queries [start, start + L), keys from key_start on, `before` of them before the first query's own.
+struct Document {
+  int64_t start, L, key_start, before;
+  Document(const VarlenAttentionInputs& in, int64_t n)
+      : start(in.cu_seqlens[n]),
+        L(in.cu_seqlens[n + 1] - start),
+        key_start(in.cu_seqlens_k[n]),
+        before(in.cu_seqlens_k[n + 1] - key_start - L) {}
+};
+
+// A row of scores [R, columns] sees the first `visible`. Makes it probabilities, returns its
 // log-sum-exp.
 template <typename S>
 S SoftmaxRow(S* x, int64_t visible, int64_t columns, S scale) {
@@ -69,18 +79,17 @@ void Forward(const VarlenAttentionInputs& in, at::Tensor& out_THE, at::Tensor& l
   const int64_t T = in.q_THE.size(0), H = in.q_THE.size(1);
   const int64_t group = H / in.k_TKE.size(1);
   ForEachItem(in.cu_seqlens, H, [&](int64_t document, int64_t h) {
-    const int64_t start = in.cu_seqlens[document];
-    const int64_t L = in.cu_seqlens[document + 1] - start;
+    const auto [start, L, key_start, before] = Document(in, document);
     S* lse = lse_HT.data_ptr<S>() + h * T + start;
     for (int64_t first = 0; first < L; first += kRows) {
-      const int64_t rows = std::min(kRows, L - first), columns = first + rows;
-      const at::Tensor k = HeadRows(in.k_TKE, h / group, start, columns);
-      const at::Tensor v = HeadRows(in.v_TKE, h / group, start, columns);
+      const int64_t rows = std::min(kRows, L - first), seen = before + first, columns = seen + rows;
+      const at::Tensor k = HeadRows(in.k_TKE, h / group, key_start, columns);
+      const at::Tensor v = HeadRows(in.v_TKE, h / group, key_start, columns);
       at::Tensor scores = at::mm(HeadRows(in.q_THE, h, start + first, rows), k.t());
       S* x = scores.data_ptr<S>();
       for (int64_t r = 0; r < rows; ++r) {
         lse[first + r] =
-            SoftmaxRow(x + r * columns, first + r + 1, columns, static_cast<S>(in.scale));
+            SoftmaxRow(x + r * columns, seen + r + 1, columns, static_cast<S>(in.scale));
       }
       at::Tensor out = HeadRows(out_THE, h, start + first, rows);
       at::mm_out(out, scores, v);
@@ -122,25 +131,24 @@ void Backward(const VarlenAttentionInputs& in, const at::Tensor& dout_THE,
   dk_TKE.zero_();
   dv_TKE.zero_();
   ForEachItem(in.cu_seqlens, K, [&](int64_t document, int64_t kv) {
-    const int64_t start = in.cu_seqlens[document];
-    const int64_t L = in.cu_seqlens[document + 1] - start;
+    const auto [start, L, key_start, before] = Document(in, document);
     for (int64_t h = kv * group; h < (kv + 1) * group; ++h) {
       for (int64_t first = 0; first < L; first += kRows) {
-        const int64_t rows = std::min(kRows, L - first), columns = first + rows;
-        const at::Tensor k = HeadRows(in.k_TKE, kv, start, columns);
+        const int64_t rows = std::min(kRows, L - first), seen = before + first, columns = seen + rows;
+        const at::Tensor k = HeadRows(in.k_TKE, kv, key_start, columns);
         const at::Tensor q = HeadRows(in.q_THE, h, start + first, rows);
         const at::Tensor dout = HeadRows(dout_THE, h, start + first, rows);
         at::Tensor p = at::mm(q, k.t());
-        at::Tensor dp = at::mm(dout, HeadRows(in.v_TKE, kv, start, columns).t());
+        at::Tensor dp = at::mm(dout, HeadRows(in.v_TKE, kv, key_start, columns).t());
         for (int64_t r = 0; r < rows; ++r) {
           const int64_t t = start + first + r;
           const S delta = Dot(HeadRow<S>(dout_THE, h, t), HeadRow<S>(out_THE, h, t), E);
-          BackwardRow(p.data_ptr<S>() + r * columns, dp.data_ptr<S>() + r * columns, first + r + 1,
+          BackwardRow(p.data_ptr<S>() + r * columns, dp.data_ptr<S>() + r * columns, seen + r + 1,
                       columns, static_cast<S>(in.scale), lse_HT.const_data_ptr<S>()[h * T + t],
                       delta);
         }
-        HeadRows(dv_TKE, kv, start, columns).addmm_(p.t(), dout);
-        HeadRows(dk_TKE, kv, start, columns).addmm_(dp.t(), q);
+        HeadRows(dv_TKE, kv, key_start, columns).addmm_(p.t(), dout);
+        HeadRows(dk_TKE, kv, key_start, columns).addmm_(dp.t(), q);
         at::Tensor dq = HeadRows(dq_THE, h, start + first, rows);
         at::mm_out(dq, dp, k);
       }

@@ -16,6 +16,7 @@ struct VarlenAttentionInputs {
   const at::Tensor& k_TKE;
   const at::Tensor& v_TKE;
   const std::vector<int32_t>& cu_seqlens;
+  const std::vector<int32_t>& cu_seqlens_k;  // the same, or of KeyDocuments
   double scale;
 };
 

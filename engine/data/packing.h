@@ -7,16 +7,25 @@
 
 namespace finetuned::data {
 
-// A micro-batch without padding: documents one after another, told apart by cu_seqlens.
+// Rows [start, start + length) of a batch, computed for one document, that come before those of another.
+struct SharedPrefix {
+  int32_t start = 0, length = 0;
+};
+
+// A micro-batch without padding: documents one after another, told apart by cu_seqlens. Documents with the same prompt may
+// have it once: the first has all its tokens, the others those from the prompt's last token on, whose target is their own.
 struct PackedBatch {
   std::vector<int32_t> input_ids;  // [T]
   std::vector<int32_t> labels;     // [T] already shifted: labels[t] is the target of position t, or
                                    // -100; the last position of each document is -100
-  std::vector<int32_t> position_ids;  // [T] restarts at 0 for each document
+  std::vector<int32_t> position_ids;  // [T] restarts for each document, at 0 or after its shared prefix
   std::vector<int32_t> cu_seqlens;    // [documents + 1], cu_seqlens[0] = 0
-  int32_t max_seqlen = 0;             // longest document
+  int32_t max_seqlen = 0;             // longest document, without its shared prefix
+  std::vector<SharedPrefix> prefixes; // [documents]; empty: nothing is shared
   int64_t num_targets = 0;            // labels that are not -100
   std::vector<int64_t> rows;          // [documents] index of each document in the rows of the plan
+
+  int64_t shared_tokens() const;      // that are not computed a second time
 };
 
 enum class Packing {
@@ -26,7 +35,8 @@ enum class Packing {
 
 struct BatchPlanOptions {
   Packing packing = Packing::kNone;
-  // kNone: rows that belong together and stay in one micro-batch, in their order: 2 for chosen and rejected.
+  // kNone: rows that belong together and stay in one micro-batch, in their order: 2 for chosen and rejected. They have
+  // the same prompt.
   int64_t rows_per_unit = 1;
   int64_t max_seq_length = 1024;
   int64_t micro_batch_size = 1;  // units (kNone) or bins (kBestFit) in a micro-batch
@@ -47,6 +57,12 @@ std::vector<std::vector<int64_t>> BestFitDecreasing(const std::vector<int64_t>& 
 // The documents `rows[indices]` one after another.
 PackedBatch Pack(const std::vector<TokenizedRow>& rows, const std::vector<int64_t>& indices);
 
+// The documents one after another. leaders[i] <= i: an earlier document with the same prompt, which has it for this one,
+// too, or i itself; the tokens that the two share before the first that trains, but the last, are not repeated. Nothing is
+// shared where that saves less than one token in 16: copying keys and other kernels of attention cost something, too.
+// PackedBatch::rows stays empty.
+PackedBatch PackSharing(const std::vector<const TokenizedRow*>& documents, const std::vector<int64_t>& leaders);
+
 // The order of all micro-batches of one epoch. A pure function of (row lengths, options, epoch): a
 // resumed run rebuilds it and goes on at its cursor. Rows (kNone) or bins (kBestFit) are shuffled
 // by the generator of shuffle.h, the same in every build; the bins themselves are the same each
@@ -59,6 +75,7 @@ class BatchPlan {
   int64_t micro_batches() const { return static_cast<int64_t>(row_indices_.size()); }
   // Optimizer steps in this epoch: ceil(micro_batches / gradient_accumulation_steps).
   int64_t optimizer_steps() const;
+  // Rows of a unit share their prompt.
   PackedBatch Build(int64_t micro_batch) const;
   // Rows in micro-batch order; for tests and for the record in checkpoints.
   const std::vector<std::vector<int64_t>>& row_indices() const { return row_indices_; }
@@ -66,6 +83,10 @@ class BatchPlan {
   int64_t LargestMicroBatch() const;
 
  private:
+  // The documents of a micro-batch, and who has the prompt of each.
+  std::vector<const TokenizedRow*> Documents(int64_t micro_batch) const;
+  std::vector<int64_t> Leaders(size_t documents) const;
+
   const std::vector<TokenizedRow>* rows_;
   BatchPlanOptions options_;
   std::vector<std::vector<int64_t>> row_indices_;

@@ -8,8 +8,8 @@
 namespace finetuned::grpo {
 namespace {
 
-// Keeps the order of completions apart from that of the prompts.
-constexpr uint64_t kCompletionStream = 0x636f6d706c657465u;
+// Keeps the order of groups apart from that of the prompts.
+constexpr uint64_t kGroupStream = 0x636f6d706c657465u;
 
 int64_t PromptsPerRollout(const ScheduleOptions& o) {
   if (o.prompts_per_rollout > 0) return o.prompts_per_rollout;
@@ -63,9 +63,12 @@ std::vector<int64_t> RolloutSchedule::PromptsOf(int64_t rollout) const {
 
 std::vector<std::vector<int64_t>> RolloutSchedule::MicroBatchesOf(int64_t step) const {
   const int64_t rollout = RolloutOf(step);
-  const std::vector<int64_t> order =
-      Order(per_rollout_ * options_.group_size, options_.shuffle,
-            data::EpochGenerator(options_.seed ^ kCompletionStream, rollout));
+  const std::vector<int64_t> groups =
+      Order(per_rollout_, options_.shuffle, data::EpochGenerator(options_.seed ^ kGroupStream, rollout));
+  std::vector<int64_t> order;
+  for (const int64_t group : groups) {
+    for (int64_t i = 0; i < options_.group_size; ++i) order.push_back(group * options_.group_size + i);
+  }
   const int64_t window = (step - FirstStepOf(rollout)) % windows_;
   auto at = order.begin() + window * options_.micro_batch_size * options_.accumulation;
   std::vector<std::vector<int64_t>> batches;

@@ -21,7 +21,8 @@ struct ScheduleOptions {
 
 // Which prompts a rollout samples and which completions a step trains on. A pure function of options and
 // step: a resumed run needs no cursor. As TRL's sampler: each epoch visits the prompts in a new order, those
-// that fill no whole rollout are left out; the completions of a rollout are shuffled once.
+// that fill no whole rollout are left out. The groups of a rollout are shuffled once; completions of a group stay
+// together, so that a micro-batch has their prompt once (TRL shuffles the completions).
 class RolloutSchedule {
  public:
   // FAILED_PRECONDITION, beginning with the field at fault, when the numbers do not divide or there are too

@@ -4,11 +4,13 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 #include <vector>
 
 #include "engine/model/projection.h"
 #include "kernels/rms_norm.h"
 #include "kernels/rope.h"
+#include "kernels/shared_rows.h"
 #include "kernels/swiglu.h"
 #include "kernels/varlen_attention.h"
 
@@ -38,6 +40,12 @@ struct Heads {
     k_TKE = take(q, kv, m.num_key_value_heads);
     v_TKE = take(q + kv, kv, m.num_key_value_heads);
   }
+};
+
+// What attention reads beside q: views of the fused buffer, or copies where documents share a prefix.
+struct KeysAndValues {
+  at::Tensor k_GKE, v_GKE;
+  const kernels::KeyDocuments* documents = nullptr;
 };
 
 at::Tensor AsHeads(const format::ModelConfig& m, const Extended& x_TD) {
@@ -145,6 +153,7 @@ class LayerWork {
   Extended DQkv() const {
     return pass_.workspace->TakeExtended("backward.qkv", 0, batch_.tokens, qkv_TQ_.size(1), qkv_.ranks(), dtype_);
   }
+  KeysAndValues Keys(const Heads& heads) const;
   at::Tensor DAttention() const { return Take("backward.attn", batch_.tokens, m_.q_size()); }
 
   const PassContext& pass_;
@@ -204,9 +213,21 @@ void LayerWork::ForwardAttention() {
   if (pass_.attention != nullptr) {
     return pass_.attention->Forward(layer_, heads.q_THE, heads.k_TKE, heads.v_TKE, attn_THE, lse_HT_);
   }
-  kernels::VarlenAttentionForward(heads.q_THE, heads.k_TKE, heads.v_TKE, batch_.cu_seqlens,
+  const KeysAndValues keys = Keys(heads);
+  kernels::VarlenAttentionForward(heads.q_THE, keys.k_GKE, keys.v_GKE, batch_.cu_seqlens,
                                   batch_.cu_seqlens_host, batch_.max_seqlen, AttentionScale(m_), attn_THE,
-                                  lse_HT_, pass_.deterministic);
+                                  lse_HT_, pass_.deterministic, keys.documents);
+}
+
+KeysAndValues LayerWork::Keys(const Heads& heads) const {
+  if (!batch_.shares_prefixes) return {heads.k_TKE, heads.v_TKE};
+  const int64_t kv = m_.kv_size();
+  at::Tensor copies_GC = Take("attention.keys", batch_.key_rows_G.size(0), 2 * kv);
+  kernels::CopySharedRows(qkv_TQ_.narrow(1, m_.q_size(), 2 * kv), batch_.key_rows_G, copies_GC);
+  const auto take = [&](int64_t first) {
+    return copies_GC.narrow(1, first, kv).unflatten(1, {m_.num_key_value_heads, m_.head_dim});
+  };
+  return {take(0), take(kv), &batch_.keys};
 }
 
 void LayerWork::ForwardMlp(Piece p, const at::Tensor& out_TD) {
@@ -243,9 +264,18 @@ void LayerWork::BackwardAttention() {
   const Heads heads(m_, qkv_TQ_);
   Heads d(m_, DQkv().main());
   const at::Tensor dattn_THE = DAttention().unflatten(1, {m_.num_attention_heads, m_.head_dim});
-  kernels::VarlenAttentionBackward(dattn_THE, heads.q_THE, heads.k_TKE, heads.v_TKE, AsHeads(m_, attn_TD_),
+  const KeysAndValues keys = Keys(heads);
+  // Of copies attention's own, to be summed up.
+  at::Tensor dk = batch_.shares_prefixes ? at::Tensor() : d.k_TKE, dv = batch_.shares_prefixes ? at::Tensor() : d.v_TKE;
+  kernels::VarlenAttentionBackward(dattn_THE, heads.q_THE, keys.k_GKE, keys.v_GKE, AsHeads(m_, attn_TD_),
                                    lse_HT_, batch_.cu_seqlens, batch_.cu_seqlens_host, batch_.max_seqlen,
-                                   AttentionScale(m_), d.q_THE, d.k_TKE, d.v_TKE, pass_.deterministic);
+                                   AttentionScale(m_), d.q_THE, dk, dv, pass_.deterministic, keys.documents);
+  if (batch_.shares_prefixes) {
+    for (const auto& [copies, rows] : {std::pair(dk, d.k_TKE), std::pair(dv, d.v_TKE)}) {
+      at::Tensor sums = rows.flatten(1);
+      kernels::SumSharedRows(copies.flatten(1), batch_.key_offsets_T1, batch_.key_copies_G, sums);
+    }
+  }
   kernels::RopeInPlace(d.q_THE, batch_.position_ids_T, pass_.base->inv_freq, -1);
   kernels::RopeInPlace(d.k_TKE, batch_.position_ids_T, pass_.base->inv_freq, -1);
 }

@@ -61,6 +61,15 @@ void AddKept(const PlanInput& in, const FusedLinears& fused, const Kept& kept, C
   if (kept.pieces > 0) rest(Rows(kept.piece_rows, c), kept.pieces);
 }
 
+// Where documents share a prompt, attention reads copies of keys and values: at most as many as all documents have
+// tokens, with the row of each, and the copies of each row.
+void AddSharedPrefixes(const PlanInput& in, Collector& c) {
+  if (in.method != Method::kDpo && in.method != Method::kGrpo) return;
+  const Rows rows(in.tokens(), c);
+  rows.Add("attention.keys", 1, 2 * in.model.kv_size(), in.compute_bytes);
+  rows.Add("tokens.keys", 1, 3, 4);
+}
+
 // Shared by all layers.
 void AddShared(const PlanInput& in, const FusedLinears& fused, const Kept& kept, Collector& c) {
   const format::ModelConfig& m = in.model;
@@ -82,6 +91,7 @@ void AddShared(const PlanInput& in, const FusedLinears& fused, const Kept& kept,
     some.Add("lora_dropped", 1, widest, e);
   }
   rows.Add("tokens", 1, 4, 4);  // ids, positions, rows and labels of targets
+  AddSharedPrefixes(in, c);
 }
 
 // Inputs of products in 8-bit codes, one at a time, and what INT8 products sum up (kernels/codes8.h).

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "engine/model/batch.h"
@@ -84,17 +85,20 @@ at::Tensor Upload(const std::vector<float>& values, at::Device device) {
   return host.to(device, /*non_blocking=*/true);
 }
 
-// One document of a packed batch; its last `targets` tokens are trained on.
-void AddDocument(const std::vector<int32_t>& ids, int64_t targets, data::PackedBatch* batch) {
-  const int64_t n = static_cast<int64_t>(ids.size());
-  for (int64_t t = 0; t < n; ++t) {
-    batch->input_ids.push_back(ids[t]);
-    batch->position_ids.push_back(static_cast<int32_t>(t));
-    batch->labels.push_back(t + 1 < n && t + 1 >= n - targets ? ids[t + 1] : -100);
-  }
-  batch->cu_seqlens.push_back(static_cast<int32_t>(batch->input_ids.size()));
-  batch->max_seqlen = std::max(batch->max_seqlen, static_cast<int32_t>(n));
-  batch->num_targets += targets;
+// A document whose last `targets` tokens are trained on.
+data::TokenizedRow RowOf(std::vector<int32_t> ids, int64_t targets) {
+  data::TokenizedRow row;
+  row.trained.assign(ids.size(), 0);
+  std::fill(row.trained.end() - targets, row.trained.end(), 1);
+  row.input_ids = std::move(ids);
+  return row;
+}
+
+// leaders: see data::PackSharing.
+data::PackedBatch PackRows(const std::vector<data::TokenizedRow>& rows, const std::vector<int64_t>& leaders) {
+  std::vector<const data::TokenizedRow*> documents;
+  for (const data::TokenizedRow& row : rows) documents.push_back(&row);
+  return data::PackSharing(documents, leaders);
 }
 
 }  // namespace
@@ -236,19 +240,23 @@ bool GrpoMethod::LeftOut(int64_t completion) const {
   return dropped || (options_.mask_truncated && rollout_->completions[completion].truncated);
 }
 
+// Completions of one group have its prompt once.
 data::PackedBatch GrpoMethod::Pack(const std::vector<int64_t>& completions, std::vector<int64_t>* lengths) const {
-  data::PackedBatch batch;
-  batch.cu_seqlens = {0};
+  std::vector<data::TokenizedRow> rows;
+  std::vector<int64_t> leaders;
+  std::map<int64_t, int64_t> first_of_group;
   for (const int64_t i : completions) {
     lengths->push_back(0);
     if (LeftOut(i)) continue;
     const std::vector<int32_t>& tokens = rollout_->completions[i].tokens;
-    std::vector<int32_t> ids = in_.rollouts.train->prompts[rollout_->prompts[i / rollout_->group_size]].ids;
+    const int64_t group = i / rollout_->group_size;
+    std::vector<int32_t> ids = in_.rollouts.train->prompts[rollout_->prompts[group]].ids;
     ids.insert(ids.end(), tokens.begin(), tokens.end());
     lengths->back() = static_cast<int64_t>(tokens.size());
-    AddDocument(ids, lengths->back(), &batch);
+    leaders.push_back(first_of_group.try_emplace(group, static_cast<int64_t>(rows.size())).first->second);
+    rows.push_back(RowOf(std::move(ids), lengths->back()));
   }
-  return batch;
+  return PackRows(rows, leaders);
 }
 
 GrpoMethod::Piece GrpoMethod::MakePiece(const std::vector<int64_t>& completions,
@@ -270,11 +278,9 @@ GrpoMethod::Piece GrpoMethod::MakePiece(const std::vector<int64_t>& completions,
 Window GrpoMethod::ProbeWindow(const data::BatchPlan&) {
   const int64_t length = in_.spec->schedule.max_seq_length, rows = in_.spec->schedule.micro_batch_size;
   const int64_t targets = std::min(options_.max_completion_tokens, length - 1);
+  const data::TokenizedRow row = RowOf(std::vector<int32_t>(length, in_.rollouts.train->prompts[0].ids[0]), targets);
   Window window;
-  data::PackedBatch& batch = window.batches.emplace_back();
-  batch.cu_seqlens = {0};
-  const std::vector<int32_t> ids(length, in_.rollouts.train->prompts[0].ids[0]);
-  for (int64_t i = 0; i < rows; ++i) AddDocument(ids, targets, &batch);
+  window.batches.push_back(data::Pack({row}, std::vector<int64_t>(rows, 0)));
   pieces_.clear();
   Piece& piece = pieces_.emplace_back();
   piece.loss = grpo::MakeLossBatch(std::vector<int64_t>(rows, targets), std::vector<double>(rows, 1), in_.device);

@@ -1,5 +1,6 @@
 #include <cmath>
 
+#include "kernels/shared_rows.h"
 #include "kernels/varlen_attention.h"
 #include "tests/unit/kernels/gpu_testing.h"
 
@@ -124,6 +125,56 @@ TEST_F(AttentionGpu, DocumentsOfOneTokenCopyTheirValue) {
   EXPECT_LT(RelativeError(t.dv, dv), 1.0 / 128);
   EXPECT_LT(t.dq.abs().max().item<double>(), 0.05);
   EXPECT_LT(t.dk.abs().max().item<double>(), 0.05);
+}
+
+// Whole documents, and the same with the queries of all but the first behind a prefix that is copied for them.
+TEST_F(AttentionGpu, SharedPrefixEqualsTheTruth) {
+  const std::vector<int32_t> own = {0, 700, 760, 761, 900}, with_prefix = {0, 700, 1160, 1561, 2100};
+  const int64_t H = 8, K = 2, E = 64, prefix = 400, T = own.back(), G = with_prefix.back();
+  std::vector<int32_t> rows, offsets = {0}, copies;
+  std::vector<std::vector<int32_t>> of_row(T);
+  for (size_t n = 0; n + 1 < own.size(); ++n) {
+    for (int32_t i = 0; n > 0 && i < prefix; ++i) rows.push_back(i);
+    for (int32_t t = own[n]; t < own[n + 1]; ++t) rows.push_back(t);
+  }
+  ASSERT_EQ(rows.size(), G);
+  for (int32_t g = 0; g < G; ++g) of_row[rows[g]].push_back(g);
+  for (const auto& copies_of_row : of_row) {
+    copies.insert(copies.end(), copies_of_row.begin(), copies_of_row.end());
+    offsets.push_back(static_cast<int32_t>(copies.size()));
+  }
+  for (at::ScalarType type : kGpuTypes) {
+    const Input q = FreshInput({T, H, E}, type), kv = FreshInput({T, 2 * K * E}, type), dout = FreshInput({T, H, E}, type);
+    const auto run = [&](const Tensor& q_THE, const Tensor& kv_TC, const Tensor& dout_THE, bool deterministic) {
+      const auto index = [&](const std::vector<int32_t>& x) { return at::tensor(x, at::kInt).to(q_THE.device()); };
+      const KeyDocuments keys = {index(with_prefix), with_prefix, 700};
+      Tensor keys_GC = at::empty({G, 2 * K * E}, kv_TC.options()), d_kv = Poisoned(kv_TC.sizes(), kv_TC.options());
+      CopySharedRows(kv_TC, index(rows), keys_GC);
+      const Tensor k = keys_GC.narrow(1, 0, K * E).unflatten(1, {K, E}), v = keys_GC.narrow(1, K * E, K * E).unflatten(1, {K, E});
+      Tensor out, lse, dq, dk, dv;
+      const Tensor cu = index(own);
+      VarlenAttentionForward(q_THE, k, v, cu, own, 700, 0.125, out, lse, deterministic, &keys);
+      VarlenAttentionBackward(dout_THE, q_THE, k, v, out, lse, cu, own, 700, 0.125, dq, dk, dv, deterministic, &keys);
+      for (int i = 0; i < 2; ++i) {
+        Tensor part = d_kv.narrow(1, i * K * E, K * E);
+        SumSharedRows((i == 0 ? dk : dv).flatten(1), index(offsets), index(copies), part);
+      }
+      return std::vector<Tensor>{out, dq, d_kv};
+    };
+    const auto truth = run(q.truth, kv.truth, dout.truth, false);
+    // What plain attention of this type loses: the composed float32 reference, rounded.
+    const auto plain = run(q.gpu.to(at::kFloat), kv.gpu.to(at::kFloat), dout.gpu.to(at::kFloat), false);
+    for (bool deterministic : {false, true}) {
+      const auto ours = run(q.gpu, kv.gpu, dout.gpu, deterministic), again = run(q.gpu, kv.gpu, dout.gpu, deterministic);
+      const char* names[] = {"out", "dq", "dk and dv"};
+      for (int i = 0; i < 3; ++i) {
+        // Probabilities and their gradients are rounded to bfloat16 on the way: some steps of the result.
+        const double floor = type == at::kBFloat16 ? 1.0 / 64 : 1e-5;
+        ExpectWithin(names[i], ours[i], plain[i], truth[i], floor);
+        EXPECT_TRUE(!deterministic || SameBits(ours[i], again[i])) << names[i];
+      }
+    }
+  }
 }
 
 TEST_F(AttentionGpu, DeterministicBackwardRepeatsBitForBit) {

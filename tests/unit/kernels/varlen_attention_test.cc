@@ -88,6 +88,42 @@ TEST(VarlenAttention, ReadsAndWritesSlicesOfFusedQkv) {
   EXPECT_LT(RelativeError(d_qkv, at::cat({r.dq, r.dk, r.dv}, 1)), 1e-6);
 }
 
+// With a prefix in front of a document's queries they are the last of a longer one.
+TEST(VarlenAttention, QueriesAfterAPrefixEqualTheEndOfWholeDocuments) {
+  const std::vector<int32_t> whole = {0, 10, 210, 513, 513, 540}, own = {0, 10, 140, 141, 141, 168};
+  const Case c = {6, 2, 16, whole};
+  const Tensor q = Normal({540, c.H, c.E}, 1).requires_grad_(), k = Normal({540, c.K, c.E}, 2).requires_grad_();
+  const Tensor v = Normal({540, c.K, c.E}, 3).requires_grad_();
+  std::vector<Tensor> ends;
+  for (size_t n = 0; n + 1 < own.size(); ++n) ends.push_back(at::arange(whole[n + 1] - (own[n + 1] - own[n]), whole[n + 1]));
+  const Tensor rows = at::cat(ends);
+  const Tensor out = AttentionOracle(q, k, v, whole, 0.25).index_select(0, rows), dout = Normal(out.sizes(), 4);
+  out.backward(dout);
+  const KeyDocuments keys = {at::tensor(whole, at::kInt), whole, 303};
+  for (at::ScalarType type : {at::kFloat, at::kDouble}) {
+    const double tolerance = type == at::kFloat ? 3e-6 : 1e-12;
+    const auto as = [&](const Tensor& x) { return x.detach().to(type); };
+    const Tensor own_q = as(q).index_select(0, rows), cu = at::tensor(own, at::kInt);
+    Result r;
+    VarlenAttentionForward(own_q, as(k), as(v), cu, own, 130, 0.25, r.out, r.lse, false, &keys);
+    VarlenAttentionBackward(as(dout), own_q, as(k), as(v), r.out, r.lse, cu, own, 130, 0.25, r.dq, r.dk, r.dv, false,
+                            &keys);
+    EXPECT_LT(RelativeError(r.out, out), tolerance) << type;
+    EXPECT_LT(RelativeError(r.dq, q.grad().index_select(0, rows)), tolerance) << type;
+    EXPECT_LT(RelativeError(r.dk, k.grad()), tolerance) << type;
+    EXPECT_LT(RelativeError(r.dv, v.grad()), tolerance) << type;
+  }
+}
+
+TEST(VarlenAttention, RefusesFewerKeysThanQueries) {
+  const Tensor q = at::zeros({8, 2, 16}), k = at::zeros({8, 2, 16});
+  Tensor out, lse;
+  const std::vector<int32_t> cu = {0, 5, 8}, short_keys = {0, 4, 8};
+  const KeyDocuments keys = {at::tensor(short_keys, at::kInt), short_keys, 4};
+  EXPECT_THROW(VarlenAttentionForward(q, k, k, at::tensor(cu, at::kInt), cu, 5, 1.0, out, lse, false, &keys),
+               c10::Error);
+}
+
 TEST(VarlenAttention, RepeatsBitForBit) {
   const std::vector<int32_t> cu = {0, 300, 310, 512};
   const auto x = [&](int64_t heads, uint64_t seed) {

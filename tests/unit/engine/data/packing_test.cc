@@ -119,6 +119,55 @@ TEST(BatchPlan, OrderDependsOnSeedAndEpochOnly) {
   EXPECT_NE(order(42, 1), order(43, 0));
 }
 
+TokenizedRow RowWithPrompt(const std::vector<int32_t>& prompt, const std::vector<int32_t>& answer) {
+  TokenizedRow row;
+  row.input_ids = prompt;
+  row.input_ids.insert(row.input_ids.end(), answer.begin(), answer.end());
+  row.trained.assign(row.input_ids.size(), 0);
+  std::fill(row.trained.begin() + static_cast<std::ptrdiff_t>(prompt.size()), row.trained.end(), 1);
+  return row;
+}
+
+TEST(PackSharing, LaterDocumentsBeginAtTheLastTokenOfThePrompt) {
+  const std::vector<TokenizedRow> rows = {RowWithPrompt({1, 2, 3, 4}, {10, 11}), RowWithPrompt({7}, {12}),
+                                          RowWithPrompt({1, 2, 3, 4}, {13}), RowWithPrompt({1, 2, 3, 4}, {10, 14})};
+  const PackedBatch batch = PackSharing({&rows[1], &rows[0], &rows[2], &rows[3]}, {0, 1, 1, 1});
+  EXPECT_THAT(batch.input_ids, ElementsAre(7, 12, 1, 2, 3, 4, 10, 11, 4, 13, 4, 10, 14));
+  EXPECT_THAT(batch.position_ids, ElementsAre(0, 1, 0, 1, 2, 3, 4, 5, 3, 4, 3, 4, 5));
+  EXPECT_THAT(batch.labels, ElementsAre(12, -100, -100, -100, -100, 10, 11, -100, 13, -100, 10, 14, -100));
+  EXPECT_THAT(batch.cu_seqlens, ElementsAre(0, 2, 8, 10, 13));
+  EXPECT_EQ(batch.num_targets, 6);
+  EXPECT_EQ(batch.max_seqlen, 6);
+  EXPECT_EQ(batch.shared_tokens(), 6);
+  ASSERT_EQ(batch.prefixes.size(), 4u);
+  EXPECT_EQ(batch.prefixes[0].length + batch.prefixes[1].length, 0);
+  for (int i : {2, 3}) {
+    EXPECT_EQ(batch.prefixes[i].start, 2);
+    EXPECT_EQ(batch.prefixes[i].length, 3);
+  }
+}
+
+TEST(PackSharing, AShortPromptIsRepeated) {
+  const TokenizedRow a = RowWithPrompt({1, 2}, std::vector<int32_t>(20, 5)),
+                     b = RowWithPrompt({1, 2}, std::vector<int32_t>(20, 6));
+  const PackedBatch batch = PackSharing({&a, &b}, {0, 0});
+  EXPECT_EQ(batch.input_ids.size(), 44u);
+  EXPECT_TRUE(batch.prefixes.empty());
+}
+
+TEST(BatchPlan, RowsOfAUnitShareTheirPrompt) {
+  std::vector<TokenizedRow> rows;
+  for (int32_t i = 0; i < 6; ++i) rows.push_back(RowWithPrompt({i / 2, 1, 2, 3, 4}, {i}));
+  BatchPlanOptions options;
+  options.rows_per_unit = 2;
+  options.micro_batch_size = 3;
+  const BatchPlan plan(rows, options, 0);
+  const PackedBatch batch = plan.Build(0);
+  EXPECT_EQ(batch.input_ids.size(), 3u * (6 + 2));
+  EXPECT_EQ(batch.rows.size(), 6u);
+  EXPECT_EQ(batch.shared_tokens(), 12);
+}
+
 // Resuming with a later build must find the same order. If this fails, the format of checkpoints
 // has changed: do not update the numbers, keep the old generator for old checkpoints.
 TEST(BatchPlan, OrderIsFrozen) {

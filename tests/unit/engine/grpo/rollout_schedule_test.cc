@@ -61,6 +61,25 @@ TEST(RolloutSchedule, EveryUpdateGoesThroughAllCompletionsOnce) {
   }
 }
 
+TEST(RolloutSchedule, CompletionsOfAGroupStayTogether) {
+  ScheduleOptions o = Options();
+  o.prompts = o.prompts_per_rollout = 32;
+  o.micro_batch_size = 8;
+  std::vector<int64_t> groups;
+  const RolloutSchedule schedule(o);
+  for (int64_t step = 1; step <= schedule.steps_per_rollout() / o.updates_per_rollout; ++step) {
+    for (const auto& batch : schedule.MicroBatchesOf(step)) {
+      for (size_t i = 0; i < batch.size(); i += 4) {
+        EXPECT_THAT(std::vector<int64_t>(batch.begin() + i, batch.begin() + i + 4),
+                    ElementsAre(batch[i], batch[i] + 1, batch[i] + 2, batch[i] + 3));
+        groups.push_back(batch[i] / 4);
+      }
+    }
+  }
+  EXPECT_EQ(groups.size(), 32u);
+  EXPECT_FALSE(std::is_sorted(groups.begin(), groups.end())) << "groups come in file order";
+}
+
 TEST(RolloutSchedule, SaysWhichNumbersDoNotFit) {
   ScheduleOptions o = Options();
   o.prompts_per_rollout = 3;
