@@ -51,7 +51,7 @@ void Nest(const char* op, Nf4Tensor& q) {
 
 }  // namespace
 
-Nf4Tensor Nf4Quantize(const at::Tensor& w, bool double_quant) {
+Nf4Tensor Nf4Quantize(const at::Tensor& w, bool double_quant, FourBitType type) {
   const char* op = "Nf4Quantize";
   RECORD_FUNCTION(op, c10::ArrayRef<const c10::IValue>{});
   TORCH_CHECK(w.defined() && w.numel() > 0, op, ": the weight is empty");
@@ -62,12 +62,14 @@ Nf4Tensor Nf4Quantize(const at::Tensor& w, bool double_quant) {
   q.shape = w.sizes().vec();
   q.codes = at::empty({(n + 1) / 2}, at::dtype(at::kByte).device(w.device()));
   q.absmax = at::empty({CeilDiv(n, kNf4Block)}, at::dtype(at::kFloat).device(w.device()));
-  q.code_map = MapTensor(kNf4Values, 16, w.device());
+  const bool nf4 = type == FourBitType::kNf4;
+  q.code_map = MapTensor(nf4 ? kNf4Values : kFp4Values, 16, w.device());
   const Nf4QuantizeParams p = {
       .w = w.data_ptr(),
       .codes = q.codes.data_ptr<uint8_t>(),
       .absmax = q.absmax.data_ptr<float>(),
       .n = n,
+      .table = nf4 ? MakeFourBitTable(kNf4Values) : MakeFourBitTable(kFp4Values),
   };
   if (w.is_cuda()) {
     OnCuda(op, w, [&](auto stream) { Nf4QuantizeCuda(p, dtype, stream); });

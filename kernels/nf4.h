@@ -1,6 +1,6 @@
-// 4-bit NormalFloat storage of frozen weights, bit-equal to bitsandbytes quantize_4bit /
-// dequantize_4bit(quant_type="nf4", blocksize=64) of its CPU backend (0.50), with and without
-// double quantization (compress_statistics).
+// 4-bit storage of frozen weights, bit-equal to bitsandbytes quantize_4bit / dequantize_4bit(blocksize=64) of its CPU
+// backend (0.50), with and without double quantization (compress_statistics): NormalFloat ("nf4"), and, with another
+// table of 16 values, "fp4".
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -12,6 +12,9 @@ namespace finetuned::kernels {
 
 inline constexpr int64_t kNf4Block = 64;         // weights per absmax
 inline constexpr int64_t kNf4NestedBlock = 256;  // absmax values per absmax2
+
+// Which 16 values the codes stand for.
+enum class FourBitType { kNf4, kFp4 };
 
 // All tensors contiguous, 1-D, on one device. n = product of shape, B = ceil(n / 64).
 struct Nf4Tensor {
@@ -31,7 +34,7 @@ struct Nf4Tensor {
 // Second quantization as the oracle's CPU backend: absmax - offset is rounded to one of 65536
 // equidistant values before the nearest map entry is taken (bitsandbytes' CUDA backend skips that
 // rounding; a few codes next to a midpoint differ by one).
-Nf4Tensor Nf4Quantize(const at::Tensor& w, bool double_quant);
+Nf4Tensor Nf4Quantize(const at::Tensor& w, bool double_quant, FourBitType type = FourBitType::kNf4);
 
 // out: float32 or bfloat16, n elements, written; contiguous, or a matrix whose rows lie further apart than
 // their length. No host sync.

@@ -1,4 +1,4 @@
-// Truth of the NF4 quantization. Compiled without contraction into fused multiply-adds: the bits
+// Truth of the 4-bit quantization. Compiled without contraction into fused multiply-adds: the bits
 // are compared with bitsandbytes and with the CUDA kernels.
 #include <ATen/Parallel.h>
 #include <c10/util/BFloat16.h>
@@ -15,12 +15,11 @@ namespace {
 
 constexpr int64_t kBlock = 64;
 constexpr int64_t kNestedBlock = 256;
-constexpr Nf4Middles kMiddles = MakeNf4Middles();
 
-int Nf4Code(float x) {
-  int code = 0;
-  for (float middle : kMiddles.v) code += middle < x;
-  return code;
+int FourBitCode(const FourBitTable& table, float x) {
+  int place = 0;
+  for (float middle : table.middles) place += middle < x;
+  return table.codes[place];
 }
 
 // A full block is multiplied by the reciprocal of its absmax, the last short block of a tensor is
@@ -36,10 +35,10 @@ void QuantizeBlock(const Nf4QuantizeParams& p, int64_t block) {
   p.absmax[block] = full ? absmax : divisor;
   const float inverse = 1.0f / divisor;
   uint8_t codes[kBlock];
-  std::fill(codes, codes + kBlock, static_cast<uint8_t>(Nf4Code(0.0f)));
+  std::fill(codes, codes + kBlock, static_cast<uint8_t>(FourBitCode(p.table, 0.0f)));
   for (int64_t i = 0; i < count; ++i) {
     const float x = full ? float(w[i]) * inverse : float(w[i]) / divisor;
-    codes[i] = static_cast<uint8_t>(Nf4Code(x));
+    codes[i] = static_cast<uint8_t>(FourBitCode(p.table, x));
   }
   uint8_t* out = p.codes + block * kBlock / 2;
   for (int64_t i = 0; i < (count + 1) / 2; ++i) out[i] = codes[2 * i] << 4 | codes[2 * i + 1];

@@ -1,4 +1,4 @@
-// NF4 on the GPU. Compiled with -fmad=false: the bits equal those of the CPU.
+// 4-bit weights on the GPU. Compiled with -fmad=false: the bits equal those of the CPU.
 #include "kernels/blockwise8_math.h"
 #include "kernels/cuda_common.cuh"
 #include "kernels/nf4_params.h"
@@ -10,17 +10,17 @@ constexpr int kBlock = 64;
 constexpr int kNestedBlock = 256;
 constexpr int kThreads = 256;
 
-__device__ __forceinline__ int Nf4Code(const Nf4Middles& middles, float x) {
-  int code = 0;
+__device__ __forceinline__ int FourBitCode(const FourBitTable& table, float x) {
+  int place = 0;
 #pragma unroll
-  for (int i = 0; i < 15; ++i) code += middles.v[i] < x ? 1 : 0;
-  return code;
+  for (int i = 0; i < 15; ++i) place += table.middles[i] < x ? 1 : 0;
+  return table.codes[place];
 }
 
 // A warp quantizes a block of 64 weights, a lane two of them.
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
-    nf4_quantize_kernel(Nf4QuantizeParams p, Nf4Middles middles) {
+    nf4_quantize_kernel(const __grid_constant__ Nf4QuantizeParams p) {
   const int lane = threadIdx.x % kWarp;
   const int64_t block = (int64_t{blockIdx.x} * kThreads + threadIdx.x) / kWarp;
   const int64_t i = block * kBlock + 2 * lane;
@@ -33,8 +33,8 @@ __global__ void __launch_bounds__(kThreads)
   const bool full = (block + 1) * kBlock <= p.n;
   if (lane == 0) p.absmax[block] = full ? absmax : divisor;
   const float inverse = 1.0f / divisor;
-  const int high = Nf4Code(middles, full ? a * inverse : a / divisor);
-  const int low = Nf4Code(middles, full ? b * inverse : b / divisor);
+  const int high = FourBitCode(p.table, full ? a * inverse : a / divisor);
+  const int low = FourBitCode(p.table, full ? b * inverse : b / divisor);
   if (i < p.n) p.codes[i / 2] = static_cast<uint8_t>(high << 4 | low);
 }
 
@@ -152,7 +152,7 @@ void LaunchDequantize(const Nf4DequantizeParams& p, CudaStream stream) {
 template <typename T>
 void LaunchQuantize(const Nf4QuantizeParams& p, CudaStream stream) {
   const unsigned blocks = Blocks((p.n + kBlock - 1) / kBlock, kThreads / kWarp);
-  nf4_quantize_kernel<T><<<blocks, kThreads, 0, stream>>>(p, MakeNf4Middles());
+  nf4_quantize_kernel<T><<<blocks, kThreads, 0, stream>>>(p);
 }
 
 }  // namespace

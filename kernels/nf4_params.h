@@ -1,4 +1,4 @@
-// Plain parameters of the NF4 kernels. n weights in B = ceil(n / 64) blocks.
+// Plain parameters of the 4-bit kernels. n weights in B = ceil(n / 64) blocks.
 #pragma once
 
 #include <cstdint>
@@ -27,14 +27,31 @@ inline constexpr float kNf4Values[16] = {
     1.0f,
 };
 
-// Middles between neighbouring values; the code of x is the number of middles below x.
-struct Nf4Middles {
-  float v[15];
+// The 16 values of bitsandbytes' FP4; entry c belongs to code c. The highest bit is the sign.
+inline constexpr float kFp4Values[16] = {
+    0.0f,  0.005208333333f,  0.66666667f,  1.0f,  0.33333333f,  0.5f,  0.16666667f,  0.25f,
+    0.0f, -0.005208333333f, -0.66666667f, -1.0f, -0.33333333f, -0.5f, -0.16666667f, -0.25f,
 };
-constexpr Nf4Middles MakeNf4Middles() {
-  Nf4Middles m = {};
-  for (int i = 0; i < 15; ++i) m.v[i] = (kNf4Values[i] + kNf4Values[i + 1]) / 2;
-  return m;
+
+// Values in ascending order: middles between neighbours, and the code of each place. The place of x is the number of
+// middles below x.
+struct FourBitTable {
+  float middles[15];
+  uint8_t codes[16];
+};
+constexpr FourBitTable MakeFourBitTable(const float (&values)[16]) {
+  FourBitTable t = {};
+  for (int i = 0; i < 16; ++i) t.codes[i] = static_cast<uint8_t>(i);
+  // Stable, so that of equal values (the two zeros of FP4) the first code comes first.
+  for (int i = 1; i < 16; ++i) {
+    for (int j = i; j > 0 && values[t.codes[j]] < values[t.codes[j - 1]]; --j) {
+      const uint8_t code = t.codes[j];
+      t.codes[j] = t.codes[j - 1];
+      t.codes[j - 1] = code;
+    }
+  }
+  for (int i = 0; i < 15; ++i) t.middles[i] = (values[t.codes[i]] + values[t.codes[i + 1]]) / 2;
+  return t;
 }
 
 inline constexpr float kNf4SmallestAbsmax = 1e-38f;  // floor of the divisor, as bitsandbytes
@@ -44,6 +61,7 @@ struct Nf4QuantizeParams {
   uint8_t* codes;  // [(n+1)/2]
   float* absmax;   // [B]
   int64_t n;
+  FourBitTable table;
 };
 
 // The second quantization, of absmax - offset in blocks of 256.

@@ -58,7 +58,7 @@ void AddSpecFlags(CLI::App* c, RunFlags* f) {
   c->add_option("--micro-batch-size", f->micro_batch, "Rows in one pass");
   c->add_option("--gradient-accumulation-steps", f->accumulation, "Passes per optimizer step");
   c->add_option("--max-seq-length", f->sequence, "Longest row in tokens");
-  c->add_option("--base-quantization", f->quantization, "nf4 (default) or none");
+  c->add_option("--base-quantization", f->quantization, "nf4 (default), fp4, int8, fp8 or none");
   c->add_option("--device", f->device, "auto (default), cuda or cpu");
   c->add_option("--seed", f->seed, "Seed (default 42)")->each([f](const std::string&) { f->has_seed = true; });
   c->add_option("--checkpoint-every", f->every_steps, "Steps between checkpoints");

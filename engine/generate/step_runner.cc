@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "engine/generate/paged_forward.h"
+#include "engine/model/dora.h"
 #include "engine/model/lm_head_chunks.h"
 #include "kernels/embedding.h"
 #include "kernels/nf4_gemm.h"
@@ -42,7 +43,7 @@ data::PackedBatch Pack(const std::vector<PromptPass>& prompts) {
 // Every linear can be multiplied as it is stored.
 bool AllStored(const model::BaseModel& base) {
   const auto stored = [](const model::FrozenLinear& linear) {
-    return kernels::Nf4GemmSupports(linear.parts(), linear.in());
+    return kernels::Nf4GemmSupports(linear.four_bit(), linear.in());
   };
   return std::all_of(base.layers.begin(), base.layers.end(), [&](const model::LayerWeights& w) {
     return stored(w.qkv) && stored(w.o) && stored(w.gate_up) && stored(w.down);
@@ -106,6 +107,8 @@ model::PassContext StepRunner::Pass(const model::DeviceBatch& batch, model::Work
                                   {model::ScratchElements(base_, adapter_, /*recomputes=*/false)},
                                   base_.options.dtype);
   }
+  // A prompt comes before every step, and a recorded step reads the gains where they are.
+  if (!few_rows && adapter_ != nullptr) model::RefreshGains(base_, *adapter_, pass.scratch, *workspace);
   return pass;
 }
 
@@ -233,7 +236,7 @@ bool StepRunner::FewRows(int64_t rows) const {
 
 bool StepRunner::Records(int64_t bucket) const {
   if (!options_.cuda_graphs || !DecodeGraphs::Available(device_.is_cuda())) return false;
-  return !base_.options.nf4 || (all_stored_ && FewRows(bucket));
+  return !base_.options.quantized() || (all_stored_ && FewRows(bucket));
 }
 
 StepResult StepRunner::Decode(const std::vector<int32_t>& slots) {

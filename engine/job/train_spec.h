@@ -20,6 +20,11 @@ struct LoraOptions {
   bool use_rslora = false;
   // q_proj k_proj v_proj o_proj gate_proj up_proj down_proj, or "all-linear".
   std::vector<std::string> target_modules = {"all-linear"};
+  // By patterns of module names (plan/module_pattern.h).
+  std::map<std::string, int64_t> rank_pattern;
+  std::map<std::string, double> alpha_pattern;
+  std::vector<int64_t> layers_to_transform;  // empty: all
+  bool use_dora = false;
 };
 
 struct OptimizerOptions {
@@ -132,7 +137,9 @@ struct TrainSpec {
   GrpoOptions grpo;
   CheckpointOptions checkpoints;
   EvalOptions evaluation;
-  std::string base_quantization = "nf4";  // "nf4" (double quantization) | "none" (compute dtype)
+  std::string base_quantization = "nf4";  // "nf4" | "fp4" | "int8" | "fp8" | "none" (compute dtype)
+  bool double_quant = true;               // of "nf4" and "fp4": scales in 8 bits
+  std::vector<std::string> skip_modules;  // patterns of linears in the compute dtype
   std::string compute_dtype = "auto";     // auto: bf16 on CUDA, f32 on the CPU | "bf16" | "f32"
   std::string device = "auto";            // auto | cpu | cuda
   std::string matmul_precision = "bf16";  // of frozen products: "bf16" (the compute type) | "fp8" | "int8"

@@ -7,6 +7,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "engine/plan/adapter_shape.h"
+#include "engine/plan/module_pattern.h"
 #include "kernels/philox.h"
 
 namespace finetuned::lora {
@@ -46,10 +48,20 @@ int64_t Outputs(const format::ModelConfig& m, Target target) {
   }
 }
 
-int64_t Count(const format::ModelConfig& m, const Options& options) {
-  int64_t n = 0;
-  for (Target t : options.targets) n += options.rank * (Inputs(m, t) + Outputs(m, t));
-  return n * m.num_hidden_layers;
+// Elements of everything that trains in a site.
+int64_t Elements(const Site& site, bool dora) { return site.rank * (site.in + site.out) + (dora ? site.out : 0); }
+
+template <typename V>
+std::vector<std::string> Keys(const std::map<std::string, V>& patterns) {
+  std::vector<std::string> keys;
+  for (const auto& [key, value] : patterns) keys.push_back(key);
+  return keys;
+}
+
+std::vector<std::string> Names(const std::vector<Target>& targets) {
+  std::vector<std::string> names;
+  for (Target target : targets) names.emplace_back(TargetName(target));
+  return names;
 }
 
 }  // namespace
@@ -81,62 +93,146 @@ absl::StatusOr<std::vector<Target>> ParseTargets(const std::vector<std::string>&
   return targets;
 }
 
-double Options::scaling() const {
+double Options::scaling(int64_t rank, double alpha) const {
   const double r = static_cast<double>(rank);
   return alpha / (use_rslora ? std::sqrt(r) : r);
 }
 
+// Ranks and alphas of the sites.
+class SiteOptions {
+ public:
+  explicit SiteOptions(const Options& o)
+      : options_(o), shape_(o.rank, o.rank_pattern, o.layers, Names(o.targets)), alphas_(Keys(o.alpha_pattern)) {
+    for (const auto& [key, alpha] : o.alpha_pattern) alpha_values_.push_back(alpha);
+  }
+
+  int64_t Rank(int64_t layer, Target target) const { return shape_.Rank(layer, TargetName(target)); }
+  double Scaling(int64_t layer, Target target) const {
+    const int place = alphas_.First(plan::ModuleName(layer, TargetName(target)));
+    const double alpha = place < 0 ? options_.alpha : alpha_values_[static_cast<size_t>(place)];
+    return options_.scaling(Rank(layer, target), alpha);
+  }
+
+ private:
+  const Options& options_;
+  const plan::AdapterShape shape_;
+  const plan::ModulePatterns alphas_;
+  std::vector<double> alpha_values_;
+};
+
 Adapter::Adapter(const format::ModelConfig& config, const Options& options, at::Device device,
                  at::ScalarType compute_dtype)
     : options_(options) {
-  const auto f32 = at::TensorOptions().device(device).dtype(at::kFloat);
-  const int64_t n = Count(config, options);
-  parameters_ = at::zeros({n}, f32);
-  grads_ = at::zeros({n}, f32);
-  compute_ = compute_dtype == at::kFloat ? parameters_ : at::zeros({n}, f32.dtype(compute_dtype));
   groups_.resize(config.num_hidden_layers);
-  int64_t offset = 0;
+  const SiteOptions of(options_);
   for (int64_t layer = 0; layer < config.num_hidden_layers; ++layer) {
     for (int kind = 0; kind < kGroups; ++kind) {
-      AddGroup(config, layer, static_cast<GroupKind>(kind), &offset);
+      AddSites(config, of, layer, static_cast<GroupKind>(kind));
+    }
+  }
+  int64_t n = 0;
+  bool mixed = false;
+  for (const auto& groups : groups_) {
+    for (const Group& group : groups) {
+      mixed |= group.mixed;
+      for (const Site& site : group.sites) n += Elements(site, options_.use_dora);
+    }
+  }
+  TORCH_CHECK(n > 0, "the adapter has none of the linears of the model");
+  const auto f32 = at::TensorOptions().device(device).dtype(at::kFloat);
+  parameters_ = at::zeros({n}, f32);
+  grads_ = at::zeros({n}, f32);
+  compute_ = compute_dtype == at::kFloat && !mixed ? parameters_ : at::zeros({n}, f32.dtype(compute_dtype));
+  int64_t offset = 0;
+  for (auto& groups : groups_) {
+    for (Group& group : groups) Place(&group, &offset);
+  }
+  if (options_.use_dora) PlaceGains();
+  for (const auto& groups : groups_) {
+    for (const Group& group : groups) sites_.insert(sites_.end(), group.sites.begin(), group.sites.end());
+  }
+}
+
+void Adapter::AddSites(const format::ModelConfig& config, const SiteOptions& of, int64_t layer, GroupKind kind) {
+  Group& group = groups_[layer][static_cast<int>(kind)];
+  int64_t column = 0;
+  for (int i = 0; i < kTargets; ++i) {
+    const Target target = static_cast<Target>(i);
+    if (Row(target).group != kind) continue;
+    Site site;
+    site.rank = of.Rank(layer, target);
+    site.layer = layer;
+    site.target = target;
+    site.in = Inputs(config, target);
+    site.out = Outputs(config, target);
+    if (site.rank > 0) {
+      site.index = sites_count_++;
+      site.scaling = of.Scaling(layer, target);
+      group.sites.push_back(site);
+      group.first_column.push_back(column);
+    }
+    column += site.out;
+  }
+  group.out = column;
+  if (group.sites.empty()) return;
+  group.scaling = group.sites[0].scaling;
+  for (const Site& site : group.sites) group.mixed |= site.scaling != group.scaling;
+  if (!group.mixed) return;
+  group.scaling = 1;
+  for (Site& site : group.sites) site.a_scale = site.scaling;
+}
+
+void Adapter::Place(Group* group, int64_t* offset) {
+  const int64_t start = *offset;
+  auto take = [&](at::IntArrayRef shape, at::Tensor* p, at::Tensor* g, at::Tensor* c) {
+    const int64_t n = c10::multiply_integers(shape);
+    *p = parameters_.narrow(0, *offset, n).view(shape);
+    *g = grads_.narrow(0, *offset, n).view(shape);
+    if (c != nullptr) *c = compute_.narrow(0, *offset, n).view(shape);
+    *offset += n;
+  };
+  for (Site& s : group->sites) take({s.rank, s.in}, &s.a_RI, &s.da_RI, &s.compute_a_RI);
+  const int64_t of_a = *offset - start;
+  for (Site& s : group->sites) take({s.out, s.rank}, &s.b_OR, &s.db_OR, &s.compute_b_OR);
+  if (options_.use_dora) {
+    for (Site& s : group->sites) take({s.out}, &s.magnitude_O, &s.dmagnitude_O, nullptr);
+  }
+  if (group->sites.empty()) return;
+  const int64_t in = group->sites[0].in, ranks = of_a / in;
+  group->compute_a_GI = compute_.narrow(0, start, of_a).view({ranks, in});
+  group->da_GI = grads_.narrow(0, start, of_a).view({ranks, in});
+}
+
+void Adapter::PlaceGains() {
+  int64_t outputs = 0;
+  for (const auto& groups : groups_) {
+    for (const Group& group : groups) outputs += group.sites.empty() ? 0 : group.out;
+  }
+  norms_ = at::ones({outputs}, parameters_.options());
+  gains_ = at::ones({outputs}, parameters_.options());
+  int64_t first = 0;
+  for (auto& groups : groups_) {
+    for (Group& group : groups) {
+      if (group.sites.empty()) continue;
+      group.gain_O = gains_.narrow(0, first, group.out);
+      for (size_t i = 0; i < group.sites.size(); ++i) {
+        group.sites[i].norm_O = norms_.narrow(0, first + group.first_column[i], group.sites[i].out);
+      }
+      first += group.out;
     }
   }
 }
 
-void Adapter::AddGroup(const format::ModelConfig& config, int64_t layer, GroupKind kind,
-                       int64_t* offset) {
-  Group& group = groups_[layer][static_cast<int>(kind)];
-  const int64_t r = options_.rank, start = *offset;
-  int64_t column = 0, in = 0;
-  for (int i = 0; i < kTargets; ++i) {
-    const Target target = static_cast<Target>(i);
-    if (Row(target).group != kind) continue;
-    if (std::count(options_.targets.begin(), options_.targets.end(), target) > 0) {
-      Site site;
-      site.layer = layer;
-      site.target = target;
-      site.index = static_cast<int64_t>(sites_.size() + group.sites.size());
-      site.in = in = Inputs(config, target);
-      site.out = Outputs(config, target);
-      group.sites.push_back(site);
-      group.first_column.push_back(column);
-    }
-    column += Outputs(config, target);
+std::vector<NamedParameter> Adapter::named_parameters() const {
+  std::vector<NamedParameter> all;
+  for (const Site& s : sites_) {
+    const std::string prefix =
+        absl::StrCat("base_model.model.model.layers.", s.layer, ".", TargetPath(s.target), ".");
+    all.push_back({prefix + "lora_A.weight", s.a_RI, s.da_RI});
+    all.push_back({prefix + "lora_B.weight", s.b_OR, s.db_OR});
+    if (options_.use_dora) all.push_back({prefix + "lora_magnitude_vector", s.magnitude_O, s.dmagnitude_O});
   }
-  auto take = [&](int64_t rows, int64_t columns, at::Tensor* p, at::Tensor* g, at::Tensor* c) {
-    const int64_t n = rows * columns;
-    *p = parameters_.narrow(0, *offset, n).view({rows, columns});
-    *g = grads_.narrow(0, *offset, n).view({rows, columns});
-    *c = compute_.narrow(0, *offset, n).view({rows, columns});
-    *offset += n;
-  };
-  for (Site& s : group.sites) take(r, s.in, &s.a_RI, &s.da_RI, &s.compute_a_RI);
-  for (Site& s : group.sites) take(s.out, r, &s.b_OR, &s.db_OR, &s.compute_b_OR);
-  if (group.sites.empty()) return;
-  const int64_t ranks = r * static_cast<int64_t>(group.sites.size());
-  group.compute_a_GI = compute_.narrow(0, start, ranks * in).view({ranks, in});
-  group.da_GI = grads_.narrow(0, start, ranks * in).view({ranks, in});
-  sites_.insert(sites_.end(), group.sites.begin(), group.sites.end());
+  return all;
 }
 
 void Adapter::Initialize(uint64_t seed) {
@@ -159,7 +255,12 @@ void Adapter::Initialize(uint64_t seed) {
 }
 
 void Adapter::RefreshCompute() {
-  if (!compute_.is_same(parameters_)) compute_.copy_(parameters_);
+  ++version_;
+  if (compute_.is_same(parameters_)) return;
+  compute_.copy_(parameters_);
+  for (const Site& site : sites_) {
+    if (site.a_scale != 1) site.compute_a_RI.mul_(site.a_scale);
+  }
 }
 
 }  // namespace finetuned::lora

@@ -1,5 +1,6 @@
 // The trainable low-rank matrices of a run. Each adapted linear W [O, I] gets A [R, I] and B [O, R];
-// its output becomes x W^T + scaling * (x A^T) B^T, scaling = alpha / R, or alpha / sqrt(R) (rsLoRA).
+// its output becomes x W^T + scaling * (x A^T) B^T, scaling = alpha / R, or alpha / sqrt(R) (rsLoRA). With DoRA that sum
+// is multiplied, output by output, with magnitude / norm of the row of W + scaling * B A; the norm has no gradient.
 // Legend: I inputs, O outputs, R rank, G sum of the ranks of a group.
 #pragma once
 
@@ -7,6 +8,7 @@
 
 #include <array>
 #include <cstdint>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -32,8 +34,13 @@ struct Options {
   double dropout = 0.0;  // on the input of A, in training only
   bool use_rslora = false;
   std::vector<Target> targets;  // sorted, distinct
+  // Other ranks and alphas by patterns of module names (plan/module_pattern.h); of several the first by alphabet.
+  std::map<std::string, int64_t> rank_pattern;
+  std::map<std::string, double> alpha_pattern;
+  std::vector<int64_t> layers;  // that have adapters; empty: all
+  bool use_dora = false;
 
-  double scaling() const;
+  double scaling(int64_t rank, double alpha) const;
 };
 
 // One adapted linear. Tensors are views of the adapter's flat buffers.
@@ -41,10 +48,14 @@ struct Site {
   int64_t layer = 0;
   Target target = Target::kQ;
   int64_t index = 0;  // number of the site in the adapter; its dropout stream
-  int64_t in = 0, out = 0;
+  int64_t in = 0, out = 0, rank = 0;
+  double scaling = 0;
+  double a_scale = 1;                     // what compute_a_RI is multiplied with: scaling where its group has no common one
   at::Tensor a_RI, b_OR;                  // float32, what the optimizer changes
   at::Tensor da_RI, db_OR;                // float32 gradients
-  at::Tensor compute_a_RI, compute_b_OR;  // compute type; the masters themselves in float32
+  at::Tensor compute_a_RI, compute_b_OR;  // compute type; the masters themselves in float32 without a_scale
+  // DoRA, float32. norm_O: of the rows of W + scaling * B A, as model::RefreshGains left it.
+  at::Tensor magnitude_O, dmagnitude_O, norm_O;
 };
 
 // Fused linears that read one input; their sites and the columns of the fused output they add to.
@@ -53,12 +64,24 @@ inline constexpr int kGroups = 4;
 struct Group {
   std::vector<Site> sites;            // may be empty
   std::vector<int64_t> first_column;  // of each site in the fused output
+  int64_t out = 0;                    // columns of the fused output
   at::Tensor compute_a_GI, da_GI;     // A and dA of all sites, adjacent in memory
+  double scaling = 1;                 // of u B^T: that of all sites, or 1 where they differ and a_scale has it
+  bool mixed = false;                 // they differ
+  at::Tensor gain_O;                  // DoRA: float32, of the fused output; 1 where no site is
   int64_t ranks() const { return compute_a_GI.defined() ? compute_a_GI.size(0) : 0; }
 };
 
+// A tensor that trains, as PEFT's files call it.
+struct NamedParameter {
+  std::string name;  // "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
+  at::Tensor value, gradient;  // float32, views of the adapter's buffers
+};
+
+class SiteOptions;
+
 // Owns parameters and gradients, each as one flat float32 buffer in the order of sites(): per group
-// all A, then all B. Not thread safe.
+// all A, then all B, then all magnitudes. Not thread safe.
 class Adapter {
  public:
   // REQUIRES: options.targets not empty, rank > 0. Parameters are zero until Initialize or a load.
@@ -79,17 +102,28 @@ class Adapter {
   const Group& group(int64_t layer, GroupKind kind) const {
     return groups_[layer][static_cast<int>(kind)];
   }
+  int64_t layers() const { return static_cast<int64_t>(groups_.size()); }
   const std::vector<Site>& sites() const { return sites_; }
+  // Everything that trains, by name.
+  std::vector<NamedParameter> named_parameters() const;
+  // Counts the changes of the parameters; with DoRA gains are those of a version.
+  int64_t version() const { return version_; }
+  int64_t& gains_version() const { return gains_version_; }
   at::Tensor& parameters() { return parameters_; }  // float32 [n]
   at::Tensor& gradients() { return grads_; }        // float32 [n]
   const at::Tensor& parameters() const { return parameters_; }
 
  private:
-  void AddGroup(const format::ModelConfig& config, int64_t layer, GroupKind kind,
-                int64_t* offset);
+  void AddSites(const format::ModelConfig& config, const SiteOptions& of, int64_t layer, GroupKind kind);
+  void Place(Group* group, int64_t* offset);
+  void PlaceGains();
 
   Options options_;
   at::Tensor parameters_, grads_, compute_;
+  at::Tensor norms_, gains_;  // DoRA
+  int64_t version_ = 0;
+  mutable int64_t gains_version_ = -1;
+  int64_t sites_count_ = 0;
   std::vector<Site> sites_;
   std::vector<std::array<Group, kGroups>> groups_;
 };

@@ -73,7 +73,10 @@ void AddGradients(const Group& group, double scaling, const at::Tensor& dy_TO,
                   const at::Tensor& du_TG, const at::Tensor& x_TI, const at::Tensor& u_TG) {
   if (group.sites.empty()) return;
   AddUpGradients(group, scaling, dy_TO, u_TG);
-  AccumulateProduct(group.da_GI, du_TG.t(), x_TI, 1);
+  if (!group.mixed) return AccumulateProduct(group.da_GI, du_TG.t(), x_TI, 1);
+  ForEachSite(group, dy_TO, du_TG, [&](const Site& site, const at::Tensor&, const at::Tensor& du) {
+    AccumulateProduct(site.da_RI, du.t(), x_TI, site.a_scale);
+  });
 }
 
 void Down(const Group& group, const at::Tensor& x_TI, const DropoutKey& key, at::Tensor& scratch_TI,
@@ -114,7 +117,7 @@ void AddBackward(const Group& group, double scaling, const at::Tensor& dy_TO,
   AddUpGradients(group, scaling, dy_TO, u_TG);
   ForEachSite(group, dy_TO, du_TG, [&](const Site& site, const at::Tensor&, const at::Tensor& du) {
     Drop(site, x_TI, key, scratch_TI);
-    AccumulateProduct(site.da_RI, du.t(), scratch_TI, 1);
+    AccumulateProduct(site.da_RI, du.t(), scratch_TI, site.a_scale);
     if (!dx_TI.defined()) return;
     at::mm_out(scratch_TI, du, site.compute_a_RI);
     Drop(site, scratch_TI, key, scratch_TI);

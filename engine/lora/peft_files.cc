@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <fstream>
+#include <map>
 #include <set>
 #include <span>
 #include <sstream>
@@ -26,18 +27,11 @@ constexpr char kConfigFile[] = "adapter_config.json";
 constexpr char kWeightsFile[] = "adapter_model.safetensors";
 constexpr char kPeftVersion[] = "0.21.2";  // whose files these are
 
-std::string TensorName(const Site& site, const char* matrix) {
-  return absl::StrCat("base_model.model.model.layers.", site.layer, ".", TargetPath(site.target),
-                      ".", matrix, ".weight");
-}
-
-// Calls visit(name, float32 tensor) for every matrix.
+// Calls visit(name, float32 tensor) for every tensor that trains.
 template <typename Visit>
-absl::Status ForEachMatrix(const Adapter& adapter, const Visit& visit) {
-  for (const Site& site : adapter.sites()) {
-    absl::Status status = visit(TensorName(site, "lora_A"), site.a_RI);
-    if (status.ok()) status = visit(TensorName(site, "lora_B"), site.b_OR);
-    if (!status.ok()) return status;
+absl::Status ForEachTensor(const Adapter& adapter, const Visit& visit) {
+  for (const NamedParameter& p : adapter.named_parameters()) {
+    if (absl::Status status = visit(p.name, p.value); !status.ok()) return status;
   }
   return absl::OkStatus();
 }
@@ -48,11 +42,17 @@ json Number(double x) {
   return static_cast<double>(whole) == x ? json(whole) : json(x);
 }
 
+json NumbersJson(const std::map<std::string, double>& numbers) {
+  json object = json::object();
+  for (const auto& [key, number] : numbers) object[key] = Number(number);
+  return object;
+}
+
 json ConfigJson(const Options& options, const PeftDescription& description) {
   std::vector<std::string> targets;
   for (Target t : options.targets) targets.push_back(TargetName(t));
   std::sort(targets.begin(), targets.end());
-  return {{"alpha_pattern", json::object()},
+  return {{"alpha_pattern", NumbersJson(options.alpha_pattern)},
           {"auto_mapping", nullptr},
           {"base_model_name_or_path", description.base_model_name},
           {"bias", "none"},
@@ -60,28 +60,28 @@ json ConfigJson(const Options& options, const PeftDescription& description) {
           {"inference_mode", true},
           {"init_lora_weights", true},
           {"layers_pattern", nullptr},
-          {"layers_to_transform", nullptr},
+          {"layers_to_transform", options.layers.empty() ? json() : json(options.layers)},
           {"lora_alpha", Number(options.alpha)},
           {"lora_dropout", options.dropout},
           {"modules_to_save", nullptr},
           {"peft_type", "LORA"},
           {"peft_version", kPeftVersion},
           {"r", options.rank},
-          {"rank_pattern", json::object()},
+          {"rank_pattern", json(options.rank_pattern)},
           {"revision", nullptr},
           {"target_modules", targets},
           {"task_type", "CAUSAL_LM"},
-          {"use_dora", false},
+          {"use_dora", options.use_dora},
           {"use_rslora", options.use_rslora}};
 }
 
 std::string Readme(const Options& options, const PeftDescription& description) {
   return absl::StrFormat(
-      "---\nbase_model: %s\nlibrary_name: peft\ntags:\n- lora\n---\n\n# %s\n\nLoRA adapter of rank %d "
+      "---\nbase_model: %s\nlibrary_name: peft\ntags:\n- lora\n---\n\n# %s\n\n%s adapter of rank %d "
       "(alpha %g%s) for `%s`, trained by finetuned.\n\n```python\nfrom peft import "
       "AutoPeftModelForCausalLM\nmodel = AutoPeftModelForCausalLM.from_pretrained(\"this folder\")\n"
       "```\n",
-      description.base_model_name, description.title, options.rank, options.alpha,
+      description.base_model_name, description.title, options.use_dora ? "DoRA" : "LoRA", options.rank, options.alpha,
       options.use_rslora ? ", rank-stabilized" : "", description.base_model_name);
 }
 
@@ -95,7 +95,7 @@ absl::Status WriteText(const std::string& path, const std::string& text) {
 
 absl::Status WriteWeights(const Adapter& adapter, const std::string& path) {
   std::vector<format::SafetensorsWriter::Layout> layout;
-  absl::Status status = ForEachMatrix(adapter, [&](const std::string& name, const at::Tensor& t) {
+  absl::Status status = ForEachTensor(adapter, [&](const std::string& name, const at::Tensor& t) {
     layout.push_back({name, format::DType::kF32, t.sizes().vec()});
     return absl::OkStatus();
   });
@@ -103,7 +103,7 @@ absl::Status WriteWeights(const Adapter& adapter, const std::string& path) {
   if (!writer.ok()) return writer.status();
   // One copy from the device; the matrices are views of one buffer.
   const at::Tensor host = adapter.parameters().to(at::kCPU);
-  status = ForEachMatrix(adapter, [&](const std::string& name, const at::Tensor& t) {
+  status = ForEachTensor(adapter, [&](const std::string& name, const at::Tensor& t) {
     const float* data = host.const_data_ptr<float>() + t.storage_offset();
     return (*writer)->Append(name, {reinterpret_cast<const uint8_t*>(data),
                                     static_cast<size_t>(t.numel()) * sizeof(float)});
@@ -114,6 +114,20 @@ absl::Status WriteWeights(const Adapter& adapter, const std::string& path) {
 absl::Status Unsupported(const std::string& path, const std::string& key, const json& value) {
   return absl::InvalidArgumentError(absl::StrCat(path, ": ", key, " is ", value.dump(),
                                                  ", which this version cannot continue"));
+}
+
+// Throws json::exception. Absent and null: none.
+template <typename V>
+void ReadPatterns(const json& config, const char* key, std::map<std::string, V>* out) {
+  const json value = config.value(key, json());
+  if (!value.is_null()) *out = value.get<std::map<std::string, V>>();
+}
+
+// A number, a list, or none.
+void ReadLayers(const json& config, std::vector<int64_t>* out) {
+  const json value = config.value("layers_to_transform", json());
+  if (value.is_null()) return;
+  *out = value.is_array() ? value.get<std::vector<int64_t>>() : std::vector<int64_t>{value.get<int64_t>()};
 }
 
 bool IsPlain(const json& value) {
@@ -144,8 +158,7 @@ absl::StatusOr<Options> ReadPeftConfig(const std::string& directory) {
   if (!config->is_object() || config->value("peft_type", json()) != "LORA") {
     return absl::InvalidArgumentError(absl::StrCat(path, ": peft_type is not \"LORA\""));
   }
-  for (const char* key : {"use_dora", "bias", "rank_pattern", "alpha_pattern", "modules_to_save",
-                          "layers_to_transform", "lora_bias", "target_parameters"}) {
+  for (const char* key : {"bias", "modules_to_save", "lora_bias", "target_parameters", "trainable_token_indices"}) {
     if (config->contains(key) && !IsPlain((*config)[key])) {
       return Unsupported(path, key, (*config)[key]);
     }
@@ -156,6 +169,10 @@ absl::StatusOr<Options> ReadPeftConfig(const std::string& directory) {
     options.alpha = config->value("lora_alpha", 8.0);
     options.dropout = config->value("lora_dropout", 0.0);
     options.use_rslora = config->value("use_rslora", false);
+    options.use_dora = config->value("use_dora", false);
+    ReadPatterns(*config, "rank_pattern", &options.rank_pattern);
+    ReadPatterns(*config, "alpha_pattern", &options.alpha_pattern);
+    ReadLayers(*config, &options.layers);
     const json targets = config->value("target_modules", json::array());
     if (targets.is_string() && targets != "all-linear") {
       return Unsupported(path, "target_modules", targets);
@@ -181,7 +198,7 @@ absl::Status LoadPeftWeights(const std::string& directory, Adapter* adapter) {
   if (!file.ok()) return file.status();
   at::Tensor host = at::zeros({adapter->parameters().numel()}, at::kFloat);
   std::set<std::string> known;
-  absl::Status status = ForEachMatrix(*adapter, [&](const std::string& name, const at::Tensor& t) {
+  absl::Status status = ForEachTensor(*adapter, [&](const std::string& name, const at::Tensor& t) {
     known.insert(name);
     const format::TensorInfo* info = (*file)->Find(name);
     if (info == nullptr) {

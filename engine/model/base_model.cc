@@ -11,6 +11,7 @@
 #include "absl/strings/str_join.h"
 #include "engine/format/rope.h"
 #include "engine/model/weight_upload.h"
+#include "engine/plan/module_pattern.h"
 #include "kernels/codes8.h"
 
 namespace finetuned::model {
@@ -35,7 +36,7 @@ std::optional<at::ScalarType> PlainType(format::DType dtype) {
 class Loader {
  public:
   Loader(const format::ModelSource& source, const std::string& path, const LoadOptions& options)
-      : source_(source), path_(path), options_(options), upload_(options.device) {}
+      : source_(source), path_(path), options_(options), skip_(options.skip_modules), upload_(options.device) {}
 
   // On the device, in a type that holds what is stored. Whether every number is finite is told by CheckFinite.
   absl::StatusOr<at::Tensor> Stored(const std::string& name, std::vector<int64_t> shape) {
@@ -88,14 +89,14 @@ class Loader {
   absl::StatusOr<FrozenLinear> Linear(const std::vector<PartSpec>& parts, int64_t in) {
     absl::StatusOr<at::Tensor> bias = Bias(parts);
     if (!bias.ok()) return bias.status();
-    if (!options_.nf4) return Dense(parts, in, *bias);
-    std::vector<kernels::Nf4Tensor> quantized;
+    if (AllSkipped(parts)) return Dense(parts, in, *bias);
+    std::vector<StoredMatrix> quantized;
     for (const PartSpec& part : parts) {
       absl::StatusOr<at::Tensor> stored = Stored(part.name + ".weight", {part.rows, in});
       if (!stored.ok()) return stored.status();
-      quantized.push_back(kernels::Nf4Quantize(*stored, /*double_quant=*/true));
+      quantized.push_back(StoreMatrix(*stored, FormatOf(part), options_.double_quant, options_.dtype));
     }
-    FrozenLinear linear = FrozenLinear::Nf4(std::move(quantized), in, *bias);
+    FrozenLinear linear = FrozenLinear::Stored(std::move(quantized), in, *bias);
     const auto codes = CodesOf(options_.precision);
     if (codes && (in % kernels::kCodes8Align != 0 || !Aligned(parts))) {
       return absl::InvalidArgumentError(absl::StrCat(
@@ -107,6 +108,14 @@ class Loader {
   }
 
  private:
+  plan::BaseFormat FormatOf(const PartSpec& part) const {
+    return skip_.Matches(part.name) ? plan::BaseFormat::kCompute : options_.base;
+  }
+  bool AllSkipped(const std::vector<PartSpec>& parts) const {
+    return std::all_of(parts.begin(), parts.end(),
+                       [&](const PartSpec& part) { return FormatOf(part) == plan::BaseFormat::kCompute; });
+  }
+
   // Whether the bytes of the file are the tensor. In GGUF files rows of q_proj and k_proj lie in another order.
   bool AsStored(const format::TensorInfo& info) const {
     if (!PlainType(info.dtype)) return false;
@@ -176,6 +185,7 @@ class Loader {
   const format::ModelSource& source_;
   const std::string& path_;
   const LoadOptions& options_;
+  const plan::ModulePatterns skip_;
   WeightUpload upload_;
   std::vector<std::pair<const format::TensorInfo*, at::Tensor>> finite_;  // bool each, on the device
 };
@@ -240,7 +250,9 @@ std::optional<at::ScalarType> CodesOf(plan::MatmulPrecision precision) {
 plan::PlanInput PlanInputOf(const BaseModel& base) {
   plan::PlanInput input;
   input.model = base.config;
-  input.base = base.options.nf4 ? plan::BaseFormat::kNf4 : plan::BaseFormat::kCompute;
+  input.base = base.options.base;
+  input.double_quant = base.options.double_quant;
+  input.skip_modules = base.options.skip_modules;
   input.compute_bytes = base.options.dtype == at::kFloat ? 4 : 2;
   input.precision = base.options.precision;
   input.on_gpu = base.options.device.is_cuda();

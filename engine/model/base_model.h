@@ -21,8 +21,12 @@ namespace finetuned::model {
 struct LoadOptions {
   at::Device device = at::kCPU;
   at::ScalarType dtype = at::kFloat;  // compute type: kFloat or kBFloat16
-  bool nf4 = true;                    // linears of the layers as NF4 with double quantization
-  plan::MatmulPrecision precision = plan::MatmulPrecision::kCompute;  // of their products; others need nf4
+  plan::BaseFormat base = plan::BaseFormat::kNf4;  // of the linears of the layers
+  plan::MatmulPrecision precision = plan::MatmulPrecision::kCompute;  // of their products; others need 4-bit codes
+  bool double_quant = true;           // of 4-bit formats: the scales in 8 bits
+  std::vector<std::string> skip_modules;  // of linears in the compute type: see plan/module_pattern.h
+
+  bool quantized() const { return base != plan::BaseFormat::kCompute; }
 
   bool operator==(const LoadOptions&) const = default;
 };

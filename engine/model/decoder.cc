@@ -4,6 +4,7 @@
 
 #include <array>
 
+#include "engine/model/dora.h"
 #include "engine/plan/memory_plan.h"
 #include "engine/plan/standing_weights.h"
 #include "kernels/embedding.h"
@@ -22,14 +23,14 @@ Decoder::Decoder(const BaseModel& base, lora::Adapter& adapter, const DecoderOpt
       workspace_(base.options.device),
       inputs_(&workspace_, base.options.device, static_cast<int64_t>(base.layers.size()),
               options.recompute_activations && options.offload_inputs) {
-  if (!KeepsDequantized()) return;
+  if (!KeepsDequantized()) return;  // never with DoRA, which needs scratch beside them
   scratch_elements_ = StandingElements(base, adapter);
   const at::Tensor memory = workspace_.Take("dequantized_weight", 0, {scratch_elements_}, base.options.dtype);
   standing_ = PlaceStandingWeights(base, adapter, memory);
 }
 
 bool Decoder::KeepsDequantized() const {
-  if (options_.recompute_activations || !base_.options.nf4) return false;
+  if (options_.recompute_activations || !base_.options.quantized() || adapter_.options().use_dora) return false;
   if (options_.standing_weights.has_value()) return *options_.standing_weights;
   const int64_t bytes = StandingElements(base_, adapter_) * static_cast<int64_t>(c10::elementSize(base_.options.dtype));
   return base_.options.device.is_cuda() && bytes <= plan::kStandingWeightBytes;
@@ -42,6 +43,7 @@ PassContext Decoder::Pass(const DeviceBatch& batch, const std::optional<DropoutP
   pass.batch = &batch;
   pass.workspace = &workspace_;
   pass.scratch = workspace_.Take("dequantized_weight", 0, {scratch_elements_}, base_.options.dtype);
+  RefreshGains(base_, adapter_, pass.scratch, workspace_);
   pass.dropout.sites = static_cast<int64_t>(adapter_.sites().size());
   pass.deterministic = options_.deterministic;
   pass.number = ++passes_;
@@ -54,6 +56,13 @@ PassContext Decoder::Pass(const DeviceBatch& batch, const std::optional<DropoutP
     pass.dropout.pass = dropout->pass;
   }
   return pass;
+}
+
+void Decoder::InitializeMagnitudes() {
+  if (!adapter_.options().use_dora) return;
+  model::InitializeMagnitudes(base_, adapter_,
+                              workspace_.Take("dequantized_weight", 0, {scratch_elements_}, base_.options.dtype),
+                              workspace_);
 }
 
 Keep Decoder::KeepOf(int64_t layer) const {

@@ -47,6 +47,9 @@ class Decoder {
   // base and adapter must outlive the decoder.
   Decoder(const BaseModel& base, lora::Adapter& adapter, const DecoderOptions& options);
 
+  // With DoRA: magnitudes for the adapter as it is (see dora.h). Call once for a new one.
+  void InitializeMagnitudes();
+
   // Adds to the adapter's gradients and to sums (float64 [kLossSums], sums over targets).
   //   grad_scale    float32 [1] on the device: 1 / targets of the whole accumulation window.
   //   dropout_seed, pass   choose the dropout masks; pass counts micro-batches.

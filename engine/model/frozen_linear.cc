@@ -10,6 +10,22 @@ namespace {
 
 int64_t Bytes(const at::Tensor& t) { return t.defined() ? static_cast<int64_t>(t.nbytes()) : 0; }
 
+// Stored files may bring tables of their own; products with codes as they are stored take one for all parts.
+bool SameTables(const kernels::Nf4Tensor& a, const kernels::Nf4Tensor& b) {
+  return a.nested == b.nested && at::equal(a.code_map, b.code_map) &&
+         (!a.nested || at::equal(a.nested_map, b.nested_map));
+}
+
+std::vector<kernels::Nf4Tensor> FourBitParts(const std::vector<StoredMatrix>& parts) {
+  std::vector<kernels::Nf4Tensor> found;
+  for (const StoredMatrix& part : parts) {
+    const auto* four_bit = std::get_if<kernels::Nf4Tensor>(&part);
+    if (four_bit == nullptr || (!found.empty() && !SameTables(found[0], *four_bit))) return {};
+    found.push_back(*four_bit);
+  }
+  return found;
+}
+
 }  // namespace
 
 FrozenLinear FrozenLinear::Dense(at::Tensor weight_OI, at::Tensor bias_O) {
@@ -21,21 +37,19 @@ FrozenLinear FrozenLinear::Dense(at::Tensor weight_OI, at::Tensor bias_O) {
   return linear;
 }
 
-FrozenLinear FrozenLinear::Nf4(std::vector<kernels::Nf4Tensor> parts, int64_t in,
-                               at::Tensor bias_O) {
+FrozenLinear FrozenLinear::Stored(std::vector<StoredMatrix> parts, int64_t in, at::Tensor bias_O) {
   FrozenLinear linear;
   linear.in_ = in;
-  for (const auto& part : parts) linear.out_ += part.shape[0];
+  for (const StoredMatrix& part : parts) linear.out_ += StoredRows(part);
   linear.parts_ = std::move(parts);
+  linear.four_bit_ = FourBitParts(linear.parts_);
   linear.bias_O_ = std::move(bias_O);
   return linear;
 }
 
 int64_t FrozenLinear::bytes() const {
   int64_t sum = Bytes(dense_OI_) + Bytes(bias_O_) + Bytes(scale_O_) + Bytes(scale_I_);
-  for (const auto& p : parts_) {
-    sum += Bytes(p.codes) + Bytes(p.absmax_q) + Bytes(p.absmax2) + Bytes(p.absmax);
-  }
+  for (const StoredMatrix& part : parts_) sum += StoredBytes(part);
   return sum;
 }
 
@@ -59,17 +73,17 @@ at::Tensor FrozenLinear::ExtendedView(const at::Tensor& scratch, int64_t border)
 at::Tensor FrozenLinear::Extended(const at::Tensor& scratch, int64_t border) const {
   at::Tensor all = ExtendedView(scratch, border);
   int64_t row = 0;
-  for (const auto& part : parts_) {
-    at::Tensor rows = all.narrow(0, row, part.shape[0]).narrow(1, 0, in_);
-    kernels::Nf4Dequantize(part, rows);
-    row += part.shape[0];
+  for (const StoredMatrix& part : parts_) {
+    at::Tensor rows = all.narrow(0, row, StoredRows(part)).narrow(1, 0, in_);
+    Dequantize(part, rows);
+    row += rows.size(0);
   }
   return all;
 }
 
 void FrozenLinear::PrepareCodes(at::ScalarType codes) {
   std::vector<at::Tensor> rows;
-  for (const auto& part : parts_) {
+  for (const kernels::Nf4Tensor& part : four_bit_) {
     at::Tensor dense = at::empty(part.shape, part.codes.options().dtype(at::kFloat));
     kernels::Nf4Dequantize(part, dense);
     dense.abs_();
@@ -84,7 +98,7 @@ void FrozenLinear::PrepareCodes(at::ScalarType codes) {
 
 void FrozenLinear::WriteCodes(bool transposed, at::Tensor& codes) const {
   int64_t row = 0;
-  for (const auto& part : parts_) {
+  for (const kernels::Nf4Tensor& part : four_bit_) {
     at::Tensor place = codes.narrow(transposed ? 1 : 0, row, part.shape[0]);
     const at::Tensor scale = transposed ? scale_I_ : scale_O_.narrow(0, row, part.shape[0]);
     kernels::Nf4ToCodes(part, scale, transposed, place);

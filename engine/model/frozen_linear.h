@@ -8,25 +8,27 @@
 #include <string>
 #include <vector>
 
-#include "kernels/nf4.h"
+#include "engine/model/stored_matrix.h"
 
 namespace finetuned::model {
 
-// Either dense in the compute type, or one NF4 tensor per stored matrix: each keeps its own offset
-// and scales, so it is bit-equal to quantizing that matrix alone.
+// Either dense in the compute type, or one quantized matrix per stored one: each keeps its own offset
+// and scales, so it is bit-equal to quantizing that matrix alone. Some of these may be dense.
 class FrozenLinear {
  public:
   FrozenLinear() = default;
   // weight_OI: dense, compute type. bias_O may be undefined.
   static FrozenLinear Dense(at::Tensor weight_OI, at::Tensor bias_O);
-  // REQUIRES: all parts have `in` columns.
-  static FrozenLinear Nf4(std::vector<kernels::Nf4Tensor> parts, int64_t in, at::Tensor bias_O);
+  // REQUIRES: all parts have `in` columns, and one is quantized.
+  static FrozenLinear Stored(std::vector<StoredMatrix> parts, int64_t in, at::Tensor bias_O);
 
   int64_t in() const { return in_; }
   int64_t out() const { return out_; }
   const at::Tensor& bias_O() const { return bias_O_; }
   bool quantized() const { return !parts_.empty(); }
-  const std::vector<kernels::Nf4Tensor>& parts() const { return parts_; }
+  const std::vector<StoredMatrix>& parts() const { return parts_; }
+  // The parts where all are 4-bit codes of one table, else empty: what kernels/nf4_gemm.h multiplies with.
+  const std::vector<kernels::Nf4Tensor>& four_bit() const { return four_bit_; }
   int64_t bytes() const;
 
   // The weight [O, I] in the compute type: the dense tensor itself, or Extended(scratch, 0).
@@ -40,7 +42,7 @@ class FrozenLinear {
   int64_t ScratchElements(int64_t border) const;
 
   // For products in 8-bit codes (kernels/codes8.h). Measures the scales of rows and columns.
-  // REQUIRES: quantized(), in and out of every part multiples of kernels::kCodes8Align.
+  // REQUIRES: four_bit() not empty, in and out of every part multiples of kernels::kCodes8Align.
   void PrepareCodes(at::ScalarType codes);
   const at::Tensor& scale_O() const { return scale_O_; }
   const at::Tensor& scale_I() const { return scale_I_; }
@@ -52,7 +54,8 @@ class FrozenLinear {
 
   int64_t in_ = 0, out_ = 0;
   at::Tensor dense_OI_, bias_O_, scale_O_, scale_I_;
-  std::vector<kernels::Nf4Tensor> parts_;
+  std::vector<StoredMatrix> parts_;
+  std::vector<kernels::Nf4Tensor> four_bit_;
 };
 
 }  // namespace finetuned::model

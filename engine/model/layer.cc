@@ -328,7 +328,11 @@ StandingWeights PlaceStandingWeights(const BaseModel& base, const lora::Adapter&
 }
 
 int64_t ResidualSpare(const lora::Adapter& adapter) {
-  return std::max(adapter.group(0, GroupKind::kO).ranks(), adapter.group(0, GroupKind::kDown).ranks());
+  int64_t most = 0;
+  for (int64_t i = 0; i < adapter.layers(); ++i) {
+    most = std::max({most, adapter.group(i, GroupKind::kO).ranks(), adapter.group(i, GroupKind::kDown).ranks()});
+  }
+  return most;
 }
 
 void LayerForward(const PassContext& pass, int64_t layer, Keep keep, const at::Tensor& x_TD,

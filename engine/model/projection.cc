@@ -17,7 +17,7 @@ Projection::Projection(const PassContext& pass, const FrozenLinear& linear, int6
   if (pass.adapter == nullptr) return;
   group_ = &pass.adapter->group(layer, kind);
   ranks_ = group_->ranks();
-  scaling_ = pass.adapter->options().scaling();
+  scaling_ = group_->scaling;
 }
 
 void Projection::Forward(const Extended& x_TI, at::Tensor y_TO, int64_t first_row) {
@@ -28,7 +28,7 @@ void Projection::Forward(const Extended& x_TI, at::Tensor y_TO, int64_t first_ro
     lora::Down(*group_, x, Key(first_row), dropped, u_TG);
   }
   if (!y_TO.defined()) return;
-  if (pass_.few_rows && kernels::Nf4GemmSupports(linear_.parts(), linear_.in())) {
+  if (pass_.few_rows && kernels::Nf4GemmSupports(linear_.four_bit(), linear_.in())) {
     return ForwardStored(x, u_TG, y_TO);
   }
   if (Rides()) {
@@ -36,8 +36,9 @@ void Projection::Forward(const Extended& x_TI, at::Tensor y_TO, int64_t first_ro
   } else {
     Multiply(x, /*transposed=*/false, y_TO);
   }
-  if (linear_.bias_O().defined()) y_TO.add_(linear_.bias_O());
   if (ranks_ > 0 && !Rides()) lora::AddUp(*group_, scaling_, u_TG, y_TO);
+  if (dora()) y_TO.mul_(group_->gain_O);
+  if (linear_.bias_O().defined()) y_TO.add_(linear_.bias_O());
 }
 
 void Projection::ForwardStored(const at::Tensor& x_TI, const at::Tensor& u_TG, at::Tensor& y_TO) {
@@ -48,11 +49,32 @@ void Projection::ForwardStored(const at::Tensor& x_TI, const at::Tensor& u_TG, a
   if (x_TI.is_cuda()) {
     scratch = pass_.workspace->Take("nf4_partial", 0, {splits, x_TI.size(0), linear_.out()}, at::kFloat);
   }
-  kernels::Nf4Gemm(linear_.parts(), x_TI, linear_.bias_O(), low_rank, splits, scratch, y_TO);
+  kernels::Nf4Gemm(linear_.four_bit(), x_TI, dora() ? at::Tensor() : linear_.bias_O(), low_rank, splits, scratch, y_TO);
+  if (!dora()) return;
+  y_TO.mul_(group_->gain_O);
+  if (linear_.bias_O().defined()) y_TO.add_(linear_.bias_O());
+}
+
+// With z = x W^T + s u B^T the output is gain * z: adds the gradient of the magnitudes, sum(dy * z) / norm, and returns
+// that of z. The product z is computed again: its buffer may hold something else by now.
+at::Tensor Projection::BackwardGain(const at::Tensor& dy_TO, const at::Tensor& x_TI, const at::Tensor& u_TG) {
+  at::Tensor z_TO = pass_.workspace->Take("dora.gradient", 0, dy_TO.sizes(), dy_TO.scalar_type());
+  Multiply(x_TI, /*transposed=*/false, z_TO);
+  lora::AddUp(*group_, scaling_, u_TG, z_TO);
+  z_TO.mul_(dy_TO);
+  const at::Tensor sums_O = at::sum(z_TO, {0}, /*keepdim=*/false, at::kFloat);
+  for (size_t i = 0; i < group_->sites.size(); ++i) {
+    const lora::Site& site = group_->sites[i];
+    at::Tensor gradient = site.dmagnitude_O;
+    gradient.addcdiv_(sums_O.narrow(0, group_->first_column[i], site.out), site.norm_O);
+  }
+  at::mul_out(z_TO, dy_TO, group_->gain_O);
+  return z_TO;
 }
 
 void Projection::Backward(const Extended& dy_TO, const Extended& x_TI, at::Tensor dx_TI, int64_t first_row) {
-  const at::Tensor dy = dy_TO.main(), x = x_TI.main(), u_TG = x_TI.low(ranks_);
+  const at::Tensor x = x_TI.main(), u_TG = x_TI.low(ranks_);
+  const at::Tensor dy = dora() ? BackwardGain(dy_TO.main(), x, u_TG) : dy_TO.main();
   at::Tensor du_TG = dy_TO.low(ranks_);
   if (Rides()) {
     const at::Tensor w = Weight();

@@ -48,7 +48,9 @@ class Projection {
 
  private:
   // The adapters ride on the frozen product: one matrix holds W, A and B.
-  bool Rides() const { return ranks_ > 0 && linear_.quantized() && pass_.dropout.p == 0 && !codes_; }
+  bool Rides() const { return ranks_ > 0 && linear_.quantized() && pass_.dropout.p == 0 && !codes_ && !dora(); }
+  bool dora() const { return group_ != nullptr && group_->gain_O.defined(); }
+  at::Tensor BackwardGain(const at::Tensor& dy_TO, const at::Tensor& x_TI, const at::Tensor& u_TG);
   // The weight stays as it is stored.
   void ForwardStored(const at::Tensor& x_TI, const at::Tensor& u_TG, at::Tensor& y_TO);
   // y = x W^T, transposed: x W.

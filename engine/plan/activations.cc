@@ -90,6 +90,15 @@ void AddShared(const PlanInput& in, const FusedLinears& fused, const Kept& kept,
     for (const Fused& linear : fused.all()) widest = std::max(widest, linear.ranks > 0 ? linear.in : 0);
     some.Add("lora_dropped", 1, widest, e);
   }
+  if (in.use_dora) {
+    int64_t widest = 0, inputs = 0;  // of the adapted linears
+    for (const Fused& linear : fused.all()) {
+      widest = std::max(widest, linear.ranks > 0 ? linear.out : 0);
+      inputs = std::max(inputs, linear.ranks > 0 ? linear.in : 0);
+    }
+    some.Add("dora.gradient", 1, widest, e);
+    c.Add("activations", "dora.rows", kDoraRows * inputs * 4);
+  }
   rows.Add("tokens", 1, 4, 4);  // ids, positions, rows and labels of targets
   AddSharedPrefixes(in, c);
 }

@@ -74,8 +74,10 @@ double AttentionFlops(const PlanInput& in, double mean_length) {
 double WeightTraffic(const PlanInput& in) {
   const auto compute = static_cast<double>(in.compute_bytes);
   switch (in.base) {
-    case BaseFormat::kNf4: return 0.52 + 2 * compute;
-    case BaseFormat::kInt8: return 1 + 2 * compute;
+    case BaseFormat::kNf4:
+    case BaseFormat::kFp4: return (in.double_quant ? 0.52 : 0.5625) + 2 * compute;
+    case BaseFormat::kInt8:
+    case BaseFormat::kFp8: return 1 + 2 * compute;
     case BaseFormat::kCompute: break;
   }
   return compute;

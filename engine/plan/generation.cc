@@ -40,7 +40,7 @@ void AddDecodeStep(const PlanInput& in, int64_t rows, Collector& c) {
   for (const Fused& linear : fused.all()) {
     partial = std::max(partial, StoredProductSplits(linear.in, linear.out) * linear.out);
   }
-  if (in.base == BaseFormat::kNf4) add("decode.nf4_partial", partial, 4);
+  if (in.base == BaseFormat::kNf4 || in.base == BaseFormat::kFp4) add("decode.nf4_partial", partial, 4);
   const int64_t parts = DecodeAttentionParts(m, rows, in.rollout.max_tokens);
   c.Add("activations", "decode.attention.parts", parts * m.num_attention_heads * (m.head_dim + 2) * 4);
 }

@@ -14,19 +14,21 @@ std::array<Linear, 7> LayerLinears(const format::ModelConfig& m) {
            {"down_proj", m.intermediate_size, m.hidden_size}}};
 }
 
-bool IsTarget(const PlanInput& input, const std::string& name) {
-  const auto& targets = input.target_modules;
-  return targets.empty() || std::count(targets.begin(), targets.end(), "all-linear") > 0 ||
-         std::count(targets.begin(), targets.end(), name) > 0;
+AdapterShape ShapeOf(const PlanInput& input) {
+  return AdapterShape(input.lora_rank, input.rank_pattern, input.lora_layers, input.target_modules);
 }
 
 FusedLinears::FusedLinears(const PlanInput& input) {
   const auto linears = LayerLinears(input.model);
+  const AdapterShape shape = ShapeOf(input);
+  const int64_t layers = shape.uniform() ? 1 : input.model.num_hidden_layers;
   const auto fuse = [&](size_t first, size_t count) {
     Fused f = {linears[first].in, 0, 0};
-    for (size_t i = first; i < first + count; ++i) {
-      f.out += linears[i].out;
-      f.ranks += IsTarget(input, linears[i].name) ? input.lora_rank : 0;
+    for (size_t i = first; i < first + count; ++i) f.out += linears[i].out;
+    for (int64_t layer = 0; layer < layers; ++layer) {
+      int64_t ranks = 0;
+      for (size_t i = first; i < first + count; ++i) ranks += shape.Rank(layer, linears[i].name);
+      f.ranks = std::max(f.ranks, ranks);
     }
     return f;
   };
@@ -36,8 +38,9 @@ FusedLinears::FusedLinears(const PlanInput& input) {
   down = fuse(6, 1);
 }
 
-std::vector<int64_t> Nf4Parts(int64_t n) {
+std::vector<int64_t> FourBitParts(int64_t n, bool double_quant) {
   const int64_t blocks = (n + 63) / 64;
+  if (!double_quant) return {(n + 1) / 2, 4 * blocks};
   return {(n + 1) / 2, blocks, 4 * ((blocks + 255) / 256)};
 }
 

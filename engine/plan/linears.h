@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "engine/plan/adapter_shape.h"
 #include "engine/plan/memory_plan.h"
 
 // The linears of a decoder layer as the engine stores and adapts them. For the files of this folder.
@@ -18,10 +19,9 @@ struct Linear {
 // In the order of forward.
 std::array<Linear, 7> LayerLinears(const format::ModelConfig& model);
 
-// Whether the adapter has a pair of matrices for it.
-bool IsTarget(const PlanInput& input, const std::string& name);
+AdapterShape ShapeOf(const PlanInput& input);
 
-// A fused linear with the sum of its adapters' ranks.
+// A fused linear with the sum of its adapters' ranks, the largest of all layers.
 struct Fused {
   int64_t in, out, ranks;
 };
@@ -33,7 +33,8 @@ struct FusedLinears {
   std::array<Fused, 4> all() const { return {qkv, o, gate_up, down}; }
 };
 
-// The allocations of an NF4 matrix of n weights: codes, one absmax byte per 64 weights, one float per 256 of these.
-std::vector<int64_t> Nf4Parts(int64_t n);
+// The allocations of a 4-bit matrix of n weights: codes, one absmax byte per 64 weights, one float per 256 of these;
+// without double quantization one float per 64.
+std::vector<int64_t> FourBitParts(int64_t n, bool double_quant);
 
 }  // namespace finetuned::plan

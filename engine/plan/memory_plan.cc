@@ -15,7 +15,11 @@ constexpr struct {
 constexpr struct {
   const char* name;
   BaseFormat format;
-} kBaseFormats[] = {{"nf4", BaseFormat::kNf4}, {"int8", BaseFormat::kInt8}, {"none", BaseFormat::kCompute}};
+} kBaseFormats[] = {{"nf4", BaseFormat::kNf4},
+                    {"fp4", BaseFormat::kFp4},
+                    {"int8", BaseFormat::kInt8},
+                    {"fp8", BaseFormat::kFp8},
+                    {"none", BaseFormat::kCompute}};
 
 }  // namespace
 

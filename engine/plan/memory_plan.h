@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -11,8 +12,8 @@
 namespace finetuned::plan {
 
 enum class Method { kSft, kDpo, kKto, kGrpo };
-// NF4 with double quantization, 8-bit codes with a float32 scale per row, or the compute type.
-enum class BaseFormat { kNf4, kInt8, kCompute };
+// 4-bit codes with a scale per 64 (NF4, FP4), 8-bit codes with a float32 scale per row, or the compute type.
+enum class BaseFormat { kNf4, kInt8, kCompute, kFp4, kFp8 };
 enum class Optimizer { kAdamW, kAdamW8bit };
 // Number format of the frozen products.
 enum class MatmulPrecision { kCompute, kFp8, kInt8 };
@@ -36,6 +37,8 @@ struct PlanInput {
   format::ModelConfig model;
   Method method = Method::kSft;
   BaseFormat base = BaseFormat::kNf4;
+  bool double_quant = true;           // of 4-bit formats: scales as 8-bit codes
+  std::vector<std::string> skip_modules;  // patterns of linears in the compute type (module_pattern.h)
   bool nf4_lm_head = false;           // an untied lm_head as NF4, too
   int64_t compute_bytes = 2;          // bytes of one activation: 2 (bf16) or 4 (f32)
   MatmulPrecision precision = MatmulPrecision::kCompute;
@@ -43,6 +46,10 @@ struct PlanInput {
   int64_t lora_rank = 16;
   bool lora_dropout = false;
   std::vector<std::string> target_modules;  // names of linears, "all-linear" allowed
+  std::map<std::string, int64_t> rank_pattern;  // other ranks by pattern of the module name (adapter_shape.h)
+  std::vector<int64_t> lora_layers;   // with adapters; empty: all
+  bool mixed_scaling = false;         // rank_pattern or an alpha_pattern makes scales differ
+  bool use_dora = false;
   Optimizer optimizer = Optimizer::kAdamW8bit;
   int64_t micro_batch_size = 1;       // rows; pairs for DPO
   int64_t max_seq_length = 1024;
@@ -85,6 +92,9 @@ int64_t SpareColumns(int64_t ranks);
 // the same function.
 int64_t LogitsChunkRows(int64_t vocab_size);
 
+// Rows of a weight whose norm DoRA takes at a time.
+inline constexpr int64_t kDoraRows = 512;
+
 // Products in INT8 sum so many rows at a time in int32.
 inline constexpr int64_t kCodes8SumRows = 1024;
 
@@ -101,7 +111,7 @@ int64_t CountParameters(const format::ModelConfig& model);
 // Trainable parameters of the adapter.
 int64_t CountLoraParameters(const PlanInput& input);
 
-// Names as in a job: "sft" "dpo" "kto" "grpo"; "nf4" "int8" "none". Unknown ones: kSft, kCompute.
+// Names as in a job: "sft" "dpo" "kto" "grpo"; "nf4" "fp4" "int8" "fp8" "none". Unknown ones: kSft, kCompute.
 Method ParseMethod(const std::string& name);
 BaseFormat ParseBaseFormat(const std::string& name);
 const char* BaseFormatName(BaseFormat format);

@@ -40,7 +40,10 @@ std::vector<Lever> Levers() {
          return true;
        },
        [](const PlanInput& in) { return Number(in.micro_batch_size); }},
-      {"quantization.base", [](PlanInput* in) { return std::exchange(in->base, BaseFormat::kNf4) != BaseFormat::kNf4; },
+      {"quantization.base", [](PlanInput* in) {
+         const BaseFormat was = std::exchange(in->base, BaseFormat::kNf4);
+         return was != BaseFormat::kNf4 && was != BaseFormat::kFp4;
+       },
        [](const PlanInput&) { return std::string("nf4"); }},
       {"optimizer.kind",
        [](PlanInput* in) { return std::exchange(in->optimizer, Optimizer::kAdamW8bit) != Optimizer::kAdamW8bit; },

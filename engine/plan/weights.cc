@@ -4,6 +4,7 @@
 
 #include "engine/plan/collector.h"
 #include "engine/plan/linears.h"
+#include "engine/plan/module_pattern.h"
 #include "engine/plan/standing_weights.h"
 
 namespace finetuned::plan {
@@ -13,21 +14,41 @@ namespace {
 std::vector<int64_t> MatrixParts(const PlanInput& in, const Linear& l) {
   const int64_t n = l.in * l.out;
   switch (in.base) {
-    case BaseFormat::kNf4: return Nf4Parts(n);
-    case BaseFormat::kInt8: return {n, 4 * l.out};
+    case BaseFormat::kNf4:
+    case BaseFormat::kFp4: return FourBitParts(n, in.double_quant);
+    case BaseFormat::kInt8:
+    case BaseFormat::kFp8: return {n, 4 * l.out};
     case BaseFormat::kCompute: break;
   }
   return {n * in.compute_bytes};
 }
 
-// One reused buffer holds the fused matrix in use, dequantized, with its adapters around it; when pieces of rows come
+// Layers in which `linear` keeps the compute type.
+int64_t SkippedLayers(const PlanInput& in, const ModulePatterns& skip, const std::string& linear) {
+  if (skip.empty() || in.base == BaseFormat::kCompute) return 0;
+  int64_t count = 0;
+  for (int64_t i = 0; i < in.model.num_hidden_layers; ++i) count += skip.Matches(ModuleName(i, linear)) ? 1 : 0;
+  return count;
+}
+
+void AddLinears(const PlanInput& in, Collector& c) {
+  const ModulePatterns skip(in.skip_modules);
+  for (const Linear& l : LayerLinears(in.model)) {
+    const int64_t dense = SkippedLayers(in, skip, l.name);
+    const std::string name = std::string("layer.") + l.name;
+    c.AddParts("weights", name, MatrixParts(in, l), in.model.num_hidden_layers - dense);
+    if (dense > 0) c.AddParts("weights", name, {l.in * l.out * in.compute_bytes}, dense);
+  }
+}
+
+// Upper bound where skip_modules leaves some dense. One reused buffer holds the fused matrix in use, dequantized, with its adapters around it; when pieces of rows come
 // back to the matrices of a layer, those of qkv or gate_up, of down and of o. Small models keep all of them.
 int64_t ScratchElements(const PlanInput& in) {
   const auto of = [](const Fused& f) { return (f.out + f.ranks) * (f.in + SpareColumns(f.ranks)); };
   const FusedLinears fused(in);
   const int64_t wide = std::max(of(fused.qkv), of(fused.gate_up));
   const int64_t all = in.model.num_hidden_layers * (of(fused.qkv) + of(fused.o) + of(fused.gate_up) + of(fused.down));
-  const bool stay = in.on_gpu && in.base == BaseFormat::kNf4 && !in.activation_checkpointing &&
+  const bool stay = in.on_gpu && !in.use_dora && !in.activation_checkpointing &&
                     all * in.compute_bytes <= kStandingWeightBytes;
   if (stay) return all;
   if (in.activation_checkpointing) return wide + of(fused.down) + of(fused.o);
@@ -49,9 +70,7 @@ void AddWeights(const PlanInput& in, Collector& c) {
   const int64_t layers = m.num_hidden_layers;
   AddEmbeddings(in, c);
   c.Add("weights", "norms", (2 * layers + 1) * m.hidden_size * in.compute_bytes, 2 * layers + 1);
-  for (const Linear& l : LayerLinears(m)) {
-    c.AddParts("weights", std::string("layer.") + l.name, MatrixParts(in, l), layers);
-  }
+  AddLinears(in, c);
   const FusedLinears fused(in);
   const int64_t biases = (m.attention_bias ? fused.qkv.out + fused.o.out : 0) +
                          (m.mlp_bias ? fused.gate_up.out + fused.down.out : 0);

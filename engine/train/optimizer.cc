@@ -46,10 +46,7 @@ Optimizer::Optimizer(const job::OptimizerOptions& options, lora::Adapter* adapte
       small += p.numel();
     }
   };
-  for (const lora::Site& site : adapter->sites()) {
-    sort(site.a_RI, site.da_RI);
-    sort(site.b_OR, site.db_OR);
-  }
+  for (const lora::NamedParameter& p : adapter->named_parameters()) sort(p.value, p.gradient);
   flat_m_ = at::zeros({small}, all.options());
   flat_v_ = at::zeros({small}, all.options());
   int64_t offset = 0;

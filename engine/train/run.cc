@@ -151,6 +151,12 @@ class Run {
                     absl::StrCat("schedule.max_seq_length: is ", spec_.schedule.max_seq_length,
                                  ", the model's limit is ", limit));
     }
+    for (const int64_t layer : spec_.lora.layers_to_transform) {
+      if (layer < source_->config().num_hidden_layers) continue;
+      return Failed(Outcome::kBadConfig, "INVALID_SPEC",
+                    absl::StrCat("lora.layers_to_transform: names layer ", layer, ", the model has layers 0 to ",
+                                 source_->config().num_hidden_layers - 1));
+    }
     return std::nullopt;
   }
 
@@ -251,8 +257,12 @@ class Run {
   }
 
   model::LoadOptions Wanted() const {
-    return {target_.device, target_.dtype, spec_.base_quantization == "nf4",
-            plan::ParsePrecision(spec_.matmul_precision)};
+    return {.device = target_.device,
+            .dtype = target_.dtype,
+            .base = plan::ParseBaseFormat(spec_.base_quantization),
+            .precision = plan::ParsePrecision(spec_.matmul_precision),
+            .double_quant = spec_.double_quant,
+            .skip_modules = spec_.skip_modules};
   }
 
   Failure LoadBase() {

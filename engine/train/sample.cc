@@ -14,6 +14,7 @@
 #include "engine/generate/prompt.h"
 #include "engine/generate/text_stream.h"
 #include "engine/lora/peft_files.h"
+#include "engine/plan/precision.h"
 #include "engine/train/base_model_cache.h"
 #include "engine/train/device.h"
 
@@ -127,8 +128,13 @@ absl::Status Execute(const SampleSpec& spec, BaseModelCache* cache, const std::a
     return absl::InvalidArgumentError(
         absl::StrCat("prompt: has ", prompt_tokens, " tokens, the model's context is ", context));
   }
-  const auto base = LoadThroughCache(cache, **source, spec.base_model_path,
-                                     {target->device, target->dtype, spec.base_quantization == "nf4"});
+  const model::LoadOptions options = {.device = target->device,
+                                      .dtype = target->dtype,
+                                      .base = plan::ParseBaseFormat(spec.base_quantization),
+                                      .precision = plan::ParsePrecision(spec.matmul_precision),
+                                      .double_quant = spec.double_quant,
+                                      .skip_modules = spec.skip_modules};
+  const auto base = LoadThroughCache(cache, **source, spec.base_model_path, options);
   if (!base.ok()) return base.status();
   const auto adapter = LoadAdapter(spec.adapter_dir, **base);
   if (!adapter.ok()) return adapter.status();

@@ -15,7 +15,10 @@ namespace finetuned::train {
 struct SampleSpec {
   std::string base_model_path;
   std::string adapter_dir;               // PEFT folder; empty: the base alone
-  std::string base_quantization = "nf4";  // as in TrainSpec, like the next two
+  std::string base_quantization = "nf4";  // as in TrainSpec, like the next ones
+  bool double_quant = true;
+  std::vector<std::string> skip_modules;
+  std::string matmul_precision = "bf16";
   std::string compute_dtype = "auto";
   std::string device = "auto";
   int cpu_threads = 0;

@@ -9,6 +9,7 @@
 #include "absl/strings/str_join.h"
 #include "engine/grpo/loss_options.h"
 #include "engine/lora/adapter.h"
+#include "engine/plan/module_pattern.h"
 #include "engine/preference/pair_loss.h"
 #include "engine/train/schedule.h"
 
@@ -40,6 +41,24 @@ class Checker {
  private:
   absl::Status status_;
 };
+
+template <typename V>
+void CheckPatterns(const std::map<std::string, V>& patterns, const std::string& field, Checker* c) {
+  for (const auto& [pattern, value] : patterns) {
+    const absl::Status s = plan::CheckModulePattern(pattern);
+    c->Require(s.ok(), field, absl::StrCat("\"", pattern, "\" ", s.message()));
+    c->Require(value > 0, field, absl::StrCat("\"", pattern, "\" has ", value, ", must be above 0"));
+  }
+}
+
+void CheckAdapterKind(const job::LoraOptions& o, Checker* c) {
+  CheckPatterns(o.rank_pattern, "lora.rank_pattern", c);
+  CheckPatterns(o.alpha_pattern, "lora.alpha_pattern", c);
+  for (const int64_t layer : o.layers_to_transform) {
+    c->AtLeast(static_cast<double>(layer), 0, "lora.layers_to_transform");
+  }
+  c->Require(!o.use_dora || o.dropout == 0, "lora.dropout", "must be 0 with lora.use_dora");
+}
 
 void CheckOptimizer(const job::OptimizerOptions& o, Checker* c) {
   c->OneOf(o.kind, {"adamw", "adamw_8bit"}, "optimizer.kind");
@@ -225,6 +244,7 @@ absl::Status ValidateSpec(const job::TrainSpec& spec) {
   if (auto targets = lora::ParseTargets(spec.lora.target_modules); !targets.ok()) {
     c.Require(false, "lora.target_modules", std::string(targets.status().message()));
   }
+  CheckAdapterKind(spec.lora, &c);
   CheckOptimizer(spec.optimizer, &c);
   CheckSchedule(spec.schedule, &c);
   if (spec.method == "sft") CheckSft(spec.sft, &c);
@@ -234,12 +254,18 @@ absl::Status ValidateSpec(const job::TrainSpec& spec) {
   c.AtLeast(static_cast<double>(spec.checkpoints.every_steps), 0, "checkpoints.every_steps");
   c.AtLeast(static_cast<double>(spec.checkpoints.keep_last), 1, "checkpoints.keep_last");
   c.AtLeast(static_cast<double>(spec.evaluation.every_steps), 0, "evaluation.every_steps");
-  c.OneOf(spec.base_quantization, {"nf4", "none"}, "quantization.base");
+  c.OneOf(spec.base_quantization, {"nf4", "fp4", "int8", "fp8", "none"}, "quantization.base");
+  for (const std::string& pattern : spec.skip_modules) {
+    const absl::Status s = plan::CheckModulePattern(pattern);
+    c.Require(s.ok(), "quantization.skip_modules", absl::StrCat("\"", pattern, "\" ", s.message()));
+  }
   c.OneOf(spec.compute_dtype, {"auto", "bf16", "f32"}, "compute.dtype");
   c.OneOf(spec.device, {"auto", "cpu", "cuda"}, "compute.device");
   c.OneOf(spec.matmul_precision, {"bf16", "fp8", "int8"}, "compute.matmul_precision");
-  c.Require(spec.matmul_precision == "bf16" || spec.base_quantization == "nf4", "compute.matmul_precision",
-            absl::StrCat("is \"", spec.matmul_precision, "\", which needs quantization.base nf4"));
+  const bool four_bit = spec.base_quantization == "nf4" || spec.base_quantization == "fp4";
+  c.Require(spec.matmul_precision == "bf16" || (four_bit && spec.skip_modules.empty()), "compute.matmul_precision",
+            absl::StrCat("is \"", spec.matmul_precision,
+                         "\", which needs quantization.base nf4 or fp4 without skip_modules"));
   c.Require(!spec.activation_offload || spec.activation_checkpointing, "compute.activation_offload",
             "needs compute.activation_checkpointing on");
   return c.status();
@@ -278,6 +304,13 @@ nlohmann::json SpecIdentity(const job::TrainSpec& s) {
       {"compute.dtype", s.compute_dtype},
       {"compute.matmul_precision", s.matmul_precision},
       {"seed", s.seed}};
+  // Left out at their defaults: checkpoints of earlier versions do not have them.
+  if (!s.double_quant) identity["quantization.double_quant"] = false;
+  if (!s.skip_modules.empty()) identity["quantization.skip_modules"] = s.skip_modules;
+  if (!s.lora.rank_pattern.empty()) identity["lora.rank_pattern"] = s.lora.rank_pattern;
+  if (!s.lora.alpha_pattern.empty()) identity["lora.alpha_pattern"] = s.lora.alpha_pattern;
+  if (!s.lora.layers_to_transform.empty()) identity["lora.layers_to_transform"] = s.lora.layers_to_transform;
+  if (s.lora.use_dora) identity["lora.use_dora"] = true;
   identity.update(MethodIdentity(s));
   return identity;
 }

@@ -25,8 +25,15 @@ constexpr int64_t kSkippedStepsLimit = 5;
 
 lora::Options LoraOptions(const job::TrainSpec& spec) {
   // The spec was validated, so the targets parse.
-  return {spec.lora.rank, spec.lora.alpha, spec.lora.dropout, spec.lora.use_rslora,
-          *lora::ParseTargets(spec.lora.target_modules)};
+  return {.rank = spec.lora.rank,
+          .alpha = spec.lora.alpha,
+          .dropout = spec.lora.dropout,
+          .use_rslora = spec.lora.use_rslora,
+          .targets = *lora::ParseTargets(spec.lora.target_modules),
+          .rank_pattern = spec.lora.rank_pattern,
+          .alpha_pattern = spec.lora.alpha_pattern,
+          .layers = spec.lora.layers_to_transform,
+          .use_dora = spec.lora.use_dora};
 }
 
 double SecondsSince(std::chrono::steady_clock::time_point start) {
@@ -55,6 +62,10 @@ plan::PlanInput PlanInputOf(const job::TrainSpec& spec, const model::BaseModel& 
   p.lora_rank = spec.lora.rank;
   p.lora_dropout = spec.lora.dropout > 0;
   p.target_modules = spec.lora.target_modules;
+  p.rank_pattern = spec.lora.rank_pattern;
+  p.lora_layers = spec.lora.layers_to_transform;
+  p.mixed_scaling = !spec.lora.rank_pattern.empty() || !spec.lora.alpha_pattern.empty();
+  p.use_dora = spec.lora.use_dora;
   p.optimizer = spec.optimizer.kind == "adamw" ? plan::Optimizer::kAdamW : plan::Optimizer::kAdamW8bit;
   p.micro_batch_size = spec.schedule.micro_batch_size;
   p.max_seq_length = spec.schedule.max_seq_length;
@@ -81,6 +92,7 @@ Trainer::Trainer(TrainerInputs inputs)
       plan_(in_.train->rows, BatchOptions(spec_), 0),
       total_steps_(TotalStepsOfRun()) {
   adapter_.Initialize(spec_.seed);
+  decoder_->InitializeMagnitudes();
 }
 
 absl::StatusOr<job::RunResult> Trainer::Run(const std::optional<FoundCheckpoint>& from) {

@@ -16,6 +16,9 @@ train::SampleSpec SpecOf(const internal::RunSample& sample, const std::string& d
   spec.base_model_path = sample.base_model_path();
   spec.adapter_dir = sample.adapter_dir();
   spec.base_quantization = run.base_quantization;
+  spec.double_quant = run.double_quant;
+  spec.skip_modules = run.skip_modules;
+  if (!run.matmul_precision.empty()) spec.matmul_precision = run.matmul_precision;
   spec.compute_dtype = run.compute_dtype;
   spec.device = run.device == "auto" ? device : run.device;
   spec.prompt = r.prompt();

@@ -9,6 +9,10 @@ void CopyLora(const v1::LoraSpec& from, job::LoraOptions* to) {
   to->dropout = from.dropout();
   to->use_rslora = from.use_rslora();
   to->target_modules.assign(from.target_modules().begin(), from.target_modules().end());
+  to->rank_pattern = {from.rank_pattern().begin(), from.rank_pattern().end()};
+  to->alpha_pattern = {from.alpha_pattern().begin(), from.alpha_pattern().end()};
+  to->layers_to_transform.assign(from.layers_to_transform().begin(), from.layers_to_transform().end());
+  to->use_dora = from.use_dora();
 }
 
 void CopyOptimizer(const v1::OptimizerSpec& from, job::OptimizerOptions* to) {
@@ -124,7 +128,10 @@ job::TrainSpec ToTrainSpec(const v1::JobSpec& spec, const std::string& job_name,
   out.evaluation.before_training = spec.evaluation().before_training();
   out.evaluation.early_stopping_patience = spec.evaluation().early_stopping_patience();
   out.evaluation.early_stopping_min_delta = spec.evaluation().early_stopping_min_delta();
-  out.base_quantization = spec.quantization().base();
+  const v1::QuantizationSpec& quantization = spec.quantization();
+  out.base_quantization = quantization.base();
+  out.double_quant = !quantization.has_double_quant() || quantization.double_quant();
+  out.skip_modules.assign(quantization.skip_modules().begin(), quantization.skip_modules().end());
   out.compute_dtype = spec.compute().dtype();
   out.device = spec.compute().device();
   out.matmul_precision = spec.compute().matmul_precision();

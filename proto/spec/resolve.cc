@@ -78,6 +78,7 @@ void ResolveRest(const ResolveContext& context, v1::JobSpec* spec) {
     spec->mutable_checkpoints()->set_best_metric(spec->has_grpo() ? "eval_reward" : "eval_loss");
   }
   if (spec->quantization().base().empty()) spec->mutable_quantization()->set_base("nf4");
+  if (!spec->quantization().has_double_quant()) spec->mutable_quantization()->set_double_quant(true);
   v1::ComputeSpec* compute = spec->mutable_compute();
   if (compute->device().empty() || compute->device() == "auto") {
     compute->set_device(context.has_gpu ? "cuda" : "cpu");

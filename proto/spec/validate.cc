@@ -15,7 +15,7 @@ const Names kOptimizers = {"adamw_8bit", "adamw"};
 const Names kSchedulers = {"linear",   "cosine",       "cosine_with_restarts", "cosine_with_min_lr",
                            "polynomial", "constant", "constant_with_warmup", "inverse_sqrt",
                            "warmup_stable_decay"};
-const Names kBase = {"nf4", "none", "int8"};
+const Names kBase = {"nf4", "fp4", "int8", "fp8", "none"};
 const Names kDtypes = {"auto", "bf16", "f32"};
 const Names kDevices = {"auto", "cuda", "cpu"};
 const Names kOnOff = {"auto", "on", "off"};
@@ -121,6 +121,21 @@ void CheckLora(const v1::LoraSpec& lora, Checker& c) {
   if (lora.has_alpha()) c.Number("lora.alpha", lora.alpha(), 1e-6, 1e6);
   c.Number("lora.dropout", lora.dropout(), 0, 1, /*below_high=*/true);
   c.OneOf("lora.bias", lora.bias(), kBias);
+  if (lora.use_dora() && lora.dropout() > 0) c.Add("lora.dropout", "must be 0 with lora.use_dora");
+  for (const auto& [pattern, rank] : lora.rank_pattern()) {
+    if (rank < 1 || rank > 1024) {
+      c.Add("lora.rank_pattern", absl::StrCat("\"", pattern, "\" must be 1 to 1024, got ", rank));
+    }
+  }
+  for (const auto& [pattern, alpha] : lora.alpha_pattern()) {
+    c.Number(absl::StrCat("lora.alpha_pattern \"", pattern, "\""), alpha, 1e-6, 1e6);
+  }
+  for (int i = 0; i < lora.layers_to_transform_size(); ++i) {
+    const int layer = lora.layers_to_transform(i);
+    if (layer < 0 || layer > 9999) {
+      c.Add(absl::StrCat("lora.layers_to_transform[", i, "]"), absl::StrCat("must be 0 to 9999, got ", layer));
+    }
+  }
   Names allowed = TargetModules();
   allowed.push_back("all-linear");
   std::set<std::string> seen;
@@ -140,8 +155,9 @@ void CheckPrecision(const v1::JobSpec& spec, Checker& c) {
   c.OneOf("compute.activation_offload", spec.compute().activation_offload(), kOnOff);
   if (precision == "fp8" || precision == "int8") {
     const std::string& base = spec.quantization().base();
-    if (!base.empty() && base != "nf4") {
-      c.Add("compute.matmul_precision", absl::StrCat(precision, " needs quantization.base nf4"));
+    if ((!base.empty() && base != "nf4" && base != "fp4") || spec.quantization().skip_modules_size() > 0) {
+      c.Add("compute.matmul_precision",
+            absl::StrCat(precision, " needs quantization.base nf4 or fp4 without skip_modules"));
     }
     if (spec.compute().device() == "cpu" || spec.compute().dtype() == "f32") {
       c.Add("compute.matmul_precision", absl::StrCat(precision, " needs a GPU and compute.dtype bf16"));
@@ -228,9 +244,6 @@ std::vector<Violation> UnavailableFeatures(const v1::JobSpec& spec) {
   if (!spec.init_adapter().empty()) {
     c.Add("init_adapter", absl::StrCat("starting from an adapter", kLater, "; leave it empty"));
   }
-  if (spec.quantization().base() == "int8") {
-    c.Add("quantization.base", absl::StrCat("int8", kLater, "; use nf4 or none"));
-  }
   if (spec.quantization().lm_head() == "nf4") {
     c.Add("quantization.lm_head", absl::StrCat("nf4", kLater, "; use none"));
   }
@@ -238,25 +251,15 @@ std::vector<Violation> UnavailableFeatures(const v1::JobSpec& spec) {
   if (!quantization.embed_tokens().empty() && quantization.embed_tokens() != "device") {
     c.Add("quantization.embed_tokens", absl::StrCat(quantization.embed_tokens(), kLater, "; use device"));
   }
-  if (quantization.has_double_quant() && !quantization.double_quant()) {
-    c.Add("quantization.double_quant", absl::StrCat("false", kLater, "; leave it out"));
-  }
-  if (quantization.skip_modules_size() > 0) c.Add("quantization.skip_modules", absl::StrCat("this", kLater));
   if (quantization.int8_threshold() != 0) c.Add("quantization.int8_threshold", absl::StrCat("this", kLater));
   if (spec.has_export_()) c.Add("export", absl::StrCat("exporting", kLater));
   if (spec.has_evaluate()) c.Add("evaluate", absl::StrCat("evaluation jobs", kLater));
   const v1::LoraSpec& lora = spec.lora();
   if (lora.new_tokens_size() > 0) c.Add("lora.new_tokens", absl::StrCat("this", kLater));
-  if (lora.use_dora()) c.Add("lora.use_dora", absl::StrCat("DoRA", kLater));
   if (!lora.bias().empty() && lora.bias() != "none") {
     c.Add("lora.bias", absl::StrCat("training biases", kLater, "; use none"));
   }
   if (lora.modules_to_save_size() > 0) c.Add("lora.modules_to_save", absl::StrCat("this", kLater));
-  if (lora.rank_pattern_size() > 0) c.Add("lora.rank_pattern", absl::StrCat("this", kLater));
-  if (lora.alpha_pattern_size() > 0) c.Add("lora.alpha_pattern", absl::StrCat("this", kLater));
-  if (lora.layers_to_transform_size() > 0) {
-    c.Add("lora.layers_to_transform", absl::StrCat("this", kLater));
-  }
   if (spec.checkpoints().has_every()) {
     c.Add("checkpoints.every", absl::StrCat("checkpoints by time", kLater, "; use every_steps"));
   }

@@ -15,7 +15,7 @@ constexpr int64_t kMaxGraceSeconds = 3600;
 
 // What this version can do, for clients that know several versions.
 constexpr const char* kFeatures[] = {
-    "sft",     "dpo",           "kto",           "lora",          "rslora",        "nf4",     "adamw",          "adamw_8bit", "packing",
+    "sft",     "dpo",           "kto",           "lora",          "rslora",        "dora",    "nf4",   "fp4",   "int8",  "adamw",          "adamw_8bit", "packing",
     "upload",  "preview",       "plan",          "watch",   "query_metrics",  "pause",      "checkpoint",
     "peft_export", "request_id", "etag"};
 

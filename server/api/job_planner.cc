@@ -6,6 +6,7 @@
 #include <google/protobuf/util/time_util.h>
 
 #include "absl/strings/str_cat.h"
+#include "engine/plan/module_pattern.h"
 #include "engine/plan/precision.h"
 #include "engine/plan/rollout.h"
 #include "engine/plan/suggest.h"
@@ -34,6 +35,19 @@ std::vector<spec::Violation> CheckRewards(const JobSpec& spec) {
   return out;
 }
 
+// Patterns of module names that are no regular expressions.
+std::vector<spec::Violation> CheckPatterns(const JobSpec& spec) {
+  std::vector<spec::Violation> out;
+  const auto check = [&](const std::string& field, const std::string& pattern) {
+    const absl::Status s = plan::CheckModulePattern(pattern);
+    if (!s.ok()) out.push_back({absl::StrCat("job.spec.", field), absl::StrCat("\"", pattern, "\" ", s.message())});
+  };
+  for (const std::string& pattern : spec.quantization().skip_modules()) check("quantization.skip_modules", pattern);
+  for (const auto& [pattern, rank] : spec.lora().rank_pattern()) check("lora.rank_pattern", pattern);
+  for (const auto& [pattern, alpha] : spec.lora().alpha_pattern()) check("lora.alpha_pattern", pattern);
+  return out;
+}
+
 plan::Rollout RolloutOf(const JobSpec& spec) {
   const int64_t per_step = int64_t{spec.schedule().micro_batch_size()} * spec.schedule().gradient_accumulation_steps();
   const int64_t asked = int64_t{spec.grpo().prompts_per_rollout()} * spec.grpo().group_size();
@@ -45,11 +59,17 @@ plan::PlanInput ToPlanInput(const JobSpec& spec, const format::ModelConfig& mode
   in.model = model;
   in.method = plan::ParseMethod(MethodName(spec));
   in.base = plan::ParseBaseFormat(spec.quantization().base());
+  in.double_quant = spec.quantization().double_quant();
+  in.skip_modules.assign(spec.quantization().skip_modules().begin(), spec.quantization().skip_modules().end());
   in.compute_bytes = spec.compute().dtype() == "f32" ? 4 : 2;
   in.on_gpu = spec.compute().device() == "cuda";
   in.lora_rank = spec.lora().rank();
   in.lora_dropout = spec.lora().dropout() > 0;
   in.target_modules.assign(spec.lora().target_modules().begin(), spec.lora().target_modules().end());
+  in.rank_pattern = {spec.lora().rank_pattern().begin(), spec.lora().rank_pattern().end()};
+  in.lora_layers.assign(spec.lora().layers_to_transform().begin(), spec.lora().layers_to_transform().end());
+  in.mixed_scaling = spec.lora().rank_pattern_size() + spec.lora().alpha_pattern_size() > 0;
+  in.use_dora = spec.lora().use_dora();
   in.optimizer = spec.optimizer().kind() == "adamw" ? plan::Optimizer::kAdamW : plan::Optimizer::kAdamW8bit;
   in.micro_batch_size = spec.schedule().micro_batch_size();
   in.max_seq_length = spec.schedule().max_seq_length();
@@ -133,6 +153,7 @@ absl::StatusOr<PlannedJob> JobPlanner::Plan(const v1::Job& job) const {
   const std::vector<spec::Violation> violations = spec::ValidateSpec(job.spec());
   if (!violations.empty()) return InvalidFields(violations);
   if (const auto rewards = CheckRewards(job.spec()); !rewards.empty()) return InvalidFields(rewards);
+  if (const auto patterns = CheckPatterns(job.spec()); !patterns.empty()) return InvalidFields(patterns);
   const std::vector<spec::Violation> unavailable = spec::UnavailableFeatures(job.spec());
   if (!unavailable.empty()) return NotAvailable(unavailable[0].path, unavailable[0].message);
 

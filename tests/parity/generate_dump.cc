@@ -19,7 +19,7 @@ absl::Status Dump(const std::string& model_path, const std::string& in_path, con
   c10::InferenceMode no_autograd;
   auto source = format::OpenModel(model_path);
   if (!source.ok()) return source.status();
-  auto base = model::LoadBaseModel(**source, model_path, {device, at::kFloat, /*nf4=*/false});
+  auto base = model::LoadBaseModel(**source, model_path, {device, at::kFloat, plan::BaseFormat::kCompute});
   if (!base.ok()) return base.status();
   const nlohmann::json in = nlohmann::json::parse(std::ifstream(in_path));
   std::vector<generate::Request> requests;

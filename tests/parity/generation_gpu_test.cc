@@ -67,7 +67,7 @@ std::shared_ptr<model::BaseModel> LoadTied(const model::LoadOptions& options) {
 }
 
 TEST_F(GenerationGpu, Float32GivesTheTokensOfTheCpu) {
-  const auto host = LoadTied({at::kCPU, at::kFloat, true}), device = LoadTied({at::kCUDA, at::kFloat, true});
+  const auto host = LoadTied({at::kCPU, at::kFloat, plan::BaseFormat::kNf4}), device = LoadTied({at::kCUDA, at::kFloat, plan::BaseFormat::kNf4});
   const auto host_adapter = LoadGoldenAdapter("tied_adapter", *host);
   const auto device_adapter = LoadGoldenAdapter("tied_adapter", *device);
   for (double temperature : {0.0, 0.8}) {
@@ -97,7 +97,7 @@ RandomSetting MakeRandom() {
   format::ModelConfig config = bench::Shape("smollm2-135m");
   config.num_hidden_layers = 4;
   config.vocab_size = 3000;
-  RandomSetting s{bench::RandomModel(config, {at::kCUDA, at::kBFloat16, true}), nullptr};
+  RandomSetting s{bench::RandomModel(config, {at::kCUDA, at::kBFloat16, plan::BaseFormat::kNf4}), nullptr};
   lora::Options options{8, 16, 0, false, *lora::ParseTargets({"all-linear"})};
   s.adapter = std::make_unique<lora::Adapter>(config, options, at::kCUDA, at::kBFloat16);
   s.adapter->Initialize(1);

@@ -290,7 +290,7 @@ TEST_F(Generation, SmolLm2AnswersAsTransformersDoes) {
   auto source = format::OpenModel(path);
   if (absl::IsNotFound(source.status())) GTEST_SKIP() << path << " is not there";
   ASSERT_TRUE(source.ok()) << source.status();
-  auto base = model::LoadBaseModel(**source, path, {at::kCPU, at::kFloat, /*nf4=*/false});
+  auto base = model::LoadBaseModel(**source, path, {at::kCPU, at::kFloat, plan::BaseFormat::kCompute});
   ASSERT_TRUE(base.ok()) << base.status();
   const nlohmann::json golden = ReadGoldenJson("generation.json");
   std::vector<Request> requests;

@@ -31,10 +31,11 @@ std::shared_ptr<model::BaseModel> Load(const std::string& path, const model::Loa
   return *base;
 }
 
-Outcome Compute(const std::string& name, const model::LoadOptions& options, const model::DecoderOptions& how = {}) {
+Outcome Compute(const std::string& name, const model::LoadOptions& options, const model::DecoderOptions& how = {},
+                const std::string& adapter_name = "") {
   c10::InferenceMode no_autograd;
   const auto base = Load(GoldenPath(name), options);
-  const auto adapter = LoadGoldenAdapter(name + "_adapter", *base);
+  const auto adapter = LoadGoldenAdapter(adapter_name.empty() ? name + "_adapter" : adapter_name, *base);
   adapter->RefreshCompute();
   const data::PackedBatch packed = GoldenBatch(ReadTensors(GoldenPath(name + ".safetensors")));
   const auto batch = model::Upload(packed, options.device);
@@ -47,12 +48,7 @@ Outcome Compute(const std::string& name, const model::LoadOptions& options, cons
                                     at::device(options.device).dtype(at::kFloat));
   decoder.ForwardBackward(batch, scale, 0, 0, sums);
   out.loss = sums[0].item<double>() / static_cast<double>(packed.num_targets);
-  for (const lora::Site& site : adapter->sites()) {
-    const std::string key =
-        "base_model.model.model.layers." + std::to_string(site.layer) + "." + lora::TargetPath(site.target);
-    out.grads[key + ".lora_A.weight"] = site.da_RI.cpu().clone();
-    out.grads[key + ".lora_B.weight"] = site.db_OR.cpu().clone();
-  }
+  for (const lora::NamedParameter& p : adapter->named_parameters()) out.grads[p.name] = p.gradient.cpu().clone();
   return out;
 }
 
@@ -72,31 +68,51 @@ void ExpectWithin(const Outcome& ours, const Outcome& truth, const nlohmann::jso
 }
 
 TEST_P(ModelGpu, LogitsLossAndGradientsAreWithinBfloat16) {
-  const Outcome truth = Compute(GetParam(), {at::kCPU, at::kFloat, false});
-  const Outcome ours = Compute(GetParam(), {at::kCUDA, at::kBFloat16, false});
+  const Outcome truth = Compute(GetParam(), {at::kCPU, at::kFloat, plan::BaseFormat::kCompute});
+  const Outcome ours = Compute(GetParam(), {at::kCUDA, at::kBFloat16, plan::BaseFormat::kCompute});
   ExpectWithin(ours, truth, ReadGoldenJson("bf16_errors.json")[GetParam()], 2);
 }
 
 TEST_P(ModelGpu, Float32OnTheGpuEqualsTheCpu) {
-  const Outcome truth = Compute(GetParam(), {at::kCPU, at::kFloat, false});
-  const Outcome ours = Compute(GetParam(), {at::kCUDA, at::kFloat, false});
+  const Outcome truth = Compute(GetParam(), {at::kCPU, at::kFloat, plan::BaseFormat::kCompute});
+  const Outcome ours = Compute(GetParam(), {at::kCUDA, at::kFloat, plan::BaseFormat::kCompute});
   EXPECT_LT(RelativeError(ours.logits, truth.logits), 1e-4);
   EXPECT_NEAR(ours.loss, truth.loss, 1e-4);
   for (const auto& [key, grad] : truth.grads) EXPECT_LT(RelativeError(ours.grads.at(key), grad), 1e-3) << key;
 }
 
 TEST_P(ModelGpu, Nf4BaseIsWithinBfloat16OfTheSameBaseOnTheCpu) {
-  const Outcome truth = Compute(GetParam(), {at::kCPU, at::kFloat, true});
-  const Outcome ours = Compute(GetParam(), {at::kCUDA, at::kBFloat16, true});
+  const Outcome truth = Compute(GetParam(), {at::kCPU, at::kFloat, plan::BaseFormat::kNf4});
+  const Outcome ours = Compute(GetParam(), {at::kCUDA, at::kBFloat16, plan::BaseFormat::kNf4});
   ExpectWithin(ours, truth, ReadGoldenJson("bf16_errors.json")[GetParam()], 2);
 }
 
 TEST_P(ModelGpu, RecomputingActivationsGivesTheSameBits) {
-  const Outcome kept = Compute(GetParam(), {at::kCUDA, at::kBFloat16, true}, {.deterministic = true});
-  const Outcome again = Compute(GetParam(), {at::kCUDA, at::kBFloat16, true},
+  const Outcome kept = Compute(GetParam(), {at::kCUDA, at::kBFloat16, plan::BaseFormat::kNf4}, {.deterministic = true});
+  const Outcome again = Compute(GetParam(), {at::kCUDA, at::kBFloat16, plan::BaseFormat::kNf4},
                                 {.recompute_activations = true, .deterministic = true});
   EXPECT_EQ(kept.loss, again.loss);
   for (const auto& [key, grad] : kept.grads) EXPECT_TRUE(grad.equal(again.grads.at(key))) << key;
+}
+
+// In float32, so that only the order of sums differs; 8-bit bases are also compared in bfloat16, by their logits.
+TEST(AdapterKindsGpu, EqualTheCpuOnEveryBase) {
+  if (!at::hasCUDA()) GTEST_SKIP() << "no CUDA device";
+  for (const char* kind : {"patterns", "dora", "dora_patterns"}) {
+    for (const plan::BaseFormat format : {plan::BaseFormat::kCompute, plan::BaseFormat::kNf4, plan::BaseFormat::kFp4,
+                                          plan::BaseFormat::kInt8, plan::BaseFormat::kFp8}) {
+      SCOPED_TRACE(std::string(kind) + " on " + plan::BaseFormatName(format));
+      const std::string adapter = std::string("kinds/") + kind;
+      const Outcome truth = Compute("untied", {at::kCPU, at::kFloat, format}, {}, adapter);
+      const Outcome ours = Compute("untied", {at::kCUDA, at::kFloat, format}, {}, adapter);
+      EXPECT_LT(RelativeError(ours.logits, truth.logits), 1e-4);
+      EXPECT_NEAR(ours.loss, truth.loss, 1e-4);
+      for (const auto& [key, grad] : truth.grads) EXPECT_LT(RelativeError(ours.grads.at(key), grad), 1e-3) << key;
+      const Outcome narrow = Compute("untied", {at::kCUDA, at::kBFloat16, format}, {.recompute_activations = true}, adapter);
+      EXPECT_LT(RelativeError(narrow.logits, truth.logits), 0.05);
+      EXPECT_NEAR(narrow.loss, truth.loss, 0.05);
+    }
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, ModelGpu, testing::Values("untied", "tied"),

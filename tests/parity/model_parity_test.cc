@@ -54,7 +54,7 @@ std::vector<data::PackedBatch> OneByOne(const data::PackedBatch& batch) {
       return std::vector<int32_t>(v.begin() + begin, v.begin() + end);
     };
     data::PackedBatch one{part(batch.input_ids), part(batch.labels), part(batch.position_ids),
-                          {0, end - begin}, end - begin, 0};
+                          {0, end - begin}, end - begin, {}, 0};
     for (int32_t label : one.labels) one.num_targets += label >= 0;
     out.push_back(one);
   }
@@ -214,7 +214,7 @@ TEST_F(SingleModelParity, SmolLm2LossEqualsTransformers) {
   auto source = format::OpenModel(path);
   if (absl::IsNotFound(source.status())) GTEST_SKIP() << path << " is not there";
   ASSERT_TRUE(source.ok()) << source.status();
-  auto base = model::LoadBaseModel(**source, path, {at::kCPU, at::kFloat, /*nf4=*/false});
+  auto base = model::LoadBaseModel(**source, path, {at::kCPU, at::kFloat, plan::BaseFormat::kCompute});
   ASSERT_TRUE(base.ok()) << base.status();
   lora::Options options{.rank = 2, .targets = {lora::Target::kQ}};
   lora::Adapter adapter((*base)->config, options, at::kCPU, at::kFloat);  // zero: the base alone

@@ -1,4 +1,4 @@
-// parity_dump MODEL OUT: saves an adapter for MODEL with non-trivial weights as PEFT files in OUT, and
+// parity_dump MODEL OUT [dora]: saves an adapter for MODEL with non-trivial weights as PEFT files in OUT, and
 // in OUT/logits.safetensors the logits this engine computes with it. peft_loads_adapter.py compares.
 #include <ATen/ATen.h>
 #include <c10/core/InferenceMode.h>
@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <numeric>
 #include <span>
+#include <string>
 
 #include "engine/format/model_source.h"
 #include "engine/format/safetensors_writer.h"
@@ -19,18 +20,25 @@ std::span<const uint8_t> BytesOf(const at::Tensor& t) {
   return {static_cast<const uint8_t*>(t.const_data_ptr()), t.nbytes()};
 }
 
-absl::Status Dump(const std::string& model_path, const std::string& out) {
+absl::Status Dump(const std::string& model_path, const std::string& out, bool dora) {
   c10::InferenceMode no_autograd;
   auto source = format::OpenModel(model_path);
   if (!source.ok()) return source.status();
-  auto base = model::LoadBaseModel(**source, model_path, {at::kCPU, at::kFloat, /*nf4=*/false});
+  auto base = model::LoadBaseModel(**source, model_path, {at::kCPU, at::kFloat, plan::BaseFormat::kCompute});
   if (!base.ok()) return base.status();
-  lora::Adapter adapter((*base)->config,
-                        {.rank = 6, .alpha = 9, .use_rslora = true,
-                         .targets = *lora::ParseTargets({"all-linear"})},
-                        at::kCPU, at::kFloat);
+  lora::Options options = {.rank = 6, .alpha = 9, .use_rslora = true, .targets = *lora::ParseTargets({"all-linear"})};
+  if (dora) {
+    options.use_dora = true;
+    options.rank_pattern = {{"k_proj", 2}, {"layers\\.1\\.mlp\\..*", 5}};
+    options.alpha_pattern = {{"up_proj", 30}};
+    options.layers = {1};
+  }
+  lora::Adapter adapter((*base)->config, options, at::kCPU, at::kFloat);
   adapter.Initialize(5);
+  model::Decoder decoder(**base, adapter, {});
+  decoder.InitializeMagnitudes();
   adapter.parameters().add_(0.02);
+  adapter.RefreshCompute();
   if (auto s = lora::SavePeft(adapter, {model_path, "parity"}, out); !s.ok()) return s;
 
   data::PackedBatch batch;
@@ -41,7 +49,6 @@ absl::Status Dump(const std::string& model_path, const std::string& out) {
   std::iota(batch.position_ids.begin(), batch.position_ids.end(), 0);
   batch.cu_seqlens = {0, length};
   batch.max_seqlen = length;
-  model::Decoder decoder(**base, adapter, {});
   const at::Tensor logits = decoder.Logits(model::Upload(batch, at::kCPU)).contiguous();
   const at::Tensor ids = at::tensor(batch.input_ids, at::kInt);
   auto writer = format::SafetensorsWriter::Create(
@@ -57,11 +64,12 @@ absl::Status Dump(const std::string& model_path, const std::string& out) {
 }  // namespace finetuned
 
 int main(int argc, char** argv) {
-  if (argc != 3) {
-    std::fprintf(stderr, "usage: parity_dump MODEL OUT\n");
+  const bool dora = argc == 4 && std::string(argv[3]) == "dora";
+  if (argc != 3 && !dora) {
+    std::fprintf(stderr, "usage: parity_dump MODEL OUT [dora]\n");
     return 2;
   }
-  const absl::Status status = finetuned::Dump(argv[1], argv[2]);
+  const absl::Status status = finetuned::Dump(argv[1], argv[2], dora);
   if (!status.ok()) std::fprintf(stderr, "parity_dump: %s\n", status.ToString().c_str());
   return status.ok() ? 0 : 1;
 }

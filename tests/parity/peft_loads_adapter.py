@@ -1,5 +1,5 @@
 """An adapter saved by this engine, loaded by peft, gives the same logits.
-Usage: peft_loads_adapter.py PARITY_DUMP MODEL. Exit 77 (skipped) without peft."""
+Usage: peft_loads_adapter.py PARITY_DUMP MODEL [KIND]. Exit 77 (skipped) without peft."""
 
 import json
 import subprocess
@@ -17,9 +17,9 @@ except ImportError as missing:
 
 
 def main():
-    dump, model = sys.argv[1:]
+    dump, model, *kind = sys.argv[1:]
     with tempfile.TemporaryDirectory() as out:
-        subprocess.run([dump, model, out], check=True)
+        subprocess.run([dump, model, out, *kind], check=True)
         # Every key of our configuration is one that peft knows.
         ours = json.load(open(f"{out}/adapter_config.json"))
         unknown = set(ours) - set(LoraConfig().to_dict())

@@ -1,7 +1,7 @@
 // Times generation of a model with random weights and prints one JSON line: tokens per second with and without the
 // prompts' pass, milliseconds of a decode step, and bytes of the cache.
 //
-// generate_bench [--shape llama-3.1-8b] [--format nf4|bf16] [--sequences 64] [--samples 1] [--prompt 128]
+// generate_bench [--shape llama-3.1-8b] [--format nf4|fp4|int8|fp8|bf16] [--sequences 64] [--samples 1] [--prompt 128]
 //                [--tokens 64] [--rank 16] [--temperature 1.0] [--top-p 1.0] [--repeat 3] [--no-graphs]
 //                [--device cuda|cpu]
 // --samples: sequences that share a prompt; rank 0: no adapter. The first run (recording graphs) is reported apart.
@@ -107,7 +107,7 @@ int Main(int argc, char** argv) {
   c10::InferenceMode no_autograd;
   const bool gpu = a.device == "cuda";
   const model::LoadOptions load{gpu ? at::Device(at::kCUDA, 0) : at::Device(at::kCPU),
-                                gpu ? at::kBFloat16 : at::kFloat, a.format == "nf4"};
+                                gpu ? at::kBFloat16 : at::kFloat, plan::ParseBaseFormat(a.format)};
   const format::ModelConfig config = Shape(a.shape);
   const auto base = RandomModel(config, load);
   std::unique_ptr<lora::Adapter> adapter;

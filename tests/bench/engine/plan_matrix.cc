@@ -161,7 +161,7 @@ int Main(int argc, char** argv) {
   const std::string& format = arguments["--format"];
   const at::Device device = arguments["--device"] == "cpu" ? at::Device(at::kCPU) : at::Device(at::kCUDA, 0);
   const auto base = RandomModel(Shape(arguments["--shape"]),
-                                {device, device.is_cuda() ? at::kBFloat16 : at::kFloat, format == "nf4"});
+                                {device, device.is_cuda() ? at::kBFloat16 : at::kFloat, plan::ParseBaseFormat(format)});
   for (std::string line; std::getline(std::cin, line);) {
     if (line.empty()) continue;
     json out = RunSetting(json::parse(line), format, *base);

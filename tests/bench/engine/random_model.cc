@@ -17,14 +17,14 @@ at::Tensor Normal(at::IntArrayRef shape, const model::LoadOptions& o) {
 }
 
 model::FrozenLinear Linear(std::vector<int64_t> rows, int64_t in, const model::LoadOptions& o) {
-  if (!o.nf4) {
+  if (!o.quantized()) {
     int64_t all = 0;
     for (int64_t r : rows) all += r;
     return model::FrozenLinear::Dense(Normal({all, in}, o), {});
   }
-  std::vector<kernels::Nf4Tensor> parts;
-  for (int64_t r : rows) parts.push_back(kernels::Nf4Quantize(Normal({r, in}, o), /*double_quant=*/true));
-  model::FrozenLinear linear = model::FrozenLinear::Nf4(std::move(parts), in, {});
+  std::vector<model::StoredMatrix> parts;
+  for (int64_t r : rows) parts.push_back(model::StoreMatrix(Normal({r, in}, o), o.base, o.double_quant, o.dtype));
+  model::FrozenLinear linear = model::FrozenLinear::Stored(std::move(parts), in, {});
   if (const auto codes = model::CodesOf(o.precision)) linear.PrepareCodes(*codes);
   return linear;
 }

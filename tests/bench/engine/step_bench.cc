@@ -3,7 +3,7 @@
 // with --profile, the time of each kind of kernel.
 //
 // step_bench [--shape llama-3.1-8b] [--documents 4] [--length 2048] [--rank 16] [--checkpointing]
-//            [--format nf4|bf16] [--precision bf16|fp8|int8] [--steps 5] [--profile] [--device cuda|cpu] [--cap-gib N]
+//            [--format nf4|fp4|int8|fp8|bf16] [--precision bf16|fp8|int8] [--steps 5] [--profile] [--device cuda|cpu] [--cap-gib N]
 //            [--load FOLDER]  (a stored model instead of random weights; --shape names it in the output only)
 // --steps 0: only the first step is run and timed. With --checkpointing: [--keep-all N] [--keep-attention N] (layers, see DecoderOptions) [--offload] [--pieces ROWS]
 #include <ATen/ATen.h>
@@ -241,7 +241,7 @@ int Main(int argc, char** argv) {
   const Arguments a = Parse(argc, argv);
   c10::InferenceMode no_autograd;
   const at::Device device = a.device == "cpu" ? at::Device(at::kCPU) : at::Device(at::kCUDA, 0);
-  const model::LoadOptions options = {device, device.is_cuda() ? at::kBFloat16 : at::kFloat, a.format == "nf4", plan::ParsePrecision(a.precision)};
+  const model::LoadOptions options = {device, device.is_cuda() ? at::kBFloat16 : at::kFloat, plan::ParseBaseFormat(a.format), plan::ParsePrecision(a.precision)};
   const double start = Now();
   const format::ModelConfig config = Shape(a.shape);
   train::CapMemory(device, static_cast<int64_t>(a.cap_gib * (1 << 30)));

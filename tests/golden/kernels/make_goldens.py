@@ -1,7 +1,8 @@
 """Writes kernels.json: what bitsandbytes 0.50.2 (CPU backend, torch 2.11.0, numpy 2.4.6) makes of
 inputs that kernels_test rebuilds from integer hashes. Run: python make_goldens.py
 
-nf4     quantize_4bit / dequantize_4bit, every byte string as [length, crc32].
+nf4     quantize_4bit / dequantize_4bit, every byte string as [length, crc32]; fp4 likewise.
+int8    int8_vectorwise_quant of a weight in float16, and its values as MatMul8bitLt's backward makes them.
 adam8   ten steps of 8-bit AdamW. `kernel`: a float32 numpy model of bitsandbytes' CUDA kernel
         (kOptimizerStatic8bit2StateBlockwise: update from the unquantized moments, decay last, m
         keeps its sign) with exact division, as [length, crc32]. `cpu_backend`: parameters that
@@ -51,14 +52,14 @@ def as_bytes(tensor):
     return tensor.contiguous().view(torch.uint8).numpy()
 
 
-def nf4_case(shape, dtype, seed):
+def four_bit_case(shape, dtype, seed, quant_type):
     n = int(np.prod(shape))
     w = torch.from_numpy(weight(n, seed)).to(dtype).reshape(shape)
     case = {"shape": list(shape), "dtype": str(dtype).split(".")[1], "seed": seed}
-    codes, plain = F.quantize_4bit(w, quant_type="nf4", blocksize=64, compress_statistics=False)
+    codes, plain = F.quantize_4bit(w, quant_type=quant_type, blocksize=64, compress_statistics=False)
     case["codes"] = crc(codes.numpy())
     case["absmax"] = crc(plain.absmax.numpy())
-    nested_codes, nested = F.quantize_4bit(w, quant_type="nf4", blocksize=64,
+    nested_codes, nested = F.quantize_4bit(w, quant_type=quant_type, blocksize=64,
                                            compress_statistics=True)
     assert torch.equal(codes, nested_codes)
     case["absmax_q"] = crc(nested.absmax.numpy())
@@ -70,6 +71,29 @@ def nf4_case(shape, dtype, seed):
             value = F.dequantize_4bit(codes, state)
             assert value.dtype == out and value.shape == torch.Size(shape)
             case[f"{name}_{str(out).split('.')[1]}"] = crc(as_bytes(value))
+    return case
+
+
+def nf4_case(shape, dtype, seed):
+    return four_bit_case(shape, dtype, seed, "nf4")
+
+
+def fp4_case(shape, dtype, seed):
+    return four_bit_case(shape, dtype, seed, "fp4")
+
+
+def int8_case(shape, dtype, seed):
+    """Row 1 is all zero: bitsandbytes divides by its absmax of 0 there, so its codes are set to 0."""
+    w = torch.from_numpy(weight(int(np.prod(shape)), seed)).to(dtype).reshape(shape)
+    w[1] = 0
+    codes, absmax, _ = F.int8_vectorwise_quant(w.to(torch.float16))
+    codes[1] = 0
+    case = {"shape": list(shape), "dtype": str(dtype).split(".")[1], "seed": seed}
+    case["codes"] = crc(codes.numpy())
+    scale = absmax.unsqueeze(1).mul(1.0 / 127.0)
+    case["scale"] = crc(scale.numpy())
+    for out in (torch.float32, torch.bfloat16):
+        case[f"value_{str(out).split('.')[1]}"] = crc(as_bytes(codes.to(out, copy=True).mul_(scale)))
     return case
 
 
@@ -187,6 +211,10 @@ def main():
             nf4_case((1, 63), torch.float16, 6),
             nf4_case((256, 64), torch.float32, 7),
         ],
+        "fp4": [fp4_case((64, 64), torch.float32, 1), fp4_case((576, 1536), torch.bfloat16, 2),
+                fp4_case((8, 64), torch.float16, 6)],
+        "int8": [int8_case((64, 64), torch.float32, 1), int8_case((192, 576), torch.bfloat16, 2),
+                 int8_case((7, 31), torch.float16, 4)],
         "adam8": [adam_case(4396, options, 10, 8), adam_case(5120, decayed, 30, 8),
                   adam_case(4396, decayed, 50, 8, poison=True)],
         "adam32": [adam_case(1000, options, 70, 32), adam_case(1023, decayed, 90, 32)],

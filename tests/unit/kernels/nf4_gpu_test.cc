@@ -29,10 +29,12 @@ void ExpectSame(const Nf4Tensor& cpu, const Nf4Tensor& gpu) {
 TEST_F(Nf4Gpu, BitsEqualTheCpu) {
   for (at::ScalarType type : {at::kFloat, at::kHalf, at::kBFloat16}) {
     for (int64_t n : {1, 7, 63, 64, 65, 217, 4096, 64 * 257 + 3, 576 * 1536, 4096 * 4096}) {
-      for (bool nested : {false, true}) {
-        SCOPED_TRACE(std::to_string(n) + (nested ? " nested " : " plain ") + c10::toString(type));
+      for (const auto& [nested, table] : {std::pair{false, FourBitType::kNf4}, {true, FourBitType::kNf4},
+                                          {false, FourBitType::kFp4}, {true, FourBitType::kFp4}}) {
+        SCOPED_TRACE(std::to_string(n) + (nested ? " nested " : " plain ") + c10::toString(type) +
+                     (table == FourBitType::kFp4 ? " fp4" : ""));
         const Tensor w = Weight(n, type);
-        const Nf4Tensor cpu = Nf4Quantize(w, nested), gpu = Nf4Quantize(w.cuda(), nested);
+        const Nf4Tensor cpu = Nf4Quantize(w, nested, table), gpu = Nf4Quantize(w.cuda(), nested, table);
         ExpectSame(cpu, gpu);
         for (at::ScalarType out_type : kGpuTypes) {
           Tensor truth = Poisoned({n}, out_type), ours = Poisoned({n}, OnGpu(out_type));

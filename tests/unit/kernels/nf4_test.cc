@@ -25,13 +25,13 @@ TEST(Nf4, MapsEqualBitsandbytes) {
   EXPECT_EQ(Crc(tensor(UnsignedDynamicMap())), Goldens()["unsigned_map"]);
 }
 
-TEST(Nf4, BitsEqualBitsandbytes) {
-  for (const auto& golden : Goldens()["nf4"]) {
+void ExpectBitsOf(const char* goldens, FourBitType type) {
+  for (const auto& golden : Goldens()[goldens]) {
     SCOPED_TRACE(golden["shape"].dump() + " " + golden["dtype"].get<std::string>());
     const auto shape = golden["shape"].get<std::vector<int64_t>>();
     const int64_t n = c10::multiply_integers(shape);
     const Tensor w = GoldenWeight(n, golden["seed"], TypeNamed(golden["dtype"])).view(shape);
-    const Nf4Tensor plain = Nf4Quantize(w, false), nested = Nf4Quantize(w, true);
+    const Nf4Tensor plain = Nf4Quantize(w, false, type), nested = Nf4Quantize(w, true, type);
     EXPECT_EQ(Crc(plain.codes), golden["codes"]);
     EXPECT_EQ(Crc(plain.absmax), golden["absmax"]);
     EXPECT_EQ(Crc(nested.codes), golden["codes"]);
@@ -49,6 +49,10 @@ TEST(Nf4, BitsEqualBitsandbytes) {
     }
   }
 }
+
+TEST(Nf4, BitsEqualBitsandbytes) { ExpectBitsOf("nf4", FourBitType::kNf4); }
+
+TEST(Nf4, Fp4BitsEqualBitsandbytes) { ExpectBitsOf("fp4", FourBitType::kFp4); }
 
 TEST(Nf4, ZerosStayZero) {
   const Nf4Tensor q = Nf4Quantize(at::zeros({200}), true);

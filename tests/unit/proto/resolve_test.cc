@@ -110,9 +110,9 @@ TEST(ResolveSpec, RefusesSequencesAboveTheModelsLimit) {
 
 TEST(ResolveSpec, UnavailableFeaturesAreNamed) {
   v1::JobSpec in = Minimal();
-  in.mutable_lora()->set_use_dora(true);
+  in.mutable_lora()->set_bias("all");
   EXPECT_EQ(ResolveSpec(in, {}).status().code(), absl::StatusCode::kUnimplemented);
-  EXPECT_THAT(std::string(ResolveSpec(in, {}).status().message()), HasSubstr("job.spec.lora.use_dora"));
+  EXPECT_THAT(std::string(ResolveSpec(in, {}).status().message()), HasSubstr("job.spec.lora.bias"));
   in = Minimal();
   in.set_init_adapter("adapters/a");
   EXPECT_THAT(std::string(ResolveSpec(in, {}).status().message()), HasSubstr("leave it empty"));

@@ -95,11 +95,11 @@ TEST(PeftFiles, WeightsOfAnotherShapeAreRefusedByName) {
 }
 
 TEST(PeftFiles, UnsupportedConfigurationIsNamed) {
-  const std::string directory = parity::NewTemporaryDirectory("peft_dora");
+  const std::string directory = parity::NewTemporaryDirectory("peft_bias");
   std::ofstream(directory + "/adapter_config.json")
-      << R"({"peft_type": "LORA", "r": 8, "use_dora": true, "target_modules": ["q_proj"]})";
+      << R"({"peft_type": "LORA", "r": 8, "bias": "all", "target_modules": ["q_proj"]})";
   EXPECT_THAT(std::string(ReadPeftConfig(directory).status().message()),
-              testing::HasSubstr("use_dora is true"));
+              testing::HasSubstr("bias is \"all\""));
 }
 
 }  // namespace

@@ -106,7 +106,7 @@ class DecoderLogProbs : public testing::TestWithParam<bool> {
     config_.num_attention_heads = 4;
     config_.num_key_value_heads = 2;
     config_.head_dim = 16;
-    base_ = bench::RandomModel(config_, {at::kCPU, at::kFloat, /*nf4=*/true});
+    base_ = bench::RandomModel(config_, {at::kCPU, at::kFloat, plan::BaseFormat::kNf4});
     adapter_ = std::make_unique<lora::Adapter>(
         config_, lora::Options{.rank = 4, .targets = *lora::ParseTargets({})}, at::kCPU,
         at::kFloat);

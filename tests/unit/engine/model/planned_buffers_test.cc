@@ -22,6 +22,8 @@ struct Variant {
   bool offload = false;
   plan::MatmulPrecision precision = plan::MatmulPrecision::kCompute;
   bool standing = false;
+  plan::BaseFormat format = plan::BaseFormat::kNf4;  // where nf4
+  bool dora = false, patterns = false;
 };
 
 // A small model with an adapter, and what the plan says of it.
@@ -33,10 +35,11 @@ class PlannedBuffers : public testing::TestWithParam<Variant> {
     config_.num_hidden_layers = 3;
     config_.vocab_size = 1000;
     config_.tie_word_embeddings = v.tied;
-    base_ = bench::RandomModel(config_, {at::kCPU, at::kFloat, v.nf4, v.precision});
-    adapter_ = std::make_unique<lora::Adapter>(
-        config_, lora::Options{v.rank, 8, v.dropout, false, *lora::ParseTargets(v.targets)},
-        at::kCPU, at::kFloat);
+    base_ = bench::RandomModel(config_, {at::kCPU, at::kFloat, v.nf4 ? v.format : plan::BaseFormat::kCompute, v.precision});
+    lora::Options options{v.rank, 8, v.dropout, false, *lora::ParseTargets(v.targets)};
+    options.use_dora = v.dora;
+    if (v.patterns) options.rank_pattern = {{"k_proj", 2}, {"mlp\\..*", 5}};
+    adapter_ = std::make_unique<lora::Adapter>(config_, options, at::kCPU, at::kFloat);
     decoder_ = std::make_unique<Decoder>(*base_, *adapter_,
                                          DecoderOptions{.recompute_activations = v.checkpointing,
                                                         .keep_all_layers = v.keep_all,
@@ -48,6 +51,9 @@ class PlannedBuffers : public testing::TestWithParam<Variant> {
     input_.lora_rank = v.rank;
     input_.lora_dropout = v.dropout > 0;
     input_.target_modules = v.targets;
+    input_.use_dora = v.dora;
+    input_.rank_pattern = options.rank_pattern;
+    input_.mixed_scaling = v.patterns;
     input_.max_seq_length = 24;
     input_.activation_checkpointing = v.checkpointing;
     input_.activation_offload = v.offload;
@@ -122,7 +128,11 @@ INSTANTIATE_TEST_SUITE_P(Variants, PlannedBuffers,
                                          Variant{true, true, true, 4, {}, 0, 20, 0, /*keep_attention=*/3},
                                          Variant{true, true, true, 4, {}, 0, 20, 0, 0, true, plan::MatmulPrecision::kFp8},
                                          Variant{true, false, true, 4, {}, 0, 0, 0, 0, false, plan::MatmulPrecision::kInt8},
-                                         Variant{true, false, true, 4, {}, 0, 0, 0, 0, false, plan::MatmulPrecision::kCompute, /*standing=*/true}));
+                                         Variant{true, false, true, 4, {}, 0, 0, 0, 0, false, plan::MatmulPrecision::kCompute, /*standing=*/true},
+                                         Variant{.nf4 = true, .tied = true, .rank = 4, .format = plan::BaseFormat::kInt8},
+                                         Variant{.nf4 = true, .checkpointing = true, .tied = true, .rank = 4, .format = plan::BaseFormat::kFp4},
+                                         Variant{.nf4 = true, .tied = true, .rank = 4, .dora = true},
+                                         Variant{.nf4 = true, .checkpointing = true, .tied = true, .rank = 4, .piece_rows = 20, .format = plan::BaseFormat::kFp8, .dora = true, .patterns = true}));
 
 }  // namespace
 }  // namespace finetuned::model

@@ -66,7 +66,7 @@ class SharedPrefix : public testing::TestWithParam<Layout> {
     config_ = bench::Shape("smollm2-135m");
     config_.num_hidden_layers = 3;
     config_.vocab_size = kVocabulary;
-    base_ = bench::RandomModel(config_, {at::kCPU, at::kFloat, /*nf4=*/false});
+    base_ = bench::RandomModel(config_, {at::kCPU, at::kFloat, plan::BaseFormat::kCompute});
     adapter_ = std::make_unique<lora::Adapter>(
         config_, lora::Options{4, 8, 0, false, *lora::ParseTargets({"all-linear"})}, at::kCPU, at::kFloat);
     adapter_->Initialize(3);

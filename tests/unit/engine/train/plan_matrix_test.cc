@@ -26,7 +26,7 @@ TEST_P(PlanMatrix, PeakIsWhatWasPlanned) {
   format::ModelConfig config = bench::Shape("smollm2-135m");
   config.num_hidden_layers = 4;
   config.vocab_size = 4096;
-  const auto base = bench::RandomModel(config, {at::kCPU, at::kFloat, s.nf4});
+  const auto base = bench::RandomModel(config, {at::kCPU, at::kFloat, s.nf4 ? plan::BaseFormat::kNf4 : plan::BaseFormat::kCompute});
   job::TrainSpec spec;
   spec.lora.rank = s.rank;
   spec.optimizer.kind = s.optimizer;

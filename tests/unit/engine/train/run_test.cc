@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <filesystem>
+#include <functional>
 #include <fstream>
 
 #include "engine/train/files.h"
@@ -64,6 +65,33 @@ class RunTest : public testing::Test {
     return parity::FileBytes(root_ + "/" + state + "/adapter/adapter_model.safetensors");
   }
 
+  // Leaves after step 2, is killed (nothing saved) after step 5, then finishes: as if nothing had happened.
+  void ExpectPartsEqualWhole(const std::function<void(job::TrainSpec*)>& change) {
+    job::TrainSpec undisturbed = Spec("whole"), spec = Spec("parts");
+    change(&undisturbed);
+    change(&spec);
+    Recorder whole;
+    ASSERT_EQ(Go(undisturbed, &whole).outcome, Outcome::kDone);
+    Recorder first, second, third;
+    first.after_step = [&](int64_t step) { control_.leave = step == 2; };
+    job::RunResult result = Go(spec, &first);
+    EXPECT_EQ(result.outcome, Outcome::kCheckpointed);
+    EXPECT_EQ(result.last_step, 2);
+    control_.leave = false;
+    spec.checkpoints.every_steps = 2;
+    second.after_step = [&](int64_t step) { control_.cancel = step == 5; };
+    EXPECT_EQ(Go(spec, &second).outcome, Outcome::kCancelled);
+    EXPECT_EQ(second.first_step, 2);
+    control_.cancel = false;
+    EXPECT_EQ(Go(spec, &third).outcome, Outcome::kDone);
+    EXPECT_EQ(third.first_step, 4);
+    EXPECT_EQ(AdapterBytes("whole"), AdapterBytes("parts"));
+    for (size_t i = 0; i < third.steps.size(); ++i) {
+      EXPECT_EQ(third.steps[i]["loss"], whole.steps[i + 4]["loss"]);
+      EXPECT_EQ(third.steps[i]["num_tokens"], whole.steps[i + 4]["num_tokens"]);
+    }
+  }
+
   const std::string root_;
   job::RunControl control_;
 };
@@ -96,28 +124,28 @@ TEST_F(RunTest, TrainsEvaluatesAndExportsAnAdapter) {
 }
 
 TEST_F(RunTest, ResumedRunEqualsUninterruptedByteForByte) {
-  Recorder whole;
-  ASSERT_EQ(Go(Spec("whole"), &whole).outcome, Outcome::kDone);
-  // Leaves after step 2, is killed (nothing saved) after step 5, then finishes.
-  job::TrainSpec spec = Spec("parts");
-  Recorder first, second, third;
-  first.after_step = [&](int64_t step) { control_.leave = step == 2; };
-  job::RunResult result = Go(spec, &first);
-  EXPECT_EQ(result.outcome, Outcome::kCheckpointed);
-  EXPECT_EQ(result.last_step, 2);
-  control_.leave = false;
-  spec.checkpoints.every_steps = 2;
-  second.after_step = [&](int64_t step) { control_.cancel = step == 5; };
-  EXPECT_EQ(Go(spec, &second).outcome, Outcome::kCancelled);
-  EXPECT_EQ(second.first_step, 2);
-  control_.cancel = false;
-  EXPECT_EQ(Go(spec, &third).outcome, Outcome::kDone);
-  EXPECT_EQ(third.first_step, 4);
-  EXPECT_EQ(AdapterBytes("whole"), AdapterBytes("parts"));
-  for (size_t i = 0; i < third.steps.size(); ++i) {
-    EXPECT_EQ(third.steps[i]["loss"], whole.steps[i + 4]["loss"]);
-    EXPECT_EQ(third.steps[i]["num_tokens"], whole.steps[i + 4]["num_tokens"]);
-  }
+  ExpectPartsEqualWhole([](job::TrainSpec*) {});
+}
+
+TEST_F(RunTest, ResumedDoraRunOverInt8EqualsUninterruptedByteForByte) {
+  ExpectPartsEqualWhole([](job::TrainSpec* spec) {
+    spec->base_quantization = "int8";
+    spec->skip_modules = {"o_proj"};
+    spec->lora.dropout = 0;
+    spec->lora.use_dora = true;
+    spec->lora.rank_pattern = {{"down_proj", 8}};
+    spec->lora.alpha_pattern = {{"up_proj", 16}};
+    spec->lora.layers_to_transform = {1};
+  });
+}
+
+TEST_F(RunTest, LayersThatTheModelLacksAreNamed) {
+  job::TrainSpec spec = Spec("s");
+  spec.lora.layers_to_transform = {1, 2};
+  Recorder recorder;
+  const job::RunResult result = Go(spec, &recorder);
+  EXPECT_EQ(result.outcome, Outcome::kBadConfig);
+  EXPECT_THAT(result.message, HasSubstr("lora.layers_to_transform: names layer 2, the model has layers 0 to 1"));
 }
 
 TEST_F(RunTest, KeepBestExportsTheAdapterOfTheBestEvaluation) {

@@ -94,15 +94,21 @@ TEST_F(JobsApi, WrongFieldsAreAllNamed) {
   EXPECT_THAT(bad.field_violations(3).description(), HasSubstr("did you mean linear?"));
 }
 
+TEST_F(JobsApi, PatternsThatAreNoRegularExpressionsAreNamed) {
+  auto job = GoodJob();
+  job.mutable_job()->mutable_spec()->mutable_quantization()->add_skip_modules("down_proj(");
+  (*job.mutable_job()->mutable_spec()->mutable_lora()->mutable_rank_pattern())["*"] = 8;
+  const grpc::Status status = TryCreate(job);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_THAT(FieldsOf(status), ElementsAre("job.spec.quantization.skip_modules", "job.spec.lora.rank_pattern"));
+}
+
 TEST_F(JobsApi, LaterFeaturesAreUnimplementedByName) {
   auto timed = GoodJob();
   timed.mutable_job()->mutable_spec()->mutable_checkpoints()->mutable_every()->set_seconds(60);
-  auto int8 = GoodJob();
-  int8.mutable_job()->mutable_spec()->mutable_quantization()->set_base("int8");
-  auto dora = GoodJob();
-  dora.mutable_job()->mutable_spec()->mutable_lora()->set_use_dora(true);
-  for (const auto& [request, field] : {std::pair{timed, "job.spec.checkpoints.every"}, std::pair{int8, "job.spec.quantization.base"},
-                                       std::pair{dora, "job.spec.lora.use_dora"}}) {
+  auto biases = GoodJob();
+  biases.mutable_job()->mutable_spec()->mutable_lora()->set_bias("all");
+  for (const auto& [request, field] : {std::pair{timed, "job.spec.checkpoints.every"}, std::pair{biases, "job.spec.lora.bias"}}) {
     const grpc::Status status = TryCreate(request);
     EXPECT_EQ(status.error_code(), grpc::StatusCode::UNIMPLEMENTED) << field;
     EXPECT_THAT(status.error_message(), HasSubstr(field));

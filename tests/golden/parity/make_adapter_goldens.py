@@ -1,0 +1,103 @@
+"""Writes what adapter_kinds_test compares with: adapters of other kinds than make_goldens.py's, on its "untied" model,
+and what peft 0.21.2 and torch 2.11.0 compute with them in float32 on the CPU; and logits over quantized bases as
+bitsandbytes 0.50.2 stores them.
+Run: python make_adapter_goldens.py
+
+kinds/NAME/              PEFT adapters: "patterns" (rank and alpha by pattern, one layer, rsLoRA), "dora", "dora_patterns".
+kinds/NAME.safetensors   logits, loss and the gradient of every tensor that trains, of one packed batch.
+kinds/bases.safetensors  logits of the base alone, its linears in "int8", "fp4" and "fp4_plain" (no double quantization).
+"""
+
+import json
+import pathlib
+import shutil
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import save_file
+
+from make_goldens import ALL, documents_loss, load, random_rows, shifted
+
+HERE = pathlib.Path(__file__).parent
+KINDS = HERE / "kinds"
+
+
+def make_adapter(folder, name, **options):
+    torch.manual_seed(13)
+    config = LoraConfig(r=4, lora_alpha=8, target_modules=ALL, task_type="CAUSAL_LM", **options)
+    model = get_peft_model(load(folder), config)
+    with torch.no_grad():
+        for key, p in model.named_parameters():
+            if "lora_B" in key:
+                p.normal_(0, 0.05)
+            if "magnitude" in key:
+                p.mul_(torch.empty_like(p).uniform_(0.8, 1.2))
+    path = KINDS / name
+    shutil.rmtree(path, ignore_errors=True)
+    model.save_pretrained(path)
+    (path / "README.md").unlink()
+    saved = json.loads((path / "adapter_config.json").read_text())
+    saved["base_model_name_or_path"] = folder.name  # no path of this machine
+    (path / "adapter_config.json").write_text(json.dumps(saved, indent=2, sort_keys=True) + "\n")
+    return path
+
+
+def batch_tensors(rows):
+    bounds = torch.tensor([0] + [len(r["input_ids"]) for r in rows]).cumsum(0)
+    return {"input_ids": torch.tensor(sum((r["input_ids"] for r in rows), []), dtype=torch.int32),
+            "labels": torch.tensor(sum((shifted(r) for r in rows), []), dtype=torch.int32),
+            "cu_seqlens": bounds.to(torch.int32)}
+
+
+def golden(folder, adapter, rows):
+    model = PeftModel.from_pretrained(load(folder), adapter, is_trainable=True)
+    logits, loss = documents_loss(model, rows)
+    loss.backward()
+    tensors = {"logits": logits.detach(), "loss": loss.detach().reshape(1), **batch_tensors(rows)}
+    for key, p in model.named_parameters():
+        if p.grad is not None:
+            tensors["grad." + key.replace(".default", "")] = p.grad
+    save_file({k: v.contiguous() for k, v in tensors.items()}, KINDS / (adapter.name + ".safetensors"))
+
+
+def quantized_logits(folder, rows, values):
+    model = load(folder)
+    with torch.no_grad():
+        for key, p in model.named_parameters():
+            if any(t + ".weight" in key for t in ALL):
+                p.copy_(values(p.data))
+        return documents_loss(model, rows)[0].contiguous()
+
+
+def int8_values(weight):
+    import bitsandbytes.functional as F
+
+    codes, absmax, _ = F.int8_vectorwise_quant(weight.to(torch.float16))
+    return codes.float() * absmax.unsqueeze(1).mul(1.0 / 127.0)
+
+
+def fp4_values(double_quant):
+    def values(weight):
+        import bitsandbytes.functional as F
+
+        codes, state = F.quantize_4bit(weight, quant_type="fp4", blocksize=64, compress_statistics=double_quant)
+        return F.dequantize_4bit(codes, state)
+
+    return values
+
+
+def main():
+    folder, rows = HERE / "untied", random_rows(2, 3, low=6, high=20)
+    KINDS.mkdir(exist_ok=True)
+    patterns = dict(rank_pattern={"q_proj": 2, r"layers\.1\.mlp\..*": 6}, alpha_pattern={"up_proj": 20, "q_proj": 3})
+    for adapter in (make_adapter(folder, "patterns", layers_to_transform=[1], use_rslora=True, **patterns),
+                    make_adapter(folder, "dora", use_dora=True),
+                    make_adapter(folder, "dora_patterns", use_dora=True, **patterns)):
+        golden(folder, adapter, rows)
+    bases = {"int8": int8_values, "fp4": fp4_values(True), "fp4_plain": fp4_values(False)}
+    tensors = {name: quantized_logits(folder, rows, values) for name, values in bases.items()}
+    save_file({**tensors, **batch_tensors(rows)}, KINDS / "bases.safetensors")
+
+
+if __name__ == "__main__":
+    main()
