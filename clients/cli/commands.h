@@ -25,6 +25,7 @@ void BuildParser(CLI::App& cli, App& app);
 // Each adds its sub-commands to the parser.
 void AddRunCommands(CLI::App& cli, App& app);      // run, submit, plan
 void AddJobCommands(CLI::App& cli, App& app);      // get, watch, why, logs, cancel, pause, ...
+void AddUpdateCommands(CLI::App& cli, App& app);   // update, hold, release
 void AddViewCommands(CLI::App& cli, App& app);     // ls, top, plot
 void AddDataCommands(CLI::App& cli, App& app);     // upload, datasets, preview
 void AddAdapterCommands(CLI::App& cli, App& app);  // adapters, pull

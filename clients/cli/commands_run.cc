@@ -1,3 +1,4 @@
+#include <cmath>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -12,6 +13,7 @@
 #include "clients/cli/commands.h"
 #include "clients/cli/job_text.h"
 #include "clients/cli/preference_flags.h"
+#include "clients/cli/scheduling_flags.h"
 #include "clients/cli/term.h"
 #include "clients/cli/terminal.h"
 #include "clients/cli/upload.h"
@@ -26,14 +28,15 @@ namespace {
 struct RunFlags {
   std::string method = "sft";
   std::string model, data, eval, name, loss_on, scheduler, optimizer, quantization, device;
-  double epochs = 0, learning_rate = 0, alpha = 0, dropout = 0, warmup_ratio = 0;
+  double epochs = 0, learning_rate = 0, alpha = 0, dropout = 0, warmup_ratio = 0, every_minutes = 0;
   int64_t max_steps = 0, every_steps = 0, eval_every = 0;
-  int rank = 0, micro_batch = 0, accumulation = 0, sequence = 0, priority = 0;
+  int rank = 0, micro_batch = 0, accumulation = 0, sequence = 0;
   std::vector<std::string> targets;
   uint64_t seed = 0;
   bool has_seed = false, packing = false, checkpointing = false, detach = false;
   bool eval_first = false, deterministic = false, keep_best = false;
   int early_stopping = 0;
+  SchedulingFlags scheduling;
   PreferenceFlags preference;
   GrpoFlags grpo;
   std::string file;  // job file instead of flags
@@ -62,11 +65,12 @@ void AddSpecFlags(CLI::App* c, RunFlags* f) {
   c->add_option("--device", f->device, "auto (default), cuda or cpu");
   c->add_option("--seed", f->seed, "Seed (default 42)")->each([f](const std::string&) { f->has_seed = true; });
   c->add_option("--checkpoint-every", f->every_steps, "Steps between checkpoints");
+  c->add_option("--checkpoint-minutes", f->every_minutes, "Minutes between checkpoints");
   c->add_option("--eval-every", f->eval_every, "Steps between evaluations");
   c->add_flag("--keep-best", f->keep_best, "Keep and export the adapter of the best evaluation");
   c->add_option("--early-stopping", f->early_stopping, "Stop after this many evaluations without a better one");
   c->add_flag("--eval-first", f->eval_first, "Also evaluate before the first step");
-  c->add_option("--priority", f->priority, "-100..100, larger first");
+  AddSchedulingFlags(c, &f->scheduling);
   c->add_flag("--activation-checkpointing", f->checkpointing, "Recompute activations: less memory");
   c->add_flag("--deterministic", f->deterministic, "Bit-equal results");
 }
@@ -116,6 +120,9 @@ v1::Job JobFromFlags(const RunFlags& f) {
   schedule->set_gradient_accumulation_steps(f.accumulation);
   schedule->set_max_seq_length(f.sequence);
   spec->mutable_checkpoints()->set_every_steps(f.every_steps);
+  if (f.every_minutes > 0) {
+    spec->mutable_checkpoints()->mutable_every()->set_seconds(std::llround(f.every_minutes * 60));
+  }
   spec->mutable_evaluation()->set_every_steps(f.eval_every);
   spec->mutable_evaluation()->set_before_training(f.eval_first);
   spec->mutable_evaluation()->set_early_stopping_patience(f.early_stopping);
@@ -125,7 +132,6 @@ v1::Job JobFromFlags(const RunFlags& f) {
   if (f.checkpointing) spec->mutable_compute()->set_activation_checkpointing("on");
   if (f.has_seed) spec->set_seed(f.seed);
   spec->set_deterministic(f.deterministic);
-  job.mutable_scheduling()->set_priority(f.priority);
   if (!f.name.empty()) job.set_name(ResourceName("jobs", f.name));
   return job;
 }
@@ -163,6 +169,7 @@ ExitCode Submit(App& app, const RunFlags& f, bool watch) {
   std::string base_dir;
   v1::CreateJobRequest request;
   *request.mutable_job() = LoadJob(f, &base_dir);
+  ApplyScheduling(f.scheduling, request.mutable_job()->mutable_scheduling());
   Prepare(client, base_dir, request.mutable_job());
   if (!request.job().name().empty()) request.set_job_id(ShortName(request.job().name()));
   request.mutable_job()->clear_name();
@@ -289,6 +296,7 @@ void AddRunCommands(CLI::App& cli, App& app) {
   CLI::App* submit = cli.add_subcommand("submit", "Queue a job file (YAML or JSON)");
   submit->add_option("file", file->file, "Job file, or - for standard input")->required();
   auto watch = std::make_shared<bool>(false);
+  AddSchedulingFlags(submit, &file->scheduling);
   submit->add_flag("-w,--watch", *watch, "Watch it until it ends");
   AddOutputOption(submit, app);
   submit->callback([&app, file, watch] {

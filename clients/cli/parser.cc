@@ -30,6 +30,7 @@ void BuildParser(CLI::App& cli, App& app) {
   cli.fallthrough();
   AddRunCommands(cli, app);
   AddJobCommands(cli, app);
+  AddUpdateCommands(cli, app);
   AddViewCommands(cli, app);
   AddDataCommands(cli, app);
   AddAdapterCommands(cli, app);

@@ -108,6 +108,7 @@ struct GrpoOptions {
 
 struct CheckpointOptions {
   int64_t every_steps = 0;          // 0: only at the end and on request
+  double every_seconds = 0;         // also when the last one is older; 0: off
   int64_t keep_last = 2;
   bool keep_best = false;           // also the best by best_metric, whose adapter is exported
   std::string best_metric = "eval_loss";

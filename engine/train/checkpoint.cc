@@ -11,6 +11,7 @@
 #include "absl/strings/str_join.h"
 #include "engine/format/sha256.h"
 #include "engine/format/strict_json.h"
+#include "engine/job/failpoint.h"
 #include "engine/train/files.h"
 
 namespace finetuned::train {
@@ -166,19 +167,25 @@ absl::StatusOr<WrittenCheckpoint> WriteCheckpoint(const std::string& state_dir,
   if (!directory.ok()) return directory.status();
   const std::string& path = (*directory)->path();
   absl::Status status = lora::SavePeft(adapter, description, path);
+  FT_FAILPOINT("checkpoint.adapter");
   if (status.ok()) status = optimizer.Save(path + "/" + kOptimizerFile);
+  FT_FAILPOINT("checkpoint.optimizer");
   if (status.ok()) {
     status = WriteFile(path + "/" + kStateFile, StateJson(state, identity).dump(2) + "\n");
   }
+  FT_FAILPOINT("checkpoint.state");
   if (status.ok()) status = WriteManifest(path);
+  FT_FAILPOINT("checkpoint.manifest");
   if (!status.ok()) return status;
   auto bytes = (*directory)->Commit();
   if (!bytes.ok()) return bytes.status();
 
+  FT_FAILPOINT("checkpoint.committed");
   const std::vector<std::string> all = StepFolders(state_dir);
   std::error_code ignored;
   for (size_t i = std::max<int64_t>(1, keep.last); i < all.size(); ++i) {
     if (all[i] != CheckpointFolder(state_dir, keep.step)) fs::remove_all(all[i], ignored);
+    FT_FAILPOINT("checkpoint.pruned");
   }
   return WrittenCheckpoint{CheckpointFolder(state_dir, state.step), *bytes};
 }

@@ -12,6 +12,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "engine/job/failpoint.h"
 
 namespace finetuned::train {
 namespace {
@@ -65,8 +66,17 @@ absl::StatusOr<std::unique_ptr<NewDirectory>> NewDirectory::Create(const std::st
                                                                    const std::string& name) {
   std::unique_ptr<NewDirectory> created(new NewDirectory(parent, name));
   std::error_code error;
+  const bool first = fs::create_directories(parent, error);
+  if (first) {
+    // Else a power cut could take the parent with everything that is complete in it.
+    const fs::path above = fs::absolute(parent).parent_path();
+    absl::Status synced = SyncPath(above.string(), O_RDONLY | O_DIRECTORY);
+    if (!synced.ok()) return synced;
+  }
   fs::remove_all(created->temporary_, error);
+  FT_FAILPOINT("files.old_temporary_removed");
   fs::create_directories(created->temporary_, error);
+  FT_FAILPOINT("files.temporary_made");
   if (error) {
     return absl::UnavailableError(
         absl::StrCat("cannot create ", created->temporary_, ": ", error.message()));
@@ -83,21 +93,28 @@ absl::StatusOr<int64_t> NewDirectory::Commit() {
   int64_t bytes = 0;
   for (const auto& entry : fs::directory_iterator(temporary_)) {
     if (absl::Status s = SyncPath(entry.path().string(), O_RDONLY); !s.ok()) return s;
+    FT_FAILPOINT("files.file_synced");
     bytes += static_cast<int64_t>(entry.file_size());
   }
   if (absl::Status s = SyncPath(temporary_, O_RDONLY | O_DIRECTORY); !s.ok()) return s;
+  FT_FAILPOINT("files.temporary_synced");
   // A folder cannot replace one that is not empty in one call; what was there goes aside first.
   const std::string aside = absl::StrCat(parent_, "/", kReplaced, fs::path(target_).filename().string());
   std::error_code error;
   fs::remove_all(aside, error);
-  if (fs::exists(target_)) fs::rename(target_, aside, error);
+  if (fs::exists(target_)) {
+    fs::rename(target_, aside, error);
+    FT_FAILPOINT("files.old_aside");
+  }
   if (!error) fs::rename(temporary_, target_, error);
+  FT_FAILPOINT("files.moved");
   if (error) {
     return absl::UnavailableError(
         absl::StrCat("cannot move ", temporary_, " to ", target_, ": ", error.message()));
   }
   committed_ = true;
   if (absl::Status s = SyncPath(parent_, O_RDONLY | O_DIRECTORY); !s.ok()) return s;
+  FT_FAILPOINT("files.parent_synced");
   fs::remove_all(aside, error);
   return bytes;
 }
@@ -111,11 +128,13 @@ void RemoveLeftovers(const std::string& parent) {
       const fs::path original = fs::path(parent) / name.substr(std::strlen(kReplaced));
       if (!fs::exists(original)) {
         fs::rename(entry.path(), original, error);
+        FT_FAILPOINT("files.old_restored");
         continue;
       }
     }
     if (absl::StartsWith(name, kTemporary) || absl::StartsWith(name, kReplaced)) {
       fs::remove_all(entry.path(), error);
+      FT_FAILPOINT("files.leftover_removed");
     }
   }
 }
@@ -133,9 +152,12 @@ absl::Status WriteFileDurably(const std::string& path, std::string_view content)
   std::error_code error;
   fs::create_directories(folder, error);
   absl::Status status = WriteFile(temporary, content);
+  FT_FAILPOINT("files.single_written");
   if (status.ok()) status = SyncPath(temporary, O_RDONLY);
+  FT_FAILPOINT("files.single_synced");
   if (!status.ok()) return status;
   fs::rename(temporary, path, error);
+  FT_FAILPOINT("files.single_moved");
   if (error) return absl::UnavailableError(absl::StrCat("cannot write ", path, ": ", error.message()));
   return SyncPath(folder, O_RDONLY | O_DIRECTORY);
 }

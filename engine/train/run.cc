@@ -5,6 +5,8 @@
 #include <c10/core/InferenceMode.h>
 #include <c10/util/Exception.h>
 
+#include <cerrno>
+#include <cstring>
 #include <new>
 #include <optional>
 #include <string>
@@ -16,6 +18,7 @@
 #include "engine/data/prompts.h"
 #include "engine/format/model_source.h"
 #include "engine/format/sha256.h"
+#include "engine/job/failpoint.h"
 #include "engine/plan/precision.h"
 #include "engine/reward/reward_set.h"
 #include "engine/train/base_model_cache.h"
@@ -41,14 +44,27 @@ job::RunResult Failed(Outcome outcome, std::string reason, absl::string_view mes
 // Files that cannot be read or written, whatever they are.
 bool IsIo(const absl::Status& s) { return absl::IsUnavailable(s) || absl::IsDataLoss(s); }
 
+// The disk takes nothing more: whoever writes names the error of the system.
+bool DiskRefuses(const absl::Status& s) {
+  for (const int error : {ENOSPC, EDQUOT, EROFS}) {
+    if (absl::StrContains(s.message(), std::strerror(error))) return true;
+  }
+  return false;
+}
+
+job::RunResult IoFailure(const absl::Status& s) {
+  return Failed(Outcome::kInternal, DiskRefuses(s) ? "DISK_FULL" : "IO_ERROR", s.message());
+}
+
 job::RunResult ConfigOrIo(const absl::Status& s, const char* reason) {
-  if (IsIo(s)) return Failed(Outcome::kInternal, "IO_ERROR", s.message());
+  if (IsIo(s)) return IoFailure(s);
   return Failed(Outcome::kBadConfig, reason, s.message());
 }
 
 job::RunResult TrainerFailure(const absl::Status& s) {
   if (absl::IsAborted(s)) return Failed(Outcome::kInternal, "NON_FINITE_LOSS", s.message());
-  return Failed(Outcome::kInternal, IsIo(s) ? "IO_ERROR" : "INTERNAL", s.message());
+  if (IsIo(s)) return IoFailure(s);
+  return Failed(Outcome::kInternal, "INTERNAL", s.message());
 }
 
 data::TokenizeOptions TokenizeOptionsOf(const job::TrainSpec& spec) {
@@ -136,6 +152,7 @@ class Run {
     auto lock = DirectoryLock::Take(spec_.state_dir);
     if (!lock.ok()) return ConfigOrIo(lock.status(), "STATE_DIR_BUSY");
     lock_ = *std::move(lock);
+    FT_FAILPOINT("run.locked");
     return std::nullopt;
   }
 
@@ -253,6 +270,7 @@ class Run {
     });
     if (!found.ok()) return ConfigOrIo(found.status(), "CHECKPOINT_MISMATCH");
     checkpoint_ = *found;
+    FT_FAILPOINT("run.checkpoint_found");
     return std::nullopt;
   }
 
@@ -271,6 +289,7 @@ class Run {
     auto loaded = LoadThroughCache(cache_, *source_, spec_.base_model_path, Wanted(), &warm);
     if (!loaded.ok()) return ConfigOrIo(loaded.status(), "INVALID_MODEL");
     base_ = *loaded;
+    FT_FAILPOINT("run.base_loaded");
     if (warm) {
       observer_.OnLog("the base model is already loaded");
       return std::nullopt;
@@ -316,7 +335,10 @@ job::RunResult DeviceFailure(const Run& run, const std::string& what, bool out_o
                                "). Lower schedule.micro_batch_size or schedule.max_seq_length, "
                                "or set compute.activation_checkpointing on"));
   }
-  return Failed(Outcome::kInternal, "INTERNAL", absl::StrCat("while ", run.doing(), ": ", line));
+  const std::string message = absl::StrCat("while ", run.doing(), ": ", line);
+  // An error of the driver or the hardware; the process that met it is of no use any more.
+  if (absl::StrContains(line, "CUDA error")) return Failed(Outcome::kInternal, "GPU_XID_ERROR", message);
+  return Failed(Outcome::kInternal, "INTERNAL", message);
 }
 
 }  // namespace

@@ -37,7 +37,9 @@ class BaseModelCache {
 //                  CHECKPOINT_MISMATCH (state_dir belongs to another spec, base or dataset),
 //                  DEVICE_UNAVAILABLE.
 //   kBadData       INVALID_DATASET, with line.
-//   kInternal      OUT_OF_DEVICE_MEMORY (more than the device has), NON_FINITE_LOSS (5 steps in a row), IO_ERROR, INTERNAL.
+//   kInternal      OUT_OF_DEVICE_MEMORY (more than the device has), NON_FINITE_LOSS (5 steps in a row), DISK_FULL (or
+//                  read-only), IO_ERROR, GPU_XID_ERROR (the driver reports an error: this process is of no more use),
+//                  INTERNAL.
 job::RunResult RunTraining(const job::TrainSpec& spec, job::RunObserver& observer,
                            job::RunControl& control, BaseModelCache* cache = nullptr,
                            DeviceMemory* memory = nullptr, job::RemoteScorer* scorer = nullptr);

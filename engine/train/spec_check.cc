@@ -252,6 +252,7 @@ absl::Status ValidateSpec(const job::TrainSpec& spec) {
   if (spec.method == "kto") CheckKto(spec.kto, &c);
   if (spec.method == "grpo") CheckGrpo(spec, &c);
   c.AtLeast(static_cast<double>(spec.checkpoints.every_steps), 0, "checkpoints.every_steps");
+  c.AtLeast(spec.checkpoints.every_seconds, 0, "checkpoints.every");
   c.AtLeast(static_cast<double>(spec.checkpoints.keep_last), 1, "checkpoints.keep_last");
   c.AtLeast(static_cast<double>(spec.evaluation.every_steps), 0, "evaluation.every_steps");
   c.OneOf(spec.base_quantization, {"nf4", "fp4", "int8", "fp8", "none"}, "quantization.base");

@@ -9,12 +9,15 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "engine/job/failpoint.h"
 #include "engine/model/batch.h"
 #include "engine/plan/cost.h"
 #include "engine/plan/rollout.h"
 #include "engine/train/device.h"
 #include "engine/train/files.h"
 #include "engine/train/grpo_method.h"
+#include "engine/train/non_finite.h"
 #include "engine/train/schedule.h"
 #include "kernels/finite.h"
 
@@ -98,6 +101,7 @@ Trainer::Trainer(TrainerInputs inputs)
 absl::StatusOr<job::RunResult> Trainer::Run(const std::optional<FoundCheckpoint>& from) {
   if (from.has_value()) {
     if (absl::Status s = LoadCheckpoint(from->directory, &adapter_, &optimizer_); !s.ok()) return s;
+    FT_FAILPOINT("trainer.resumed");
     state_ = from->state;
     checkpointed_step_ = state_.step;
     plan_ = data::BatchPlan(in_.train->rows, BatchOptions(spec_), state_.epoch);
@@ -143,18 +147,27 @@ absl::Status Trainer::Loop() {
     if (absl::IsCancelled(step.status())) continue;  // control says why
     if (absl::IsResourceExhausted(step.status())) return LeaveForMemory();
     if (!step.ok()) return step.status();
+    FT_FAILPOINT("trainer.step");
     ReportStep(*step);
+    FT_FAILPOINT("trainer.reported");
     if (absl::Status s = CountSkipped(*step); !s.ok()) return s;
     if (Due(spec_.evaluation.every_steps)) {
       if (absl::Status s = Evaluate(); !s.ok()) return s;
     }
-    if (Due(spec_.checkpoints.every_steps) || control.checkpoint.exchange(false)) {
+    if (CheckpointDue()) {
       if (absl::Status s = Checkpoint(); !s.ok()) return s;
     }
   }
   if (absl::Status s = Evaluate(); !s.ok()) return s;
+  FT_FAILPOINT("trainer.last_step");
   result_.outcome = job::Outcome::kDone;
   return Checkpoint();
+}
+
+bool Trainer::CheckpointDue() {
+  const double every = spec_.checkpoints.every_seconds;
+  return Due(spec_.checkpoints.every_steps) || in_.control->checkpoint.exchange(false) ||
+         (every > 0 && SecondsSince(checkpointed_at_) >= every);
 }
 
 absl::StatusOr<Trainer::StepResult> Trainer::TrainStep() {
@@ -184,6 +197,10 @@ absl::StatusOr<Trainer::StepResult> Trainer::TryStep() {
   for (const data::PackedBatch& batch : window.batches) {
     result.tokens += static_cast<int64_t>(batch.input_ids.size());
     result.targets += batch.num_targets;
+  }
+  if (result.skipped && method_->StepsPerEpoch() == 0) {
+    result.lines = LinesOf(window, in_.train->rows);
+    SaveBatch(spec_.state_dir, window, in_.train->rows, result.values.at("loss"), result.grad_norm);
   }
   state_.pass += static_cast<int64_t>(window.batches.size());
   ++state_.step;
@@ -223,9 +240,11 @@ Trainer::StepResult Trainer::UpdateAdapter(const Window& window, const at::Tenso
   at::Tensor norm = at::empty({1}, f32), clip = at::empty({1}, f32), skip = at::empty({1}, f32);
   kernels::GradNormAndScale({adapter_.gradients()}, spec_.optimizer.max_grad_norm, norm, clip,
                             skip);
+  FT_FAILPOINT("trainer.before_update");
   updating_ = true;
   optimizer_.Step(result.learning_rate, state_.optimizer_updates + 1, clip, skip);
   updating_ = false;
+  FT_FAILPOINT("trainer.after_update");
 
   const at::Tensor host =
       at::cat({measured, norm.to(at::kDouble), skip.to(at::kDouble)}).to(at::kCPU);
@@ -242,13 +261,16 @@ absl::Status Trainer::CountSkipped(const StepResult& result) {
     return absl::OkStatus();
   }
   ++state_.skipped_in_row;
+  const std::string rows =
+      result.lines.empty() ? "" : absl::StrCat("; its rows: line ", absl::StrJoin(result.lines, ", "));
   in_.observer->OnWarning("NON_FINITE_GRADIENT",
                           absl::StrCat("step ", state_.step, " was skipped: loss ", result.values.at("loss"),
-                                       ", gradient norm ", result.grad_norm));
+                                       ", gradient norm ", result.grad_norm, rows));
   if (state_.skipped_in_row < kSkippedStepsLimit) return absl::OkStatus();
   return absl::AbortedError(absl::StrCat(
       "the gradients of ", kSkippedStepsLimit, " steps in a row were not finite, the last is step ",
-      state_.step, "; lower optimizer.learning_rate or look for damaged rows in the dataset"));
+      state_.step, rows, "; lower optimizer.learning_rate or look for damaged rows in the dataset",
+      rows.empty() ? "" : absl::StrCat(" (the batch is in ", kNonFiniteFile, " of the job's directory)")));
 }
 
 void Trainer::ReportStep(const StepResult& r) {
@@ -332,20 +354,25 @@ absl::Status Trainer::Checkpoint() {
                        spec_.checkpoints.keep_best && state_.best_value ? state_.best_step : -1});
   if (!written.ok()) return written.status();
   checkpointed_step_ = state_.step;
-  checkpoint_seconds_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  checkpointed_at_ = std::chrono::steady_clock::now();
+  checkpoint_seconds_ = std::chrono::duration<double>(checkpointed_at_ - start).count();
+  FT_FAILPOINT("trainer.checkpoint_written");
   in_.observer->OnCheckpoint(state_.step, written->directory, written->bytes);
   return absl::OkStatus();
 }
 
 absl::StatusOr<std::string> Trainer::Export() {
+  FT_FAILPOINT("trainer.export");
   Doing("writing the adapter");
   RemoveLeftovers(spec_.state_dir);
   auto directory = NewDirectory::Create(spec_.state_dir, "adapter");
   if (!directory.ok()) return directory.status();
   absl::Status status = lora::SavePeft(adapter_, description_, (*directory)->path());
+  FT_FAILPOINT("trainer.adapter_written");
   if (!status.ok()) return status;
   auto bytes = (*directory)->Commit();
   if (!bytes.ok()) return bytes.status();
+  FT_FAILPOINT("trainer.exported");
   return spec_.state_dir + "/adapter";
 }
 

@@ -2,6 +2,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <chrono>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -65,6 +66,7 @@ class Trainer {
     std::map<std::string, double> values;  // of the method
     double grad_norm = 0, learning_rate = 0;
     bool skipped = false;
+    std::vector<int64_t> lines;  // of the dataset, when the step was skipped
     int64_t tokens = 0, targets = 0;
     double seconds = 0;
   };
@@ -94,6 +96,7 @@ class Trainer {
   absl::Status Checkpoint();
   absl::Status LoadBest();
   absl::StatusOr<std::string> Export();
+  bool CheckpointDue();
   bool Due(int64_t every) const { return every > 0 && state_.step % every == 0; }
 
   // Epochs done, with their fraction.
@@ -120,6 +123,7 @@ class Trainer {
   TrainerState state_;
   int64_t total_steps_ = 0;
   int64_t checkpointed_step_ = -1;
+  std::chrono::steady_clock::time_point checkpointed_at_ = std::chrono::steady_clock::now();
   double checkpoint_seconds_ = 0;  // the last write, until a step reports it
   int64_t evaluated_step_ = -1;
   bool updating_ = false;     // the optimizer may have changed something: the step cannot be done again

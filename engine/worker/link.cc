@@ -1,8 +1,14 @@
 #include "engine/worker/link.h"
 
 #include <chrono>
+#include <utility>
 
 namespace finetuned::worker {
+namespace {
+
+constexpr std::chrono::seconds kHeartbeatInterval(2);
+
+}  // namespace
 
 Link::Link(const std::string& address, const internal::WorkerHello& hello) {
   auto channel = grpc::CreateChannel(address, grpc::InsecureChannelCredentials());
@@ -66,7 +72,9 @@ void Link::SetRunning(const std::string& job, job::RunControl* control) {
   running_ = job;
   control_ = control;
   answers_.clear();
-  if (control_ != nullptr && (lost_ || shutdown_)) control_->leave = true;
+  if (control_ == nullptr) return;
+  if (lost_ || shutdown_) control_->leave = true;
+  for (const internal::JobSignal& signal : std::exchange(early_, {})) Apply(signal);
 }
 
 void Link::Flush() {
@@ -76,8 +84,11 @@ void Link::Flush() {
 }
 
 void Link::Apply(const internal::JobSignal& signal) {
-  // A signal for a job that has ended already is late, not wrong.
-  if (control_ == nullptr || signal.job() != running_) return;
+  if (control_ == nullptr || signal.job() != running_) {
+    // For one that has not begun it waits; for a job that has ended already it is late, not wrong.
+    early_.push_back(signal);
+    return;
+  }
   switch (signal.kind()) {
     case internal::JobSignal::CHECKPOINT: control_->checkpoint = true; break;
     case internal::JobSignal::LEAVE: control_->leave = true; break;
@@ -94,6 +105,8 @@ void Link::ReadLoop() {
     acknowledged_ = std::max(acknowledged_, command.acknowledged());
     switch (command.command_case()) {
       case internal::WorkerCommand::kRun:
+        // What was said of an earlier attempt is not meant for this one.
+        std::erase_if(early_, [&](const auto& signal) { return signal.job() == command.run().job(); });
         jobs_.push_back(command.run());
         StopSampling();  // a job does not wait for people
         break;
@@ -132,12 +145,20 @@ std::optional<internal::RewardAnswer> Link::TakeAnswer(const std::string& batch_
   return answer;
 }
 
+bool Link::WaitForMessage(std::unique_lock<std::mutex>& lock) {
+  return changed_.wait_for(lock, kHeartbeatInterval, [this] { return !outbox_.empty() || closing_ || lost_; });
+}
+
 void Link::WriteLoop() {
   for (;;) {
     internal::WorkerMessage message;
     {
       std::unique_lock lock(mutex_);
-      changed_.wait(lock, [this] { return !outbox_.empty() || closing_ || lost_; });
+      while (!WaitForMessage(lock)) {
+        if (jobs_.empty()) continue;
+        outbox_.emplace_back().mutable_heartbeat()->set_phase("waiting for a sample to end");
+        outbox_.back().set_sequence(++sequence_);
+      }
       if (lost_ || (outbox_.empty() && closing_)) return;
       message = std::move(outbox_.front());
       outbox_.pop_front();
@@ -309,7 +330,7 @@ void LinkObserver::Finished(const job::RunResult& result) {
 // A sign of life every two seconds even when one step takes minutes.
 void LinkObserver::HeartbeatLoop() {
   std::unique_lock lock(mutex_);
-  while (!stop_.wait_for(lock, std::chrono::seconds(2), [this] { return stopped_; })) {
+  while (!stop_.wait_for(lock, kHeartbeatInterval, [this] { return stopped_; })) {
     internal::WorkerMessage message;
     *message.mutable_heartbeat() = beat_;
     lock.unlock();

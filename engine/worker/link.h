@@ -55,6 +55,8 @@ class Link {
   void WriteLoop();
   void Apply(const internal::JobSignal& signal);
   void StopSampling();  // holds mutex_
+  // Something to write, or, while a job waits for a sample to end, nothing for two seconds: then a sign of life.
+  bool WaitForMessage(std::unique_lock<std::mutex>& lock);
 
   std::unique_ptr<internal::WorkerLink::Stub> stub_;
   grpc::ClientContext context_;
@@ -68,6 +70,7 @@ class Link {
   int64_t sampling_ = 0;
   std::atomic<bool>* cancel_sample_ = nullptr;
   std::map<std::string, internal::RewardAnswer> answers_;  // of the running job, by batch
+  std::vector<internal::JobSignal> early_;       // for jobs that wait in jobs_
   std::string running_;
   job::RunControl* control_ = nullptr;
   int64_t sequence_ = 0;

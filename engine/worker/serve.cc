@@ -5,6 +5,7 @@
 #include <csignal>
 #include <cstdio>
 
+#include "engine/job/failpoint.h"
 #include "engine/train/run.h"
 #include "engine/worker/device_info.h"
 #include "engine/worker/link.h"
@@ -47,11 +48,15 @@ void RunOne(Link& link, const internal::RunJob& run, const ServeOptions& options
   job::RunControl control;
   LinkObserver observer(&link, run);
   LinkScorer scorer(&link, run.job());
+  FT_FAILPOINT("serve.job_received");
   link.SetRunning(run.job(), &control);
   const job::RunResult result = train::RunTraining(spec, observer, control, cache, nullptr, &scorer);
   link.SetRunning("", nullptr);
+  FT_FAILPOINT("serve.run_ended");
   observer.Finished(result);
+  FT_FAILPOINT("serve.result_sent");
   link.Flush();
+  FT_FAILPOINT("serve.result_acknowledged");
 }
 
 }  // namespace

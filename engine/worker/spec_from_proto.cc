@@ -121,6 +121,8 @@ job::TrainSpec ToTrainSpec(const v1::JobSpec& spec, const std::string& job_name,
   out.sft.chat_template = spec.sft().chat_template();
   if (spec.has_grpo()) CopyGrpo(spec.grpo(), &out.grpo);
   out.checkpoints.every_steps = spec.checkpoints().every_steps();
+  out.checkpoints.every_seconds = static_cast<double>(spec.checkpoints().every().seconds()) +
+                                  1e-9 * spec.checkpoints().every().nanos();
   out.checkpoints.keep_last = spec.checkpoints().keep_last();
   out.checkpoints.keep_best = spec.checkpoints().keep_best();
   out.checkpoints.best_metric = spec.checkpoints().best_metric();

@@ -226,6 +226,9 @@ std::vector<Violation> ValidateSpec(const v1::JobSpec& spec) {
   CheckOptimizer(spec.optimizer(), c);
   CheckSchedule(spec.schedule(), c);
   c.Integer("checkpoints.every_steps", spec.checkpoints().every_steps(), 1, 1'000'000'000);
+  if (spec.checkpoints().has_every() && spec.checkpoints().every().seconds() < 1) {
+    c.Add("checkpoints.every", "must be at least 1s");
+  }
   c.Integer("checkpoints.keep_last", spec.checkpoints().keep_last(), 1, 1000);
   CheckEvaluation(spec, c);
   c.OneOf("quantization.base", spec.quantization().base(), kBase);
@@ -260,9 +263,6 @@ std::vector<Violation> UnavailableFeatures(const v1::JobSpec& spec) {
     c.Add("lora.bias", absl::StrCat("training biases", kLater, "; use none"));
   }
   if (lora.modules_to_save_size() > 0) c.Add("lora.modules_to_save", absl::StrCat("this", kLater));
-  if (spec.checkpoints().has_every()) {
-    c.Add("checkpoints.every", absl::StrCat("checkpoints by time", kLater, "; use every_steps"));
-  }
   if (spec.evaluation().sample_prompts() > 0) {
     c.Add("evaluation.sample_prompts", absl::StrCat("sampling", kLater));
   }

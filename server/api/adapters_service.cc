@@ -2,6 +2,7 @@
 
 #include <filesystem>
 
+#include "engine/job/failpoint.h"
 #include "server/api/download_stream.h"
 #include "server/api/listing.h"
 #include "server/api/sample_stream.h"
@@ -69,23 +70,26 @@ grpc::ServerUnaryReactor* AdaptersService::ListAdapters(Context* context, const 
   });
 }
 
-absl::Status AdaptersService::Delete(const v1::DeleteAdapterRequest& request) const {
+absl::Status AdaptersService::Delete(const v1::DeleteAdapterRequest& request,
+                                     const std::optional<store::RequestRecord>& remember) const {
   const auto record = Find(request.name());
   if (!record.ok()) return record.status();
   if (!request.etag().empty() && request.etag() != record->adapter.sha256()) {
     return EtagMismatch(request.name(), record->adapter.sha256());
   }
-  const absl::Status deleted = store().DeleteAdapter(request.name());
+  const absl::Status deleted = store().DeleteAdapter(request.name(), remember);
   if (!deleted.ok()) return deleted;
+  FT_FAILPOINT("delete_adapter.committed");
   std::error_code ignored;  // a folder without a row is removed at the next start
   std::filesystem::remove_all(record->directory, ignored);
   return absl::OkStatus();
 }
 
 grpc::ServerUnaryReactor* AdaptersService::DeleteAdapter(Context* context, const v1::DeleteAdapterRequest* request,
-                                                         google::protobuf::Empty* response) {
+                                                         google::protobuf::Empty*) {
   return api::Unary(front_, context, front_.shared->quick, [=, this](const auth::Caller& caller) {
-    return Once(&store(), caller, "DeleteAdapter", *request, response, [&] { return Delete(*request); });
+    return Once(&store(), caller, "DeleteAdapter", *request,
+                [&](const auto& remember) { return Delete(*request, remember); });
   });
 }
 

@@ -23,7 +23,8 @@ class AdaptersService final : public v1::Adapters::CallbackService {
   store::Store& store() const { return *front_.shared->daemon.store; }
   absl::StatusOr<store::AdapterRecord> Find(const std::string& name) const;
   absl::Status List(const v1::ListAdaptersRequest& request, bool local, v1::ListAdaptersResponse* response) const;
-  absl::Status Delete(const v1::DeleteAdapterRequest& request) const;
+  absl::Status Delete(const v1::DeleteAdapterRequest& request,
+                      const std::optional<store::RequestRecord>& remember) const;
 
   const Front front_;
 };

@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include "engine/job/failpoint.h"
 #include "engine/data/dataset.h"
 #include "server/api/dataset_proto.h"
 #include "server/api/listing.h"
@@ -99,7 +100,8 @@ grpc::ServerUnaryReactor* DatasetsService::ListDatasets(Context* context, const 
                     [=, this](const auth::Caller&) { return List(*request, response); });
 }
 
-absl::Status DatasetsService::Delete(const v1::DeleteDatasetRequest& request) const {
+absl::Status DatasetsService::Delete(const v1::DeleteDatasetRequest& request,
+                                     const std::optional<store::RequestRecord>& remember) const {
   const auto dataset = Find(request.name());
   if (!dataset.ok()) return dataset.status();
   if (!request.etag().empty() && request.etag() != dataset->etag()) {
@@ -109,17 +111,19 @@ absl::Status DatasetsService::Delete(const v1::DeleteDatasetRequest& request) co
     return WrongState(request.name(), "DATASET_IN_USE",
                       absl::StrCat("a job that has not ended needs ", request.name(), "; cancel it first"));
   }
-  const absl::Status deleted = store().DeleteDataset(request.name());
+  const absl::Status deleted = store().DeleteDataset(request.name(), remember);
   if (!deleted.ok()) return deleted;
-  const auto others = store().CountDatasets(dataset->sha256());
-  if (others.ok() && *others == 0) unlink(store().layout().DatasetFile(dataset->sha256()).c_str());
+  FT_FAILPOINT("delete_dataset.committed");
+  front_.shared->uploads.DropFile(dataset->sha256());
+  FT_FAILPOINT("delete_dataset.file");
   return absl::OkStatus();
 }
 
 grpc::ServerUnaryReactor* DatasetsService::DeleteDataset(Context* context, const v1::DeleteDatasetRequest* request,
-                                                         google::protobuf::Empty* response) {
+                                                         google::protobuf::Empty*) {
   return api::Unary(front_, context, front_.shared->quick, [=, this](const auth::Caller& caller) {
-    return Once(&store(), caller, "DeleteDataset", *request, response, [&] { return Delete(*request); });
+    return Once(&store(), caller, "DeleteDataset", *request,
+                [&](const auto& remember) { return Delete(*request, remember); });
   });
 }
 

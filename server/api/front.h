@@ -86,22 +86,17 @@ jobs::Caller MakeCaller(const auth::Caller& caller, const Request& request) {
           request.request_id().empty() ? std::string() : store::Fingerprint(request)};
 }
 
-// A mutation outside JobManager, answered once per request_id. `run` fills `response`.
-template <typename Request, typename Message>
-absl::Status Once(store::Store* store, const auth::Caller& caller, const std::string& method,
-                  const Request& request, Message* response, const std::function<absl::Status()>& run) {
-  if (request.request_id().empty()) return run();
-  const std::string fingerprint = store::Fingerprint(request);
-  const auto known = store->FindRequest(caller.principal, request.request_id(), method, fingerprint);
-  if (known.ok()) {
-    response->ParseFromString(known->response);
-    return absl::OkStatus();
-  }
-  if (!absl::IsNotFound(known.status())) return known.status();
-  const absl::Status status = run();
-  if (!status.ok()) return status;
-  return store->PutRequest({caller.principal, request.request_id(), method, fingerprint,
-                            response->SerializeAsString(), absl::Now()});
+// A mutation outside JobManager that answers with nothing, done once per request_id. `run` stores the record it is given
+// in the transaction that does the work.
+template <typename Request>
+absl::Status Once(store::Store* store, const auth::Caller& caller, const std::string& method, const Request& request,
+                  const std::function<absl::Status(const std::optional<store::RequestRecord>&)>& run) {
+  if (request.request_id().empty()) return run(std::nullopt);
+  store::RequestRecord record = {caller.principal, request.request_id(), method, store::Fingerprint(request), "",
+                                 absl::Now()};
+  const auto known = store->FindRequest(record.principal, record.request_id, method, record.fingerprint);
+  if (known.ok() || !absl::IsNotFound(known.status())) return known.status();
+  return run(std::move(record));
 }
 
 }  // namespace finetuned::api

@@ -1,11 +1,14 @@
 #include "server/api/jobs_service.h"
 
+#include <cmath>
+
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "server/api/disk.h"
 #include "server/api/job_checks.h"
 #include "server/api/list_filter.h"
 #include "server/api/names.h"
+#include "server/api/token_count.h"
 #include "server/api/watch_stream.h"
 
 namespace finetuned::api {
@@ -118,6 +121,8 @@ absl::Status JobsService::Create(const auth::Caller& caller, const v1::CreateJob
   *job.mutable_scheduling() = request.job().scheduling();
   if (request.job().has_ttl()) *job.mutable_ttl() = request.job().ttl();
   *job.mutable_memory() = planned->memory;
+  const double seconds = planned->uncut ? EstimateSeconds(*planned, planned->uncut->stats) : 0;
+  if (seconds > 0) job.mutable_progress()->mutable_remaining()->set_seconds(std::llround(seconds));
   if (request.validate_only()) {
     *response = std::move(job);
     return absl::OkStatus();

@@ -10,6 +10,7 @@
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "engine/data/dataset.h"
+#include "engine/job/failpoint.h"
 #include "proto/spec/crc32c.h"
 #include "server/api/dataset_proto.h"
 #include "server/api/disk.h"
@@ -67,14 +68,23 @@ absl::StatusOr<std::unique_ptr<Upload>> Uploads::Open(const v1::UploadDatasetReq
   if (first.write_offset() < 0 || first.write_offset() > committed) {
     return OffsetMismatch(first.write_offset(), committed);
   }
+  FT_FAILPOINT("upload.opened");
   if (ftruncate(fd, first.write_offset()) != 0) return DiskError("truncate");
+  FT_FAILPOINT("upload.truncated");
   record->committed = first.write_offset();
   record->method = method;
   record->update_time = absl::Now();
   const absl::Status kept = store_->PutUpload(*record);
   if (!kept.ok()) return kept;
+  FT_FAILPOINT("upload.begun");
   std::move(close_fd).Cancel();
   return std::unique_ptr<Upload>(new Upload(this, *std::move(record), fd));
+}
+
+void Uploads::DropFile(const std::string& sha256) {
+  const std::lock_guard<std::mutex> files(files_mutex_);
+  const auto others = store_->CountDatasets(sha256);
+  if (others.ok() && *others == 0) unlink(store_->layout().DatasetFile(sha256).c_str());
 }
 
 void Uploads::Release(const std::string& dataset_id) {
@@ -87,7 +97,10 @@ absl::StatusOr<v1::UploadStatus> Uploads::Status(const std::string& dataset_id) 
   v1::UploadStatus out;
   const auto upload = store_->GetUpload(dataset_id);
   if (upload.ok()) {
-    out.set_committed_size(upload->committed);
+    // Killed after the rename and before the dataset's row, an upload has no file any more and starts over.
+    struct stat info = {};
+    const bool there = stat(store_->layout().UploadFile(dataset_id).c_str(), &info) == 0;
+    out.set_committed_size(there ? std::min<int64_t>(upload->committed, info.st_size) : 0);
     return out;
   }
   const std::string name = absl::StrCat("datasets/", dataset_id);
@@ -106,7 +119,9 @@ Upload::~Upload() {
 }
 
 absl::Status Upload::Commit() {
+  FT_FAILPOINT("upload.written");
   if (fdatasync(fd_) != 0) return DiskError("sync");
+  FT_FAILPOINT("upload.synced");
   record_.committed = written_;
   record_.update_time = absl::Now();
   return uploads_->store_->PutUpload(record_);
@@ -141,6 +156,7 @@ absl::Status Upload::Append(const v1::UploadDatasetRequest& chunk) {
   const absl::Status good = CheckChunk(chunk);
   if (!good.ok()) return good;
   first_ = false;
+  FT_FAILPOINT("upload.chunk");
   const std::string& data = chunk.data();
   for (size_t done = 0; done < data.size();) {
     const ssize_t n = pwrite(fd_, data.data() + done, data.size() - done, written_);
@@ -155,6 +171,7 @@ absl::Status Upload::Append(const v1::UploadDatasetRequest& chunk) {
 absl::StatusOr<v1::Dataset> Upload::Finish() {
   const absl::Status synced = Commit();
   if (!synced.ok()) return synced;
+  FT_FAILPOINT("upload.complete");
   const std::string part = uploads_->store_->layout().UploadFile(record_.dataset_id);
   const auto method = MethodFromName(record_.method);
   if (!method.ok()) return method.status();
@@ -164,8 +181,11 @@ absl::StatusOr<v1::Dataset> Upload::Finish() {
 }
 
 absl::StatusOr<v1::Dataset> Upload::Keep(v1::Dataset dataset) {
+  FT_FAILPOINT("upload.validated");
   store::Store& store = *uploads_->store_;
   const std::string part = store.layout().UploadFile(record_.dataset_id);
+  // Nobody drops the file of these bytes before its row is there.
+  const std::lock_guard<std::mutex> files(uploads_->files_mutex_);
   const auto existing = store.GetDataset(dataset.name());
   const bool same = existing.ok() && existing->dataset.state() == v1::Dataset::ACTIVE;
   if (same && (existing->dataset.sha256() != dataset.sha256() || existing->dataset.method() != dataset.method())) {
@@ -177,15 +197,19 @@ absl::StatusOr<v1::Dataset> Upload::Keep(v1::Dataset dataset) {
     dataset = existing->dataset;
   } else if (dataset.state() == v1::Dataset::ACTIVE) {
     if (rename(part.c_str(), store.layout().DatasetFile(dataset.sha256()).c_str()) != 0) return DiskError("rename");
+    FT_FAILPOINT("upload.renamed");
     const absl::Status folder = SyncFolder(store.layout().DatasetsDir());
     if (!folder.ok()) return folder;
+    FT_FAILPOINT("upload.folder_synced");
   }
   if (!same) {
     const absl::Status kept = store.PutDataset({dataset, record_.owner});
     if (!kept.ok()) return kept;
   }
   done_ = true;
+  FT_FAILPOINT("upload.kept");
   unlink(part.c_str());  // of an invalid file only the findings are kept
+  FT_FAILPOINT("upload.part_removed");
   const absl::Status forgotten = store.DeleteUpload(record_.dataset_id);
   if (!forgotten.ok()) return forgotten;
   return dataset;

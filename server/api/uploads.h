@@ -51,6 +51,8 @@ class Uploads {
   absl::StatusOr<std::unique_ptr<Upload>> Begin(const v1::UploadDatasetRequest& first,
                                                 const std::string& owner);
   absl::StatusOr<v1::UploadStatus> Status(const std::string& dataset_id) const;
+  // Removes the file of these bytes unless a dataset is made of them.
+  void DropFile(const std::string& sha256);
 
  private:
   friend class Upload;
@@ -59,6 +61,7 @@ class Uploads {
 
   store::Store* const store_;
   const config::LimitsConfig limits_;
+  std::mutex files_mutex_;        // held while a dataset file comes or goes
   std::mutex mutex_;
   std::set<std::string> active_;  // dataset ids with a stream
 };

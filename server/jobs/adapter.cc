@@ -12,7 +12,9 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "engine/job/failpoint.h"
 #include "server/jobs/record.h"
+#include "server/store/sync.h"
 
 namespace finetuned::jobs {
 namespace {
@@ -38,13 +40,6 @@ absl::StatusOr<std::string> Sha256OfFile(const fs::path& path) {
   return absl::BytesToHexString(absl::string_view(reinterpret_cast<const char*>(digest), size));
 }
 
-void SyncDirectory(const fs::path& path) {
-  const int fd = open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (fd < 0) return;
-  fsync(fd);
-  close(fd);
-}
-
 absl::Status Move(const fs::path& from, const fs::path& to) {
   std::error_code error;
   if (!fs::exists(from, error)) {
@@ -52,10 +47,14 @@ absl::Status Move(const fs::path& from, const fs::path& to) {
     return absl::InternalError("the worker said it was done, but there is no adapter");
   }
   fs::remove_all(to, error);
+  FT_FAILPOINT("adapter.old_removed");
   fs::rename(from, to, error);
   if (error) return absl::UnavailableError(absl::StrCat("cannot keep the adapter: ", error.message()));
-  SyncDirectory(to.parent_path());
-  SyncDirectory(from.parent_path());
+  FT_FAILPOINT("adapter.moved");
+  store::SyncDirectory(to.parent_path());
+  FT_FAILPOINT("adapter.target_synced");
+  store::SyncDirectory(from.parent_path());
+  FT_FAILPOINT("adapter.source_synced");
   return absl::OkStatus();
 }
 
@@ -92,6 +91,7 @@ absl::StatusOr<store::AdapterRecord> TakeAdapter(const store::Layout& layout, co
   for (const fs::path& path : paths) {
     const auto sha256 = Sha256OfFile(path);
     if (!sha256.ok()) return sha256.status();
+    FT_FAILPOINT("adapter.hashed");
     v1::AdapterFile* file = adapter.add_files();
     file->set_file(path.filename().string());
     file->set_size_bytes(static_cast<int64_t>(fs::file_size(path, error)));

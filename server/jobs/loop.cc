@@ -1,10 +1,10 @@
 #include "server/jobs/loop.h"
 
 #include <algorithm>
-#include <filesystem>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "engine/job/failpoint.h"
 #include "server/config/log.h"
 #include "server/jobs/errors.h"
 #include "server/jobs/record.h"
@@ -110,9 +110,11 @@ absl::Status JobManager::Loop::Boot() {
     queued_since_[record.job.name()] = absl::FromUnixNanos(record.queue_order);
     entries.push_back(ToEntry(record));
   }
+  FT_FAILPOINT("loop.boot.read");
   const std::vector<queue::Action> actions = scheduler_.Boot(std::move(entries), absl::Now());
   if (absl::Status status = CommitActions(actions, Extra()); !status.ok()) return status;
   scheduler_.Commit();
+  FT_FAILPOINT("loop.boot.committed");
   LogInfo(absl::StrCat("took over ", unfinished->size(), " unfinished jobs, ", actions.size(),
                        " of them were interrupted"));
   return absl::OkStatus();
@@ -200,6 +202,7 @@ void JobManager::Loop::Housekeeping() {
   if (now >= forget_requests_at_) {
     forget_requests_at_ = now + absl::Hours(1);
     store_->ForgetRequests(now - absl::Hours(24)).IgnoreError();
+    FT_FAILPOINT("loop.housekeeping.forgot");
   }
   PublishView();
 }
@@ -254,11 +257,13 @@ absl::Status JobManager::Loop::CommitActions(const std::vector<queue::Action>& a
     batch.request = {extra.caller->principal,   extra.caller->request_id, extra.method,
                      extra.caller->fingerprint, record(extra.answer).job.SerializeAsString(), now};
   }
+  FT_FAILPOINT("loop.commit.before");
   if (absl::Status status = store_->Commit(&batch); !status.ok()) {
     scheduler_.Rollback();
     return status;
   }
   scheduler_.Commit();
+  FT_FAILPOINT("loop.commit.after");
   AfterCommit(batch, actions, changed);
   if (!actions.empty() || extra.added || extra.edit) PublishView();
   return absl::OkStatus();
@@ -284,9 +289,11 @@ void JobManager::Loop::AfterCommit(const store::WriteBatch& batch, const std::ve
     }
   }
   for (const store::EventRecord& event : batch.events) bus_->Publish(event.uid, event.event);
+  FT_FAILPOINT("loop.commit.published");
   if (said_ > acknowledged_) {
     acknowledged_ = said_;
     control_->Acknowledge(said_);
+    FT_FAILPOINT("loop.commit.acknowledged");
   }
   for (const queue::Action& action : actions) {
     if (const auto* change = std::get_if<queue::StateChange>(&action)) {
@@ -308,6 +315,7 @@ void JobManager::Loop::CountChange(const queue::StateChange& change, const store
     metrics_->JobOnDevice(job);
     pace_start_ = {0, absl::InfinitePast()};
   }
+  if (change.event == queue::JobEvent::kPreempt) metrics_->JobPreempted();
   if (change.to == v1::QUEUED) queued_since_[job.name()] = now;
   if (queue::HoldsDevice(change.from) && !queue::HoldsDevice(change.to)) {
     if (change.to == v1::SUCCEEDED) metrics_->AttemptMemory(job.name(), job.memory().total_bytes());
@@ -326,119 +334,28 @@ void JobManager::Loop::CountChange(const queue::StateChange& change, const store
 
 void JobManager::Loop::Act(const queue::Action& action) {
   if (std::holds_alternative<queue::StartWorker>(action)) {
+    FT_FAILPOINT("loop.act.start_worker");
     said_ = acknowledged_ = 0;
     worker_ = control_->Start();
   } else if (std::holds_alternative<queue::StopWorker>(action)) {
+    FT_FAILPOINT("loop.act.stop_worker");
     control_->Shutdown();
   } else if (const auto* kill = std::get_if<queue::KillWorker>(&action)) {
+    FT_FAILPOINT("loop.act.kill_worker");
     control_->Kill(kill->why);
   } else if (const auto* run = std::get_if<queue::RunJob>(&action)) {
+    FT_FAILPOINT("loop.act.run_job");
     SendRun(run->job);
+    FT_FAILPOINT("loop.act.job_sent");
   } else if (const auto* signal = std::get_if<queue::SignalJob>(&action)) {
+    FT_FAILPOINT("loop.act.signal");
     control_->Signal(ToSignal(*signal));
+    FT_FAILPOINT("loop.act.signalled");
   } else if (std::holds_alternative<queue::Drained>(action)) {
+    FT_FAILPOINT("loop.act.drained");
     LogInfo("drained: the device is free");
     if (options_.on_drained) options_.on_drained();
   }
-}
-
-// ---- handing a job to the worker
-
-void JobManager::Loop::SendRun(const std::string& name) {
-  const store::JobRecord& record = live_.at(name);
-  auto run = MakeRun(record);
-  if (run.ok()) {
-    last_beat_.Clear();
-    EndSamples(WhyBusy());
-    control_->Run(*run);
-    return;
-  }
-  inbox_.push_back([this, name, message = std::string(run.status().message())] {
-    const queue::Input failed = queue::WorkerDone{name, 78, v1::INVALID_CONFIGURATION, message};
-    return Transact(&failed);
-  });
-}
-
-absl::StatusOr<internal::v1::RunJob> JobManager::Loop::MakeRun(const store::JobRecord& record) const {
-  const v1::JobSpec& spec = record.job.resolved_spec();
-  internal::v1::RunJob run;
-  run.set_job(record.job.name());
-  run.set_attempt(record.job.attempt());
-  *run.mutable_spec() = spec;
-  auto model = config::ResolveModel(options_.config->models, spec.base_model());
-  if (!model.ok()) return model.status();
-  run.set_base_model_path(*std::move(model));
-  const auto dataset = store_->GetDataset(spec.dataset());
-  if (!dataset.ok()) return dataset.status();
-  run.set_dataset_path(store_->layout().DatasetFile(dataset->dataset.sha256()));
-  if (!spec.eval_dataset().empty()) {
-    const auto eval = store_->GetDataset(spec.eval_dataset());
-    if (!eval.ok()) return eval.status();
-    run.set_eval_dataset_path(store_->layout().DatasetFile(eval->dataset.sha256()));
-  }
-  run.set_state_dir(store_->layout().JobDir(record.job.uid()));
-  run.set_cpu_threads(options_.config->worker.cpu_threads);
-  std::error_code error;
-  std::filesystem::create_directories(run.state_dir(), error);
-  if (error) {
-    return absl::UnavailableError(absl::StrCat("cannot make the job's directory: ", error.message()));
-  }
-  return run;
-}
-
-// ---- what other threads see
-
-void JobManager::Loop::PublishView() {
-  const absl::Time now = absl::Now();
-  View view;
-  view.waits = scheduler_.Waits(now);
-  view.accepting = !scheduler_.draining();
-  view.worker.state = scheduler_.worker();
-  view.worker.job = scheduler_.holder();
-  view.worker.hello = hello_;
-  view.worker.problem = problem_;
-  view.worker.context_bytes = context_bytes_;
-  const auto holder = live_.find(scheduler_.holder());
-  if (holder != live_.end() && holder->second.job.progress().has_remaining()) {
-    view.next_start = now + ToDuration(holder->second.job.progress().remaining());
-  }
-  metrics_->Ready(view.accepting);
-  absl::Time oldest = absl::InfiniteFuture();
-  for (const auto& [name, wait] : view.waits) oldest = std::min(oldest, queued_since_[name]);
-  metrics_->OldestQueued(view.waits.empty() ? absl::InfinitePast() : oldest);
-  std::lock_guard lock(view_mutex_);
-  view_ = std::move(view);
-}
-
-void JobManager::Loop::Overlay(v1::Job* job) const {
-  if (job->state() != v1::QUEUED) return;
-  std::lock_guard lock(view_mutex_);
-  const auto found = view_.waits.find(job->name());
-  if (found == view_.waits.end()) return;
-  const queue::Wait& wait = found->second;
-  job->mutable_progress()->set_queue_position(wait.position);
-  if (wait.position == 1 && view_.next_start != absl::InfinitePast()) {
-    *job->mutable_progress()->mutable_estimated_start_time() = ToProto(view_.next_start);
-  }
-  // A job that came back to the queue goes on telling why; any other tells what it waits for.
-  const std::string cause = AttemptCause(*job);
-  const bool came_back = cause == "worker_crash" || cause == "daemon_restart";
-  if (came_back && wait.reason == v1::WAITING_FOR_GPU) {
-    job->set_state_message(absl::StrCat(job->state_message(), ". ", wait.why));
-  } else {
-    job->set_state_reason(wait.reason);
-    job->set_state_message(wait.why);
-  }
-}
-
-WorkerStatus JobManager::Loop::Worker() const {
-  std::lock_guard lock(view_mutex_);
-  return view_.worker;
-}
-
-bool JobManager::Loop::accepting() const {
-  std::lock_guard lock(view_mutex_);
-  return view_.accepting;
 }
 
 }  // namespace finetuned::jobs

@@ -68,7 +68,7 @@ class JobManager::Loop {
   // ---- reward workers; from any thread (loop_rewards.cc)
   rewards::RewardHub& rewards() { return rewards_; }
 
-  // ---- what callers of other threads see
+  // ---- what callers of other threads see (loop_view.cc)
   void Overlay(v1::Job* job) const;  // queue position and why
   WorkerStatus Worker() const;
   bool accepting() const;
@@ -105,12 +105,14 @@ class JobManager::Loop {
   void AfterCommit(const store::WriteBatch& batch, const std::vector<queue::Action>& actions,
                    const Changed& changed);
   void CountChange(const queue::StateChange& change, const store::JobRecord& record);
-  void SendRun(const std::string& name);
-  absl::StatusOr<internal::v1::RunJob> MakeRun(const store::JobRecord& record) const;
   void DrainInbox();
   void Housekeeping();
-  void PublishView();
   static absl::Status Stopped();
+
+  // loop_view.cc
+  void PublishView();
+  std::map<std::string, absl::Time> EstimateStarts(const std::map<std::string, queue::Wait>& waits,
+                                                   absl::Time now) const;
 
   // loop_requests.cc
   absl::StatusOr<std::optional<v1::Job>> Remembered(const char* method, const Caller& caller) const;
@@ -120,6 +122,8 @@ class JobManager::Loop {
   absl::Status CheckRoom() const;
 
   // loop_worker.cc
+  void SendRun(const std::string& name);
+  absl::StatusOr<internal::v1::RunJob> MakeRun(const store::JobRecord& record) const;
   absl::Status TakeMessage(const internal::v1::WorkerMessage& message);
   absl::Status TakeEvent(const internal::v1::WorkerEvent& event);
   absl::Status TakeFinished(const internal::v1::WorkerFinished& finished);
@@ -191,7 +195,7 @@ class JobManager::Loop {
     std::map<std::string, queue::Wait> waits;
     WorkerStatus worker;
     bool accepting = true;
-    absl::Time next_start = absl::InfinitePast();     // estimate for the head of the queue
+    std::map<std::string, absl::Time> starts;         // estimates, of queued jobs whose turn is known
   };
   mutable std::mutex view_mutex_;
   View view_;                                         // guarded by view_mutex_

@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
+#include "engine/job/failpoint.h"
 #include "server/config/log.h"
 #include "server/jobs/errors.h"
 #include "server/jobs/loop.h"
@@ -36,7 +37,7 @@ std::string MethodOf(const v1::Job& job) {
 queue::Reschedule ToReschedule(const store::JobRecord& record) {
   const queue::JobEntry entry = ToEntry(record);
   return {entry.name, entry.priority, entry.hold, entry.not_before, entry.after, entry.max_run,
-          entry.max_crashes};
+          entry.max_crashes, entry.preemptible};
 }
 
 bool TouchesScheduling(const google::protobuf::FieldMask& mask) {
@@ -116,6 +117,7 @@ absl::StatusOr<v1::Job> JobManager::Loop::Create(v1::Job job, const std::string&
   auto remembered = Remembered("CreateJob", caller);
   if (!remembered.ok()) return remembered.status();
   if (*remembered) return **std::move(remembered);
+  FT_FAILPOINT("create.new");
   if (scheduler_.draining()) return Draining();
   if (absl::Status status = CheckRoom(); !status.ok()) return status;
 
@@ -162,6 +164,7 @@ absl::StatusOr<v1::Job> JobManager::Loop::Create(v1::Job job, const std::string&
   extra.answered = &answer;
   extra.added = record;
   const queue::Input input = queue::Submit{ToEntry(record)};
+  FT_FAILPOINT("create.checked");
   // Counted before: what the core does with it at once is counted as a change from QUEUED.
   metrics_->JobState(MethodOf(job), v1::JOB_STATE_UNSPECIFIED, v1::QUEUED);
   if (absl::Status status = Transact(&input, std::move(extra)); !status.ok()) {
@@ -169,6 +172,7 @@ absl::StatusOr<v1::Job> JobManager::Loop::Create(v1::Job job, const std::string&
     queued_since_.erase(job.name());
     return status;
   }
+  FT_FAILPOINT("create.committed");
   metrics_->JobSubmitted(MethodOf(job));
   return answer;
 }
@@ -186,6 +190,7 @@ absl::StatusOr<v1::Job> JobManager::Loop::Command(const char* method, queue::Use
     const auto transition = queue::FindTransition(request.event, record->job.state());
     if (!transition.ok()) return transition.status();
   }
+  FT_FAILPOINT("command.checked");
   if (request.message.empty()) request.message = absl::StrCat("asked for by ", caller.principal);
   v1::Job answer;
   Extra extra;
@@ -195,6 +200,7 @@ absl::StatusOr<v1::Job> JobManager::Loop::Command(const char* method, queue::Use
   extra.answered = &answer;
   const queue::Input input = std::move(request);
   if (absl::Status status = Transact(&input, std::move(extra)); !status.ok()) return status;
+  FT_FAILPOINT("command.committed");
   return answer;
 }
 
@@ -220,7 +226,9 @@ absl::StatusOr<v1::Job> JobManager::Loop::Retry(const std::string& name, const C
   extra.answer = name;
   extra.answered = &answer;
   const queue::Input input = queue::RetryJob{std::move(entry)};
+  FT_FAILPOINT("retry.checked");
   if (absl::Status status = Transact(&input, std::move(extra)); !status.ok()) return status;
+  FT_FAILPOINT("retry.committed");
   return answer;
 }
 
@@ -253,7 +261,9 @@ absl::StatusOr<v1::Job> JobManager::Loop::Update(const v1::UpdateJobRequest& req
   extra.answered = &answer;
   extra.added = *record;
   const queue::Input input = scheduling ? queue::Input(ToReschedule(*record)) : queue::Input(queue::Tick{});
+  FT_FAILPOINT("update.checked");
   if (absl::Status status = Transact(&input, std::move(extra)); !status.ok()) return status;
+  FT_FAILPOINT("update.committed");
   return answer;
 }
 
@@ -273,21 +283,22 @@ absl::StatusOr<bool> JobManager::Loop::Delete(const v1::DeleteJobRequest& reques
                                          {"allowed", "SUCCEEDED,FAILED,CANCELLED"}});
   }
   // Rows first: files without a row are only lost space, a row without files is a lie.
-  std::error_code error;
-  if (request.force() && !job.output_adapter().empty()) {
-    const auto adapter = store_->GetAdapter(job.output_adapter());
-    absl::Status status = store_->DeleteAdapter(job.output_adapter());
-    if (!status.ok() && !absl::IsNotFound(status)) return status;
-    if (adapter.ok()) std::filesystem::remove_all(adapter->directory, error);
-  }
-  if (absl::Status status = store_->DeleteJob(job.uid()); !status.ok()) return status;
+  const std::string doomed = request.force() ? job.output_adapter() : "";
+  const auto adapter = store_->GetAdapter(doomed);
+  if (!adapter.ok() && !absl::IsNotFound(adapter.status())) return adapter.status();
+  std::optional<store::RequestRecord> remember;
   if (!caller.request_id.empty()) {
-    const absl::Status status = store_->PutRequest({caller.principal, caller.request_id, "DeleteJob",
-                                                    caller.fingerprint, job.SerializeAsString(),
-                                                    absl::Now()});
-    if (!status.ok()) LogWarning(absl::StrCat("the answer of DeleteJob is not remembered: ", status.message()));
+    remember = {caller.principal,   caller.request_id,       "DeleteJob",
+                caller.fingerprint, job.SerializeAsString(), absl::Now()};
   }
+  FT_FAILPOINT("delete.checked");
+  if (absl::Status status = store_->DeleteJob(job.uid(), doomed, remember); !status.ok()) return status;
+  FT_FAILPOINT("delete.committed");
+  std::error_code error;
+  if (adapter.ok()) std::filesystem::remove_all(adapter->directory, error);
+  FT_FAILPOINT("delete.adapter_files");
   std::filesystem::remove_all(store_->layout().JobDir(job.uid()), error);
+  FT_FAILPOINT("delete.job_files");
   metrics_->JobState(MethodOf(job), job.state(), v1::JOB_STATE_UNSPECIFIED);
   bus_->Close(job.uid(), NotFound("job", job.name()));
   return true;

@@ -1,4 +1,4 @@
-// What the worker says, on the scheduler's thread.
+// What the worker is given and what it says, on the scheduler's thread.
 #include <filesystem>
 #include <limits>
 
@@ -7,11 +7,13 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
+#include "engine/job/failpoint.h"
 #include "server/config/log.h"
 #include "server/jobs/adapter.h"
 #include "server/jobs/errors.h"
 #include "server/jobs/loop.h"
 #include "server/jobs/record.h"
+#include "server/store/sync.h"
 
 namespace finetuned::jobs {
 namespace {
@@ -27,6 +29,50 @@ std::string ContextKey(const internal::v1::WorkerHello& hello) {
 
 }  // namespace
 
+void JobManager::Loop::SendRun(const std::string& name) {
+  const store::JobRecord& record = live_.at(name);
+  auto run = MakeRun(record);
+  if (run.ok()) {
+    last_beat_.Clear();
+    EndSamples(WhyBusy());
+    control_->Run(*run);
+    return;
+  }
+  inbox_.push_back([this, name, message = std::string(run.status().message())] {
+    const queue::Input failed = queue::WorkerDone{name, 78, v1::INVALID_CONFIGURATION, message};
+    return Transact(&failed);
+  });
+}
+
+absl::StatusOr<internal::v1::RunJob> JobManager::Loop::MakeRun(const store::JobRecord& record) const {
+  const v1::JobSpec& spec = record.job.resolved_spec();
+  internal::v1::RunJob run;
+  run.set_job(record.job.name());
+  run.set_attempt(record.job.attempt());
+  *run.mutable_spec() = spec;
+  auto model = config::ResolveModel(options_.config->models, spec.base_model());
+  if (!model.ok()) return model.status();
+  run.set_base_model_path(*std::move(model));
+  const auto dataset = store_->GetDataset(spec.dataset());
+  if (!dataset.ok()) return dataset.status();
+  run.set_dataset_path(store_->layout().DatasetFile(dataset->dataset.sha256()));
+  if (!spec.eval_dataset().empty()) {
+    const auto eval = store_->GetDataset(spec.eval_dataset());
+    if (!eval.ok()) return eval.status();
+    run.set_eval_dataset_path(store_->layout().DatasetFile(eval->dataset.sha256()));
+  }
+  run.set_state_dir(store_->layout().JobDir(record.job.uid()));
+  run.set_cpu_threads(options_.config->worker.cpu_threads);
+  std::error_code error;
+  const bool made = std::filesystem::create_directories(run.state_dir(), error);
+  if (error) {
+    return absl::UnavailableError(absl::StrCat("cannot make the job's directory: ", error.message()));
+  }
+  // Else a power cut could take the folder with checkpoints that rows name.
+  if (made) store::SyncDirectory(store_->layout().JobsDir());
+  return run;
+}
+
 void JobManager::Loop::WorkerReady(int worker, const internal::v1::WorkerHello& hello) {
   Post([this, worker, hello] {
     inbox_.push_back([this, worker, hello]() -> absl::Status {
@@ -39,6 +85,7 @@ void JobManager::Loop::WorkerReady(int worker, const internal::v1::WorkerHello& 
       ReadContext();
       store_->PutValue(kHelloKey, hello_->SerializeAsString()).IgnoreError();
       LogInfo(absl::StrCat("worker ready on ", hello_->device()));
+      FT_FAILPOINT("worker.ready");
       const queue::Input input = queue::WorkerReady{};
       absl::Status status = Transact(&input);
       PublishView();
@@ -67,6 +114,7 @@ void JobManager::Loop::WorkerExited(int worker, const std::string& how, const st
 absl::Status JobManager::Loop::TakeMessage(const internal::v1::WorkerMessage& message) {
   absl::Status status;
   absl::Time flush_at = absl::Now() + options_.commit_delay;
+  FT_FAILPOINT(message.has_event() ? "worker.event" : message.has_finished() ? "worker.finished" : "worker.other");
   if (message.has_event()) {
     status = TakeEvent(message.event());
   } else if (message.has_finished()) {
@@ -258,6 +306,7 @@ void JobManager::Loop::TakeCheckpoint(const internal::v1::WorkerCheckpoint& save
   row.checkpoint.set_resumable(true);
   *row.checkpoint.mutable_create_time() = event.time();
   *row.checkpoint.mutable_metrics() = job.progress().latest_metrics();
+  FT_FAILPOINT("worker.checkpoint");
   // The worker removes old ones; rows follow what is there.
   if (const auto rows = store_->ListCheckpoints(job.uid()); rows.ok()) {
     std::vector<store::CheckpointRecord> all = std::move(pending_.checkpoints);
@@ -284,10 +333,13 @@ absl::Status JobManager::Loop::TakeFinished(const internal::v1::WorkerFinished& 
   const store::JobRecord& record = found->second;
   queue::WorkerDone done = {finished.job(), finished.outcome(), ParseReason(finished.reason()),
                             finished.message()};
+  if (finished.reason() == "IO_ERROR") done.reason = v1::INTERNAL_ERROR;
+  done.infrastructure = finished.reason() == "IO_ERROR" || done.reason == v1::GPU_XID_ERROR;
   Extra extra;
   if (done.outcome == 0 && record.job.state() != v1::CANCELLING) {
     auto adapter = TakeAdapter(store_->layout(), record.job, finished, absl::Now());
     if (absl::IsUnavailable(adapter.status())) return adapter.status();  // tried again
+    FT_FAILPOINT("worker.adapter_taken");
     if (adapter.ok()) {
       // An adapter may outlive its job; a new job of the same name does not replace it.
       const auto same = store_->GetAdapter(adapter->adapter.name());
@@ -319,6 +371,7 @@ absl::Status JobManager::Loop::TakeExit(const std::string& how, const std::strin
     event.mutable_log()->set_text(absl::StrCat(message, "; its last words:\n", log));
     extra.events.push_back({job.uid(), std::move(event)});
   }
+  FT_FAILPOINT("worker.exit");
   const queue::Input input = queue::WorkerGone{message};
   if (absl::Status status = Transact(&input, std::move(extra)); !status.ok()) return status;
   if (!expected) {

@@ -53,6 +53,7 @@ queue::JobEntry ToEntry(const store::JobRecord& record) {
   entry.front = record.front;
   entry.order = record.queue_order;
   entry.hold = scheduling.hold();
+  entry.preemptible = scheduling.preemptible();
   if (scheduling.has_not_before()) entry.not_before = ToTime(scheduling.not_before());
   entry.after.assign(scheduling.after().begin(), scheduling.after().end());
   entry.crashes = record.crashes;
@@ -103,7 +104,6 @@ void EndAttempt(v1::StateReason reason, absl::Time now, v1::Job* job) {
   attempt->set_end_reason(reason);
   v1::Progress* progress = job->mutable_progress();
   *progress->mutable_elapsed() = ToProto(Elapsed(*job, now));
-  progress->clear_remaining();
   progress->clear_phase();
 }
 
@@ -138,6 +138,7 @@ v1::Event ApplyChange(const queue::StateChange& change, const std::string& versi
     case queue::Effect::kEndJob:
       EndAttempt(change.reason, now, &job);
       *job.mutable_end_time() = ToProto(now);
+      job.mutable_progress()->clear_remaining();
       break;
     default: break;
   }
@@ -164,6 +165,8 @@ std::string AttemptCause(const v1::Job& job) {
     case v1::DAEMON_RESTARTED:
     case v1::DAEMON_DRAINING: return "daemon_restart";
     case v1::WAITING_FOR_REWARD_WORKER: return "reward_worker";
+    case v1::PREEMPTED: return "preemption";
+    case v1::INTERNAL_ERROR: return "infrastructure";
     default: return job.attempt() == 0 ? "submit" : "user_request";
   }
 }

@@ -23,6 +23,8 @@ Families::Families(prometheus::Registry* r)
       finished(Counter(r, "finetuned_jobs_finished_total", "Jobs that reached a terminal state.")),
       rejections(Counter(r, "finetuned_job_admission_rejections_total", "Submissions refused, by reason.")),
       attempts(Counter(r, "finetuned_job_attempts_total", "Attempts started, by what caused them.")),
+      preemptions(Counter(r, "finetuned_job_preemptions_total",
+                          "Jobs moved off the GPU for a higher priority.")),
       queue_wait(Histogram(r, "finetuned_job_queue_wait_seconds",
                            "Time from acceptance (or requeue) to start.")),
       run_duration(Histogram(r, "finetuned_job_run_duration_seconds",

@@ -20,7 +20,7 @@ struct Families {
 
   // daemon and queue
   Gauges build_info, ready, jobs;
-  Counters submitted, finished, rejections, attempts;
+  Counters submitted, finished, rejections, attempts, preemptions;
   Histograms queue_wait, run_duration;
   Gauges oldest_enqueued;
   // the job on the device

@@ -52,6 +52,7 @@ class Metrics::Impl {
     SetBuildInfo("", "");
     families_.ready.Add({});
     families_.oldest_enqueued.Add({});
+    families_.preemptions.Add({});
     families_.watch_streams.Add({});
     families_.reward_workers.Add({});
     for (const char* result : {"ok", "error", "timeout"}) families_.reward_batches.Add({{"result", result}});
@@ -165,6 +166,8 @@ void Metrics::QueueWait(absl::Duration waited) {
 void Metrics::AttemptStarted(const std::string& cause) {
   impl_->families_.attempts.Add({{"cause", cause}}).Increment();
 }
+
+void Metrics::JobPreempted() { impl_->families_.preemptions.Add({}).Increment(); }
 
 void Metrics::OldestQueued(absl::Time time) {
   impl_->families_.oldest_enqueued.Add({}).Set(time == absl::InfinitePast() ? 0 : Unix(time));

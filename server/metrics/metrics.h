@@ -41,6 +41,7 @@ class Metrics {
                    absl::Duration ran);
   void QueueWait(absl::Duration waited);
   void AttemptStarted(const std::string& cause);  // "submit", "retry", "worker_crash", ...
+  void JobPreempted();
   void OldestQueued(absl::Time time);             // InfinitePast: the queue is empty
   void Ready(bool accepting);
 

@@ -12,13 +12,11 @@ namespace {
 constexpr absl::Duration kFirstBackoff = absl::Seconds(1);
 constexpr absl::Duration kLongestBackoff = absl::Minutes(1);
 
-std::string Seconds(absl::Duration d) {
-  return absl::StrCat(absl::ToInt64Seconds(absl::Ceil(d, absl::Seconds(1))), " s");
-}
-
 bool DrainedOff(const JobEntry& job) {
   return job.state == v1::PAUSING && job.reason == v1::DAEMON_DRAINING;
 }
+
+bool GivesWay(const JobEntry& job) { return job.state == v1::PAUSING && job.reason == v1::PREEMPTED; }
 
 }  // namespace
 
@@ -37,7 +35,7 @@ std::vector<Action> Scheduler::Boot(std::vector<JobEntry> jobs, absl::Time now) 
     const char* message = "the daemon was started again";
     if (job.state == v1::CANCELLING && job.reason != v1::USER_REQUESTED) {
       MustFire(name, JobEvent::kFail, job.reason, job.message, now);
-    } else if (DrainedOff(job)) {
+    } else if (DrainedOff(job) || GivesWay(job)) {
       job.front = true;
       MustFire(name, JobEvent::kRequeue, v1::DAEMON_RESTARTED, message, now);
     } else {
@@ -91,176 +89,6 @@ void Scheduler::Rollback() {
   draining_ = undo_.draining;
   pause_running_ = undo_.pause_running;
   drained_ = undo_.drained;
-}
-
-// ---- inputs
-
-absl::Status Scheduler::Take(const Submit& in, absl::Time now) {
-  Touch(in.job.name) = in.job;
-  return absl::OkStatus();
-}
-
-absl::Status Scheduler::Take(const RetryJob& in, absl::Time now) {
-  Touch(in.job.name) = in.job;
-  undo_.ended.emplace(in.job.name, ended_.contains(in.job.name)
-                                       ? std::optional<bool>(ended_[in.job.name])
-                                       : std::nullopt);
-  ended_.erase(in.job.name);
-  return Fire(in.job.name, JobEvent::kRetry, v1::USER_REQUESTED, in.job.message, now);
-}
-
-absl::Status Scheduler::Take(const UserRequest& in, absl::Time now) {
-  absl::Status status = Fire(in.job, in.event, v1::USER_REQUESTED, in.message, now);
-  if (!status.ok() || in.job != worker_.job) return status;
-  if (!worker_.running) {
-    // The worker has not been given the job yet: there is nobody to wait for.
-    LetGo(now);
-    ReleaseDevice(now);
-  } else if (in.event == JobEvent::kCancel) {
-    worker_.kill_at = now + options_.cancel_grace;
-    worker_.kill_why = absl::StrCat("did not cancel within ", Seconds(options_.cancel_grace));
-  } else if (in.event == JobEvent::kPause) {
-    const absl::Duration grace = in.grace > absl::ZeroDuration() ? in.grace : options_.leave_grace;
-    worker_.kill_at = now + grace;
-    worker_.kill_why = absl::StrCat("did not pause within ", Seconds(grace));
-  }
-  return status;
-}
-
-absl::Status Scheduler::Take(const Reschedule& in, absl::Time now) {
-  if (!jobs_.contains(in.job)) return absl::NotFoundError(absl::StrCat(in.job, " is not in the queue"));
-  JobEntry& job = Touch(in.job);
-  job.priority = in.priority;
-  job.hold = in.hold;
-  job.not_before = in.not_before;
-  job.after = in.after;
-  job.max_run = in.max_run;
-  job.max_crashes = in.max_crashes;
-  return absl::OkStatus();
-}
-
-absl::Status Scheduler::Take(const WorkerReady&, absl::Time now) {
-  if (worker_.state != WorkerState::kStarting) return absl::OkStatus();
-  worker_.state = WorkerState::kIdle;
-  worker_.idle_since = now;
-  worker_.kill_at = absl::InfiniteFuture();
-  if (!worker_.job.empty()) Begin(worker_.job, now);
-  return absl::OkStatus();
-}
-
-absl::Status Scheduler::Take(const WorkerAlive& in, absl::Time now) {
-  worker_.last_sign = now;
-  if (worker_.state == WorkerState::kIdle) worker_.idle_since = now;  // it generates for somebody
-  if (in.progress) worker_.last_progress = now;
-  return absl::OkStatus();
-}
-
-absl::Status Scheduler::Take(const WorkerPhase& in, absl::Time now) {
-  worker_.last_sign = worker_.last_progress = now;
-  const JobEntry* job = Find(in.job);
-  if (job == nullptr || in.job != worker_.job) return absl::OkStatus();
-  if (in.phase == "training" && job->state == v1::PREPARING) {
-    return Fire(in.job, JobEvent::kTrain, v1::STATE_REASON_UNSPECIFIED, "", now);
-  }
-  if (in.phase == "exporting" && (job->state == v1::RUNNING || job->state == v1::PREPARING)) {
-    return Fire(in.job, JobEvent::kExport, v1::STATE_REASON_UNSPECIFIED, "", now);
-  }
-  return absl::OkStatus();
-}
-
-absl::Status Scheduler::Take(const WorkerDone& in, absl::Time now) {
-  const JobEntry* job = Find(in.job);
-  if (job == nullptr || in.job != worker_.job) return absl::OkStatus();
-  if (job->state == v1::CANCELLING || (in.outcome == 75 && job->state == v1::PAUSING)) {
-    LetGo(now);
-  } else if (in.outcome == 0) {
-    MustFire(in.job, JobEvent::kSucceed, v1::STATE_REASON_UNSPECIFIED, in.message, now);
-  } else if (in.outcome == 75 && in.reason == v1::OUT_OF_DEVICE_MEMORY) {
-    // Another process holds the memory: trying again at once would find the same.
-    MustFire(in.job, JobEvent::kLeft, in.reason, in.message, now);
-  } else if (in.outcome == 75) {
-    Touch(in.job).front = true;
-    MustFire(in.job, JobEvent::kRequeue, in.reason, "the worker left with a checkpoint", now);
-  } else if (in.reason == v1::DISK_FULL) {
-    MustFire(in.job, JobEvent::kLeft, v1::DISK_FULL,
-             absl::StrCat(in.message, "; resume it when there is space"), now);
-  } else if (in.reason == v1::GPU_XID_ERROR) {
-    Crash(in.reason, in.message, now);
-  } else {
-    const bool named = in.reason != v1::STATE_REASON_UNSPECIFIED;
-    MustFire(in.job, JobEvent::kFail, named ? in.reason : v1::INTERNAL_ERROR, in.message, now);
-  }
-  ReleaseDevice(now);
-  // An internal error may have left the device's context unusable: the next job gets a fresh process.
-  if (in.outcome == 70) StopIdleWorker(now);
-  return absl::OkStatus();
-}
-
-absl::Status Scheduler::Take(const WorkerGone& in, absl::Time now) {
-  const JobEntry* job = Find(worker_.job);
-  if (job != nullptr) {
-    const bool told = job->state == v1::CANCELLING || job->state == v1::PAUSING;
-    if (told) {
-      LetGo(now);
-    } else {
-      const bool killed = worker_.state == WorkerState::kStopping;
-      Crash(worker_.stalled ? v1::WORKER_STALLED : v1::WORKER_CRASHED,
-            killed ? absl::StrCat("the worker ", worker_.kill_why) : in.message, now);
-    }
-  }
-  const absl::Time start_after = worker_.start_after;
-  worker_ = Worker();
-  worker_.start_after = start_after;
-  return absl::OkStatus();
-}
-
-absl::Status Scheduler::Take(const RewardWorkerLost& in, absl::Time now) {
-  const JobEntry* job = Find(in.job);
-  // Told of a job that stops anyway: late, not wrong.
-  if (job == nullptr || in.job != worker_.job || job->state != v1::RUNNING) return absl::OkStatus();
-  MustFire(in.job, JobEvent::kLoseReward, v1::WAITING_FOR_REWARD_WORKER, in.message, now);
-  worker_.kill_at = now + options_.leave_grace;
-  worker_.kill_why = absl::StrCat("did not pause within ", Seconds(options_.leave_grace));
-  return absl::OkStatus();
-}
-
-absl::Status Scheduler::Take(const RewardWorkerFound& in, absl::Time now) {
-  const JobEntry* job = Find(in.job);
-  if (job == nullptr || job->state != v1::PAUSED || job->reason != v1::WAITING_FOR_REWARD_WORKER) {
-    return absl::OkStatus();
-  }
-  return Fire(in.job, JobEvent::kFindReward, v1::WAITING_FOR_REWARD_WORKER, "a reward worker is attached", now);
-}
-
-absl::Status Scheduler::Take(const Prestart&, absl::Time now) {
-  if (worker_.state == WorkerState::kStopped && !draining_) {
-    actions_.push_back(StartWorker{});
-    worker_.state = WorkerState::kStarting;
-    worker_.kill_at = now + options_.start_timeout;
-    worker_.kill_why = absl::StrCat("did not answer within ", Seconds(options_.start_timeout));
-  }
-  return absl::OkStatus();
-}
-
-absl::Status Scheduler::Take(const Tick&, absl::Time) { return absl::OkStatus(); }
-
-absl::Status Scheduler::Take(const Drain& in, absl::Time now) {
-  draining_ = true;
-  pause_running_ = in.pause_running;
-  const JobEntry* job = Find(worker_.job);
-  if (job == nullptr) return absl::OkStatus();
-  if (job->state == v1::PREPARING || job->state == v1::RUNNING) {
-    MustFire(job->name, JobEvent::kDrain, v1::DAEMON_DRAINING, "the daemon is leaving", now);
-  }
-  if (!worker_.running) {
-    LetGo(now);
-    ReleaseDevice(now);
-  } else {
-    const absl::Duration grace = in.grace > absl::ZeroDuration() ? in.grace : options_.leave_grace;
-    worker_.kill_at = std::min(worker_.kill_at, now + grace);
-    worker_.kill_why = absl::StrCat("did not leave within ", Seconds(grace));
-  }
-  return absl::OkStatus();
 }
 
 // ---- changes
@@ -332,6 +160,9 @@ void Scheduler::LetGo(absl::Time now) {
   } else if (DrainedOff(job) && !pause_running_) {
     Touch(name).front = true;
     MustFire(name, JobEvent::kRequeue, v1::DAEMON_DRAINING, "goes on when the daemon runs again", now);
+  } else if (GivesWay(job)) {
+    Touch(name).front = true;
+    MustFire(name, JobEvent::kRequeue, v1::PREEMPTED, job.message, now);
   } else {
     MustFire(name, JobEvent::kLeft, reason, job.message, now);
   }
@@ -378,7 +209,7 @@ void Scheduler::StopIdleWorker(absl::Time now) {
   actions_.push_back(StopWorker{});
   worker_.state = WorkerState::kStopping;
   worker_.kill_at = now + options_.leave_grace;
-  worker_.kill_why = absl::StrCat("did not leave within ", Seconds(options_.leave_grace));
+  worker_.kill_why = absl::StrCat("did not leave within ", InSeconds(options_.leave_grace));
 }
 
 void Scheduler::CheckDeadlines(absl::Time now) {
@@ -390,7 +221,7 @@ void Scheduler::CheckDeadlines(absl::Time now) {
     MustFire(job->name, JobEvent::kCancel, v1::MAX_RUN_DURATION_EXCEEDED,
              absl::StrCat("it ran longer than its limit of ", absl::FormatDuration(job->max_run)), now);
     worker_.kill_at = now + options_.cancel_grace;
-    worker_.kill_why = absl::StrCat("did not cancel within ", Seconds(options_.cancel_grace));
+    worker_.kill_why = absl::StrCat("did not cancel within ", InSeconds(options_.cancel_grace));
   }
 }
 
@@ -399,10 +230,10 @@ void Scheduler::CheckWorkerLife(absl::Time now) {
     Kill(worker_.kill_why, false);
   } else if (worker_.state == WorkerState::kBusy &&
              now - worker_.last_sign >= options_.heartbeat_timeout) {
-    Kill(absl::StrCat("gave no sign of life for ", Seconds(options_.heartbeat_timeout)), true);
+    Kill(absl::StrCat("gave no sign of life for ", InSeconds(options_.heartbeat_timeout)), true);
   } else if (worker_.state == WorkerState::kBusy &&
              now - worker_.last_progress >= options_.progress_timeout) {
-    Kill(absl::StrCat("made no progress for ", Seconds(options_.progress_timeout)), true);
+    Kill(absl::StrCat("made no progress for ", InSeconds(options_.progress_timeout)), true);
   } else if (worker_.state == WorkerState::kIdle && worker_.job.empty() &&
              now - worker_.idle_since >= options_.idle_timeout) {
     StopIdleWorker(now);
@@ -444,12 +275,34 @@ void Scheduler::LeaveWhenFree(absl::Time now) {
 
 void Scheduler::StartNext(absl::Time now) {
   if (draining_) return LeaveWhenFree(now);
-  if (!worker_.job.empty() || worker_.state == WorkerState::kStopping) return;
+  if (worker_.state == WorkerState::kStopping) return;
+  if (!worker_.job.empty() && !MakeRoom(now)) return;
   if (worker_.state == WorkerState::kStopped && now < worker_.start_after) return;
   for (const JobEntry* job : Ordered(now)) {
     if (Explain(*job, now).reason != v1::WAITING_FOR_GPU) continue;
     return StartOn(*job, now);
   }
+}
+
+// A preemptible holder gives way to the first job that could run, when that has a higher priority. True: the device is
+// free now, because the worker had not been given the holder yet.
+bool Scheduler::MakeRoom(absl::Time now) {
+  const JobEntry* holder = Find(worker_.job);
+  if (holder == nullptr || !holder->preemptible) return false;
+  if (holder->state != v1::PREPARING && holder->state != v1::RUNNING) return false;
+  const std::vector<const JobEntry*> waiting = Ordered(now);
+  if (waiting.empty() || waiting[0]->priority <= holder->priority) return false;
+  if (Explain(*waiting[0], now).reason != v1::WAITING_FOR_GPU) return false;
+  MustFire(holder->name, JobEvent::kPreempt, v1::PREEMPTED,
+           absl::StrCat("gives way to ", waiting[0]->name, ", whose priority is ", waiting[0]->priority), now);
+  if (worker_.running) {
+    worker_.kill_at = std::min(worker_.kill_at, now + options_.leave_grace);
+    worker_.kill_why = absl::StrCat("did not leave within ", InSeconds(options_.leave_grace));
+    return false;
+  }
+  LetGo(now);
+  ReleaseDevice(now);
+  return true;
 }
 
 void Scheduler::StartOn(const JobEntry& job, absl::Time now) {

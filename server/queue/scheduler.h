@@ -28,6 +28,7 @@ struct JobEntry {
   bool front = false;                  // ahead of equal priorities
   int64_t order = 0;                   // smaller first
   bool hold = false;
+  bool preemptible = false;            // gives way to a job of a higher priority
   absl::Time not_before = absl::InfinitePast();
   std::vector<std::string> after;      // names of jobs that must have succeeded
   int crashes = 0;
@@ -65,6 +66,7 @@ struct Reschedule {                              // new scheduling of a job that
   std::vector<std::string> after;
   absl::Duration max_run = absl::InfiniteDuration();
   int max_crashes = 0;
+  bool preemptible = false;
 };
 struct WorkerReady {};                           // said hello
 struct WorkerAlive {                             // heartbeat or event
@@ -76,6 +78,7 @@ struct WorkerDone {                              // the job's run is over, the w
   int outcome = 0;                               // 0 65 70 75 78 79
   v1::StateReason reason = v1::STATE_REASON_UNSPECIFIED;
   std::string message;
+  bool infrastructure = false;         // neither the job nor its data are to blame: counts as a crash
 };
 struct WorkerGone { std::string message; };      // the process has ended
 struct RewardWorkerLost {                        // nobody scores the job's completions: it gives up the device
@@ -116,6 +119,8 @@ using Action = std::variant<StateChange, StartWorker, StopWorker, KillWorker, Ru
 
 enum class WorkerState { kStopped, kStarting, kIdle, kBusy, kStopping };
 const char* WorkerStateName(WorkerState state);  // "idle"
+
+std::string InSeconds(absl::Duration duration);  // "30 s", rounded up
 
 // Why a queued job does not run, and its place.
 struct Wait {
@@ -205,6 +210,7 @@ class Scheduler {
   void CheckWorkerLife(absl::Time now);
   void SettleDependencies(absl::Time now);
   void StartNext(absl::Time now);
+  bool MakeRoom(absl::Time now);
   void LeaveWhenFree(absl::Time now);
   void StartOn(const JobEntry& job, absl::Time now);
   void Begin(const std::string& job, absl::Time now);

@@ -39,6 +39,7 @@ const std::vector<Transition>& Table() {
       {JobEvent::kPause, {QUEUED}, PAUSED, Effect::kNone},
       {JobEvent::kPause, {PREPARING, RUNNING}, PAUSING, Effect::kSignalLeave},
       {JobEvent::kDrain, {PREPARING, RUNNING}, PAUSING, Effect::kSignalLeave},
+      {JobEvent::kPreempt, {PREPARING, RUNNING}, PAUSING, Effect::kSignalLeave},
       {JobEvent::kLoseReward, {RUNNING}, PAUSING, Effect::kSignalLeave},
       {JobEvent::kLeft, {PREPARING, RUNNING, PAUSING, FINALIZING}, PAUSED, Effect::kEndAttempt},
       {JobEvent::kResume, {PAUSED}, QUEUED, Effect::kNone},
@@ -123,6 +124,7 @@ const char* EventName(JobEvent event) {
     case JobEvent::kStop: return "stop";
     case JobEvent::kPause: return "pause";
     case JobEvent::kDrain: return "drain";
+    case JobEvent::kPreempt: return "preempt";
     case JobEvent::kLeft: return "leave";
     case JobEvent::kRequeue: return "requeue";
     case JobEvent::kResume: return "resume";

@@ -19,6 +19,7 @@ enum class JobEvent {
   kStop,       // user: finish early with a result
   kPause,      // user: give up the device, keep the work
   kDrain,      // the daemon is about to leave
+  kPreempt,    // a job of a higher priority waits
   kLoseReward, // nobody scores its completions
   kLeft,       // the worker wrote a checkpoint and let go
   kRequeue,    // back to the queue: crash, drain, lost worker

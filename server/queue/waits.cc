@@ -21,7 +21,7 @@ const char* WorkerStateName(WorkerState state) {
 
 // Why the job cannot have the device even if it were free; WAITING_FOR_GPU: it could.
 Wait Scheduler::Explain(const JobEntry& job, absl::Time now) const {
-  if (job.hold) return {0, v1::HELD, "It is on hold; clear scheduling.hold to let it run."};
+  if (job.hold) return {0, v1::HELD, "It is on hold until it is released (scheduling.hold)."};
   if (!job.after.empty()) {
     return {0, v1::WAITING_FOR_DEPENDENCY,
             absl::StrCat("It waits for ", absl::StrJoin(job.after, ", "), " to succeed.")};
@@ -70,7 +70,10 @@ std::map<std::string, Wait> Scheduler::Waits(absl::Time now) const {
       wait.reason = v1::DAEMON_DRAINING;
       wait.why = "The daemon is leaving; the job runs when it is started again.";
     } else if (wait.reason == v1::WAITING_FOR_GPU) {
-      if (position == 1 && !before.empty()) {
+      const JobEntry* holder = Find(worker_.job);
+      if (position == 1 && holder != nullptr && holder->state == v1::PAUSING) {
+        wait.why = absl::StrCat("It is next; ", before, " writes a checkpoint and gives up the device.");
+      } else if (position == 1 && !before.empty()) {
         wait.why = absl::StrCat("It is next; ", before, " has the device.");
       } else if (position == 1 && now < worker_.start_after) {
         wait.why = "It is next; the worker ended and is started again in a moment.";

@@ -1,6 +1,7 @@
 #include "server/store/schema.h"
 
 #include "absl/strings/str_cat.h"
+#include "engine/job/failpoint.h"
 #include "server/store/layout.h"
 
 namespace finetuned::store {
@@ -106,6 +107,7 @@ absl::Status Migrate(Database* db) {
     const std::string sql =
         absl::StrCat("BEGIN IMMEDIATE;", kMigrations[v], "PRAGMA application_id=", kApplicationId,
                      ";PRAGMA user_version=", v + 1, ";COMMIT;");
+    FT_FAILPOINT("store.migrate.before");
     if (absl::Status status = db->Execute(sql.c_str()); !status.ok()) {
       db->Execute("ROLLBACK").IgnoreError();
       return status;

@@ -11,9 +11,11 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "engine/job/failpoint.h"
 #include "server/store/database.h"
 #include "server/store/rows.h"
 #include "server/store/schema.h"
+#include "server/store/sync.h"
 
 namespace finetuned::store {
 namespace {
@@ -87,18 +89,23 @@ absl::Status CommitAll(Database* db, WriteBatch* batch) {
   for (const JobRecord& job : batch->jobs) {
     if (absl::Status status = PutJob(db, job); !status.ok()) return status;
   }
+  FT_FAILPOINT("store.batch.jobs");
   for (const std::string& uid : batch->forget_checkpoints) {
     auto forget = db->Prepare("DELETE FROM checkpoints WHERE job = (SELECT id FROM jobs WHERE uid = ?)");
     if (absl::Status status = forget.Text(uid).Run(); !status.ok()) return status;
+    FT_FAILPOINT("store.batch.forgot_checkpoints");
   }
   for (EventRecord& event : batch->events) {
     if (absl::Status status = AppendEvent(db, &event); !status.ok()) return status;
+    FT_FAILPOINT("store.batch.event");
   }
   for (const CheckpointRecord& checkpoint : batch->checkpoints) {
     if (absl::Status status = PutCheckpoint(db, checkpoint); !status.ok()) return status;
+    FT_FAILPOINT("store.batch.checkpoint");
   }
   for (const AdapterRecord& adapter : batch->adapters) {
     if (absl::Status status = PutAdapter(db, adapter); !status.ok()) return status;
+    FT_FAILPOINT("store.batch.adapter");
   }
   return batch->request ? PutRequestRow(db, *batch->request) : absl::OkStatus();
 }
@@ -108,11 +115,14 @@ absl::Status MakeDirectories(const Layout& layout) {
                                  layout.UploadsDir(), layout.AdaptersDir()}) {
     std::error_code error;
     const bool made = std::filesystem::create_directories(dir, error);
+    FT_FAILPOINT("store.open.directory");
     if (error) {
       return absl::FailedPreconditionError(
           absl::StrCat("state directory: cannot create ", dir, ": ", error.message()));
     }
-    if (made) chmod(dir.c_str(), 0700);
+    if (!made) continue;
+    chmod(dir.c_str(), 0700);
+    SyncDirectory(std::filesystem::path(dir).parent_path().string());
   }
   return absl::OkStatus();
 }
@@ -129,7 +139,9 @@ absl::StatusOr<std::unique_ptr<Store>> Store::Open(Options options) {
   auto writer = Database::Open(path, true);
   if (!writer.ok()) return writer.status();
   chmod(path.c_str(), 0600);
+  FT_FAILPOINT("store.open.writer");
   if (absl::Status status = Migrate(writer->get()); !status.ok()) return status;
+  FT_FAILPOINT("store.open.migrated");
   auto reader = Database::Open(path, false);
   if (!reader.ok()) return reader.status();
   store->writer_ = *std::move(writer);
@@ -137,13 +149,16 @@ absl::StatusOr<std::unique_ptr<Store>> Store::Open(Options options) {
   return store;
 }
 
-absl::Status Store::WriteLocked(const std::function<absl::Status()>& body) {
+absl::Status Store::WriteLocked(const char* what, const std::function<absl::Status()>& body) {
   absl::Status status = writer_->Execute("BEGIN IMMEDIATE");
   if (!status.ok()) return status;
+  FT_FAILPOINT(what, ".begun");
   status = body();
   if (status.ok()) {
     const absl::Time start = absl::Now();
+    FT_FAILPOINT(what, ".written");
     status = writer_->Execute("COMMIT");
+    FT_FAILPOINT(what, ".committed");
     if (options_.on_sync) options_.on_sync(absl::ToDoubleSeconds(absl::Now() - start));
   }
   // SQLite may have rolled back by itself (disk full, I/O error): the error of a second one is no news.
@@ -154,13 +169,17 @@ absl::Status Store::WriteLocked(const std::function<absl::Status()>& body) {
 absl::Status Store::Commit(WriteBatch* batch) {
   if (batch->empty()) return absl::OkStatus();
   std::lock_guard lock(write_mutex_);
-  return WriteLocked([&] { return CommitAll(writer_.get(), batch); });
+  return WriteLocked("store.batch", [&] { return CommitAll(writer_.get(), batch); });
 }
 
-absl::Status Store::DeleteJob(const std::string& uid) {
+absl::Status Store::DeleteJob(const std::string& uid, const std::string& adapter,
+                              const std::optional<RequestRecord>& request) {
   std::lock_guard lock(write_mutex_);
-  return WriteLocked(
-      [&] { return writer_->Prepare("DELETE FROM jobs WHERE uid = ?").Text(uid).Run(); });
+  return WriteLocked("store.delete_job", [&] {
+    absl::Status status = writer_->Prepare("DELETE FROM jobs WHERE uid = ?").Text(uid).Run();
+    if (status.ok()) status = writer_->Prepare("DELETE FROM adapters WHERE name = ?").Text(adapter).Run();
+    return status.ok() && request ? PutRequestRow(writer_.get(), *request) : status;
+  });
 }
 
 std::string Fingerprint(const google::protobuf::Message& message) {

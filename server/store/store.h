@@ -137,8 +137,10 @@ class Store {
   absl::StatusOr<JobRecord> GetJob(const std::string& name) const;
   absl::StatusOr<std::vector<JobRecord>> UnfinishedJobs() const;
   absl::StatusOr<JobPage> ListJobs(JobOrder order, std::optional<JobCursor> after, int limit) const;
-  // Removes the job with its events and checkpoints (rows only).
-  absl::Status DeleteJob(const std::string& uid);
+  // Removes the job with its events and checkpoints, and the adapter of that name if there is one (rows only), and
+  // remembers the answer, all in one transaction.
+  absl::Status DeleteJob(const std::string& uid, const std::string& adapter = "",
+                         const std::optional<RequestRecord>& request = std::nullopt);
   absl::StatusOr<int64_t> CountJobs(v1::JobState state, const std::string& method) const;
 
   // Events with sequence > `after`, oldest first, at most `limit`. `kind`: field number of the payload
@@ -157,12 +159,12 @@ class Store {
   // Adapters and datasets are listed by name; `after` is the last name seen.
   absl::StatusOr<AdapterRecord> GetAdapter(const std::string& name) const;
   absl::StatusOr<std::vector<AdapterRecord>> ListAdapters(const std::string& after, int limit) const;
-  absl::Status DeleteAdapter(const std::string& name);
+  absl::Status DeleteAdapter(const std::string& name, const std::optional<RequestRecord>& request = std::nullopt);
 
   absl::Status PutDataset(const DatasetRecord& dataset);
   absl::StatusOr<DatasetRecord> GetDataset(const std::string& name) const;
   absl::StatusOr<std::vector<DatasetRecord>> ListDatasets(const std::string& after, int limit) const;
-  absl::Status DeleteDataset(const std::string& name);
+  absl::Status DeleteDataset(const std::string& name, const std::optional<RequestRecord>& request = std::nullopt);
   // Number of datasets made of these bytes: the file may go when it is 0.
   absl::StatusOr<int64_t> CountDatasets(const std::string& sha256) const;
 
@@ -184,7 +186,8 @@ class Store {
 
  private:
   explicit Store(Options options);
-  absl::Status WriteLocked(const std::function<absl::Status()>& body);
+  // `what` names the failpoints of the transaction: "store.put_dataset".
+  absl::Status WriteLocked(const char* what, const std::function<absl::Status()>& body);
 
   Options options_;
   mutable std::mutex write_mutex_;

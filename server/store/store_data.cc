@@ -19,11 +19,12 @@ absl::Status ReadDataset(const Statement& row, DatasetRecord* record) {
 }
 
 // A deleted row, or NOT_FOUND.
-absl::Status RunDelete(Database* db, const char* sql, const std::string& key) {
+absl::Status RunDelete(Database* db, const char* sql, const std::string& key,
+                       const std::optional<RequestRecord>& request = std::nullopt) {
   auto statement = db->Prepare(sql);
   if (absl::Status status = statement.Text(key).Run(); !status.ok()) return status;
   if (db->changes() == 0) return absl::NotFoundError(key + " does not exist");
-  return absl::OkStatus();
+  return request ? PutRequestRow(db, *request) : absl::OkStatus();
 }
 
 }  // namespace
@@ -42,14 +43,16 @@ absl::StatusOr<std::vector<AdapterRecord>> Store::ListAdapters(const std::string
   return Collect<AdapterRecord>(&query, ReadAdapter);
 }
 
-absl::Status Store::DeleteAdapter(const std::string& name) {
+absl::Status Store::DeleteAdapter(const std::string& name, const std::optional<RequestRecord>& request) {
   std::lock_guard lock(write_mutex_);
-  return WriteLocked([&] { return RunDelete(writer_.get(), "DELETE FROM adapters WHERE name = ?", name); });
+  return WriteLocked("store.delete_adapter", [&] {
+    return RunDelete(writer_.get(), "DELETE FROM adapters WHERE name = ?", name, request);
+  });
 }
 
 absl::Status Store::PutDataset(const DatasetRecord& record) {
   std::lock_guard lock(write_mutex_);
-  return WriteLocked([&] {
+  return WriteLocked("store.put_dataset", [&] {
     return writer_->Prepare("INSERT OR REPLACE INTO datasets(name, sha256, owner, dataset) VALUES(?,?,?,?)")
         .Text(record.dataset.name())
         .Text(record.dataset.sha256())
@@ -73,9 +76,11 @@ absl::StatusOr<std::vector<DatasetRecord>> Store::ListDatasets(const std::string
   return Collect<DatasetRecord>(&query, ReadDataset);
 }
 
-absl::Status Store::DeleteDataset(const std::string& name) {
+absl::Status Store::DeleteDataset(const std::string& name, const std::optional<RequestRecord>& request) {
   std::lock_guard lock(write_mutex_);
-  return WriteLocked([&] { return RunDelete(writer_.get(), "DELETE FROM datasets WHERE name = ?", name); });
+  return WriteLocked("store.delete_dataset", [&] {
+    return RunDelete(writer_.get(), "DELETE FROM datasets WHERE name = ?", name, request);
+  });
 }
 
 absl::StatusOr<int64_t> Store::CountDatasets(const std::string& sha256) const {
@@ -90,7 +95,7 @@ absl::StatusOr<int64_t> Store::CountDatasets(const std::string& sha256) const {
 
 absl::Status Store::PutUpload(const UploadRecord& upload) {
   std::lock_guard lock(write_mutex_);
-  return WriteLocked([&] {
+  return WriteLocked("store.put_upload", [&] {
     return writer_
         ->Prepare("INSERT OR REPLACE INTO uploads(dataset_id, method, owner, committed, update_time)"
                   " VALUES(?,?,?,?,?)")
@@ -120,8 +125,7 @@ absl::StatusOr<UploadRecord> Store::GetUpload(const std::string& dataset_id) con
 
 absl::Status Store::DeleteUpload(const std::string& dataset_id) {
   std::lock_guard lock(write_mutex_);
-  return WriteLocked(
-      [&] { return RunDelete(writer_.get(), "DELETE FROM uploads WHERE dataset_id = ?", dataset_id); });
+  return WriteLocked("store.delete_upload", [&] { return RunDelete(writer_.get(), "DELETE FROM uploads WHERE dataset_id = ?", dataset_id); });
 }
 
 absl::Status PutRequestRow(Database* db, const RequestRecord& request) {
@@ -160,19 +164,19 @@ absl::StatusOr<RequestRecord> Store::FindRequest(const std::string& principal, c
 
 absl::Status Store::PutRequest(const RequestRecord& request) {
   std::lock_guard lock(write_mutex_);
-  return WriteLocked([&] { return PutRequestRow(writer_.get(), request); });
+  return WriteLocked("store.put_request", [&] { return PutRequestRow(writer_.get(), request); });
 }
 
 absl::Status Store::ForgetRequests(absl::Time before) {
   std::lock_guard lock(write_mutex_);
-  return WriteLocked([&] {
+  return WriteLocked("store.forget_requests", [&] {
     return writer_->Prepare("DELETE FROM requests WHERE time < ?").Int(absl::ToUnixNanos(before)).Run();
   });
 }
 
 absl::Status Store::PutValue(const std::string& key, const std::string& value) {
   std::lock_guard lock(write_mutex_);
-  return WriteLocked([&] {
+  return WriteLocked("store.put_value", [&] {
     return writer_->Prepare("INSERT OR REPLACE INTO daemon_values(key, value) VALUES(?,?)")
         .Text(key)
         .Blob(value)

@@ -12,6 +12,7 @@
 #include <grpcpp/grpcpp.h>
 
 #include "absl/strings/str_cat.h"
+#include "engine/job/failpoint.h"
 #include "server/config/log.h"
 #include "server/supervisor/worker_link.h"
 #include "server/supervisor/worker_log.h"
@@ -41,6 +42,7 @@ class Supervisor::Impl {
     grpc::ServerBuilder builder;
     builder.AddListeningPort("unix:" + path, grpc::InsecureServerCredentials());
     builder.RegisterService(&link_);
+    FT_FAILPOINT("supervisor.socket_free");
     server_ = builder.BuildAndStart();
     if (server_ == nullptr || chmod(path.c_str(), 0600) != 0) {
       return absl::UnavailableError(absl::StrCat("cannot listen for the worker on ", path));
@@ -84,6 +86,7 @@ class Supervisor::Impl {
     log_.ForgetTail();
     absl::StatusOr<Fd> lock = LockAgainstOrphan(options_.layout.WorkerLock(), options_.orphan_grace);
     if (!lock.ok()) return lock.status();
+    FT_FAILPOINT("supervisor.locked");
     const std::string token = RandomToken();
     link_.Expect(token);
     LaunchOptions launch = {options_.binary, options_.extra_arguments, token, lock->get()};
@@ -94,14 +97,19 @@ class Supervisor::Impl {
     }
     absl::StatusOr<Child> child = Launch(launch);
     if (!child.ok()) return child.status();
+    FT_FAILPOINT("supervisor.launched");
     WriteLockOwner(*lock, child->pid);
+    FT_FAILPOINT("supervisor.owner_written");
     lock->Reset();  // the child has it now
     LogInfo(absl::StrCat("worker started, process ", child->pid));
     SetProcess(child->pid);
+    FT_FAILPOINT("supervisor.running");
     CopyOutput(*child);
+    FT_FAILPOINT("supervisor.output_ended");
     // Not before the process is reaped may its number be used by another: nobody kills it after this.
     SetProcess(-1);
     std::string how = Reap(child->pid);
+    FT_FAILPOINT("supervisor.reaped");
     LogInfo(absl::StrCat("the worker, process ", child->pid, ", ", how));
     return how;
   }

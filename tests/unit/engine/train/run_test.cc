@@ -123,6 +123,37 @@ TEST_F(RunTest, TrainsEvaluatesAndExportsAnAdapter) {
   }
 }
 
+TEST_F(RunTest, CheckpointsByTime) {
+  job::TrainSpec spec = Spec("s");
+  spec.checkpoints.every_seconds = 1e-9;  // each step is later
+  Recorder recorder;
+  ASSERT_EQ(Go(spec, &recorder).outcome, Outcome::kDone);
+  EXPECT_EQ(recorder.checkpoints.size(), recorder.steps.size());
+  spec = Spec("rarely");
+  spec.checkpoints.every_seconds = 3600;
+  Recorder rare;
+  ASSERT_EQ(Go(spec, &rare).outcome, Outcome::kDone);
+  EXPECT_EQ(rare.checkpoints.size(), 1u) << "the one at the end";
+}
+
+TEST_F(RunTest, LossThatIsNotFiniteNamesItsRowsAndKeepsThem) {
+  job::TrainSpec spec = Spec("s");
+  spec.optimizer.learning_rate = 1e30;
+  spec.optimizer.warmup_steps = 0;
+  spec.optimizer.max_grad_norm = 0;
+  spec.schedule.epochs = 10;
+  Recorder recorder;
+  const job::RunResult result = Go(spec, &recorder);
+  ASSERT_EQ(result.outcome, Outcome::kInternal) << result.message;
+  EXPECT_EQ(result.reason, "NON_FINITE_LOSS");
+  EXPECT_THAT(result.message, HasSubstr("5 steps in a row"));
+  EXPECT_THAT(result.message, testing::ContainsRegex("its rows: line [0-9]+, [0-9]+"));
+  EXPECT_THAT(result.message, HasSubstr("non_finite_batch.json"));
+  const std::string saved = parity::FileBytes(spec.state_dir + "/non_finite_batch.json");
+  EXPECT_THAT(saved, HasSubstr("\"input_ids\":["));
+  EXPECT_THAT(saved, testing::ContainsRegex("\"loss\":\"-?(nan|inf)\""));
+}
+
 TEST_F(RunTest, ResumedRunEqualsUninterruptedByteForByte) {
   ExpectPartsEqualWhole([](job::TrainSpec*) {});
 }

@@ -126,6 +126,43 @@ TEST(Link, FlushWaitsForTheAcknowledgement) {
   EXPECT_GE(daemon.WaitFor(0).size(), 201u);
 }
 
+TEST(Link, SignalForAJobThatHasNotBegunWaitsForIt) {
+  FakeDaemon daemon;
+  Link link(daemon.address(), Hello());
+  daemon.Send(StartRun("jobs/a"));
+  daemon.Send(Signal("jobs/a", internal::JobSignal::CANCEL));
+  daemon.Send(StartRun("jobs/b"));  // read after the signal
+  ASSERT_TRUE(link.NextWork().has_value());
+  ASSERT_TRUE(link.NextWork().has_value());
+  job::RunControl control;
+  link.SetRunning("jobs/a", &control);
+  EXPECT_TRUE(control.cancel);
+}
+
+TEST(Link, SignalForAnEarlierAttemptIsForgotten) {
+  FakeDaemon daemon;
+  Link link(daemon.address(), Hello());
+  daemon.Send(Signal("jobs/a", internal::JobSignal::CANCEL));
+  daemon.Send(StartRun("jobs/a"));
+  ASSERT_TRUE(link.NextWork().has_value());
+  job::RunControl control;
+  link.SetRunning("jobs/a", &control);
+  EXPECT_FALSE(control.cancel);
+}
+
+TEST(Link, JobThatWaitsForASampleToEndGivesSignsOfLife) {
+  FakeDaemon daemon;
+  Link link(daemon.address(), Hello());
+  std::atomic<bool> cancel{false};
+  link.SetSampling(7, &cancel);
+  daemon.Send(StartRun("jobs/a"));
+  EXPECT_TRUE(Eventually([&] { return cancel.load(); }));
+  const auto messages = daemon.WaitFor(2);  // loading the base of the sample takes its time
+  ASSERT_EQ(messages.size(), 2u);
+  EXPECT_EQ(messages[1].heartbeat().phase(), "waiting for a sample to end");
+  EXPECT_EQ(messages[1].sequence(), 2);
+}
+
 TEST(Link, SignalsReachTheRunTheyName) {
   FakeDaemon daemon;
   Link link(daemon.address(), Hello());

@@ -173,6 +173,39 @@ TEST_F(JobLife, PausedJobGivesUpTheDeviceAndGoesOnLater) {
   EXPECT_GE(Get("slow-1").attempts(1).start_step(), step);
 }
 
+TEST_F(JobLife, PreemptedJobGivesWayAndGoesOnAfterwards) {
+  v1::Job mild = Spec();
+  mild.mutable_scheduling()->set_preemptible(true);
+  ASSERT_TRUE(manager_->CreateJob(mild, "slow-1", caller_).ok());
+  ASSERT_TRUE(WaitStep("slow-1", 3));
+  v1::Job urgent = Spec();
+  urgent.mutable_scheduling()->set_priority(1);
+  ASSERT_TRUE(manager_->CreateJob(urgent, "finish-1", caller_).ok());
+  ASSERT_TRUE(WaitState("finish-1", v1::SUCCEEDED));
+  ASSERT_TRUE(Wait([&] { return Get("slow-1").attempt() == 2 && Get("slow-1").state() == v1::RUNNING; }));
+  EXPECT_EQ(States("slow-1"), "queued preparing running pausing queued preparing running");
+  const v1::Job job = Get("slow-1");
+  EXPECT_EQ(job.attempts(0).end_reason(), v1::PREEMPTED);
+  EXPECT_GE(job.attempts(1).start_step(), 3) << "from its checkpoint";
+  EXPECT_THAT(metrics_->Text(), HasSubstr("finetuned_job_preemptions_total 1"));
+  EXPECT_THAT(metrics_->Text(), HasSubstr("finetuned_job_attempts_total{cause=\"preemption\"} 1"));
+}
+
+TEST_F(JobLife, QueuedJobsTellWhenTheyMightStart) {
+  Create("slow-1");
+  ASSERT_TRUE(WaitStep("slow-1", 5));
+  v1::Job known = Spec();
+  known.mutable_progress()->mutable_remaining()->set_seconds(100);
+  ASSERT_TRUE(manager_->CreateJob(known, "finish-1", caller_).ok());
+  Create("finish-2");
+  Create("finish-3");
+  ASSERT_TRUE(Wait([&] { return Get("finish-2").progress().has_estimated_start_time(); }));
+  const int64_t first = Get("finish-1").progress().estimated_start_time().seconds();
+  const int64_t second = Get("finish-2").progress().estimated_start_time().seconds();
+  EXPECT_NEAR(static_cast<double>(second - first), 100, 10);
+  EXPECT_FALSE(Get("finish-3").progress().has_estimated_start_time()) << "nobody knows how long finish-2 takes";
+}
+
 TEST_F(JobLife, StopDeliversWhatThereIs) {
   Create("slow-1");
   ASSERT_TRUE(WaitStep("slow-1", 3));

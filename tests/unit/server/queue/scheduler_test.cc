@@ -243,6 +243,97 @@ TEST_F(SchedulerTest, MemoryTakenByOthersPausesAndKeepsTheWorker) {
               ElementsAre("a paused/out_of_device_memory"));
 }
 
+TEST_F(SchedulerTest, PreemptibleJobGivesWayToAHigherPriorityAndComesBackFirst) {
+  JobEntry mild = Job("mild");
+  mild.preemptible = true;
+  Do(Submit{mild});
+  Do(WorkerReady{});
+  Do(WorkerPhase{"mild", "training"});
+  Do(Submit{Job("equal")});
+  EXPECT_THAT(Do(Submit{Job("urgent", 1)}), ElementsAre("mild pausing/preempted", "signal mild leave"));
+  EXPECT_EQ(scheduler_.Find("mild")->message, "gives way to urgent, whose priority is 1");
+  EXPECT_EQ(scheduler_.Waits(now_).at("urgent").why,
+            "It is next; mild writes a checkpoint and gives up the device.");
+  EXPECT_THAT(Do(Submit{Job("later", 2)}), IsEmpty()) << "told once";
+  EXPECT_THAT(Do(WorkerDone{"mild", 75}), ElementsAre("mild queued/preempted", "later preparing", "run later"));
+  EXPECT_EQ(scheduler_.Find("mild")->crashes, 0);
+  EXPECT_EQ(scheduler_.Waits(now_).at("urgent").position, 1);
+  EXPECT_EQ(scheduler_.Waits(now_).at("mild").position, 2) << "ahead of its own priority";
+  EXPECT_EQ(scheduler_.Waits(now_).at("equal").position, 3);
+}
+
+TEST_F(SchedulerTest, NobodyIsPreemptedByEqualsByHeldOrForOneThatWaits) {
+  JobEntry mild = Job("mild", 3);
+  mild.preemptible = true;
+  Do(Submit{mild});
+  Do(WorkerReady{});
+  EXPECT_THAT(Do(Submit{Job("equal", 3)}), IsEmpty());
+  JobEntry held = Job("held", 9), later = Job("later", 9);
+  held.hold = true;
+  later.not_before = now_ + absl::Hours(1);
+  EXPECT_THAT(Do(Submit{held}), IsEmpty());
+  EXPECT_THAT(Do(Submit{later}), IsEmpty());
+  // The time it waits for comes while the other one runs.
+  now_ += absl::Minutes(59);
+  Do(WorkerAlive{true});
+  now_ += absl::Minutes(1);
+  EXPECT_THAT(Do(WorkerAlive{true}), ElementsAre("mild pausing/preempted", "signal mild leave"));
+}
+
+TEST_F(SchedulerTest, JobThatIsNotPreemptibleKeepsTheDevice) {
+  Run("a");
+  EXPECT_THAT(Do(Submit{Job("urgent", 100)}), IsEmpty());
+  Reschedule now_mild{"a"};
+  now_mild.preemptible = true;
+  EXPECT_THAT(Do(now_mild), ElementsAre("a pausing/preempted", "signal a leave"));
+}
+
+TEST_F(SchedulerTest, PreemptedJobWhoseWorkerStillStartsGivesWayAtOnce) {
+  JobEntry mild = Job("mild");
+  mild.preemptible = true;
+  Do(Submit{mild});
+  EXPECT_THAT(Do(Submit{Job("urgent", 1)}),
+              ElementsAre("mild pausing/preempted", "mild queued/preempted", "urgent preparing"));
+  EXPECT_THAT(Do(WorkerReady{}), ElementsAre("run urgent"));
+}
+
+TEST_F(SchedulerTest, PreemptedJobThatDoesNotLeaveIsKilledAndStillNotCountedAsCrashed) {
+  JobEntry mild = Job("mild");
+  mild.preemptible = true;
+  Do(Submit{mild});
+  Do(WorkerReady{});
+  Do(Submit{Job("urgent", 1)});
+  // It beats and does not leave.
+  now_ += absl::Seconds(29);
+  Do(WorkerAlive{true});
+  now_ += absl::Seconds(29);
+  Do(WorkerAlive{true});
+  EXPECT_THAT(Later(absl::Seconds(2)), ElementsAre("kill worker"));
+  EXPECT_THAT(Do(WorkerGone{"killed"}), ElementsAre("mild queued/preempted", "urgent preparing", "start worker"));
+  EXPECT_EQ(scheduler_.Find("mild")->crashes, 0);
+}
+
+TEST_F(SchedulerTest, BootQueuesWhatWasGivingWay) {
+  JobEntry job = Job("a");
+  job.state = v1::PAUSING;
+  job.reason = v1::PREEMPTED;
+  EXPECT_THAT(Show(scheduler_.Boot({job}, now_)), ElementsAre("a queued/daemon_restarted"));
+  EXPECT_TRUE(scheduler_.Find("a")->front);
+}
+
+TEST_F(SchedulerTest, FailureOfTheMachineIsTriedAgainAndInTheEndFails) {
+  Run("a");
+  const WorkerDone broken{"a", 70, v1::INTERNAL_ERROR, "cannot read the disk", true};
+  EXPECT_THAT(Do(broken), ElementsAre("a queued/internal_error", "stop worker"));
+  for (int i = 0; i < 2; ++i) {
+    Do(WorkerGone{"ended"});
+    EXPECT_THAT(Later(absl::Seconds(2)), ElementsAre("a preparing", "start worker"));
+    Do(WorkerReady{});
+    const auto actions = Do(broken);
+    EXPECT_THAT(actions[0], i == 0 ? "a queued/internal_error" : "a failed/internal_error");
+  }
+}
+
 TEST_F(SchedulerTest, HeldJobWaitsUntilReleased) {
   JobEntry held = Job("a");
   held.hold = true;

@@ -19,7 +19,7 @@ constexpr JobEvent kEvents[] = {
     JobEvent::kAdmit,      JobEvent::kStart,  JobEvent::kTrain,  JobEvent::kExport,    JobEvent::kCheckpoint,
     JobEvent::kStop,       JobEvent::kPause,  JobEvent::kDrain,  JobEvent::kLeft,      JobEvent::kRequeue,
     JobEvent::kResume,     JobEvent::kCancel, JobEvent::kCancelled, JobEvent::kSucceed, JobEvent::kFail,
-    JobEvent::kRetry,      JobEvent::kRestart, JobEvent::kLoseReward, JobEvent::kFindReward};
+    JobEvent::kRetry,      JobEvent::kRestart, JobEvent::kPreempt, JobEvent::kLoseReward, JobEvent::kFindReward};
 
 // One row per event, one column per state of kStates: where it leads, by the first letters; "." for
 // an error. Written by hand, independently of the table.
@@ -34,6 +34,7 @@ const std::map<JobEvent, std::string> kExpected = {
     {JobEvent::kStop,        ".   .   .   FIN .       .      .   .   .   .   ."},
     {JobEvent::kPause,       ".   PAUSED PAUSING PAUSING . . .   .   .   .   ."},
     {JobEvent::kDrain,       ".   .   PAUSING PAUSING .  .   .   .   .   .   ."},
+    {JobEvent::kPreempt,     ".   .   PAUSING PAUSING .  .   .   .   .   .   ."},
     {JobEvent::kLeft,        ".   .   PAUSED PAUSED PAUSED . .   PAUSED . .  ."},
     {JobEvent::kRequeue,     ".   .   QUE QUE QUE     .      .   QUE .   .   ."},
     {JobEvent::kResume,      ".   .   .   .   .       QUE    .   .   .   .   ."},

@@ -272,5 +272,35 @@ TEST(Fingerprint, DependsOnContentOnly) {
   EXPECT_NE(Fingerprint(a), Fingerprint(b));
 }
 
+// A state directory of each version of the schema that was ever released (tests/golden/state) is opened as it is now.
+TEST_F(StoreTest, EveryReleasedVersionIsOpened) {
+  const std::filesystem::path golden = std::filesystem::path(FINETUNED_SOURCE_DIR) / "tests/golden/state";
+  for (int version = 1; version <= kSchemaVersion; ++version) {
+    SCOPED_TRACE(absl::StrCat("v", version));
+    store_.reset();
+    std::filesystem::remove_all(dir_);
+    std::filesystem::copy(golden / absl::StrCat("v", version), dir_, std::filesystem::copy_options::recursive);
+    Open();
+    ASSERT_NE(store_, nullptr);
+    const auto finished = store_->GetJob("jobs/finish-1");
+    ASSERT_TRUE(finished.ok()) << finished.status();
+    EXPECT_EQ(finished->job.state(), v1::SUCCEEDED);
+    EXPECT_EQ(*store_->CountJobs(v1::FAILED, "sft"), 1);
+    const auto open = store_->UnfinishedJobs();
+    ASSERT_EQ(open->size(), 2u);
+    EXPECT_EQ((*open)[0].job.state(), v1::PAUSED);
+    EXPECT_EQ((*open)[1].job.scheduling().priority(), 3);
+    EXPECT_FALSE(store_->ListCheckpoints((*open)[0].job.uid())->empty());
+    const auto events = store_->ReadEvents(finished->job.uid(), 0, 1000);
+    EXPECT_EQ(static_cast<int64_t>(events->size()), finished->last_sequence);
+    EXPECT_EQ(store_->GetAdapter("adapters/finish-1")->adapter.files_size(), 2);
+    const auto dataset = store_->GetDataset("datasets/rows");
+    ASSERT_TRUE(dataset.ok());
+    EXPECT_TRUE(std::filesystem::exists(store_->layout().DatasetFile(dataset->dataset.sha256())));
+    // And it can be written.
+    EXPECT_TRUE(Put(NewJob("new")).ok());
+  }
+}
+
 }  // namespace
 }  // namespace finetuned::store
