@@ -99,7 +99,7 @@ class Daemon:
                 name = (entry / "comm").read_text().strip()
             except OSError:
                 continue
-            if int(stat[1]) == self.process.pid and name.startswith("finetune-worke"):
+            if int(stat[1]) == self.process.pid and name.startswith(("finetune-worke", "fake_worker")):
                 pids.append(int(entry.name))
         return pids
 
