@@ -94,7 +94,7 @@ void AddUpdateCommands(CLI::App& cli, App& app) {
   update->add_flag("--not-preemptible", flags->scheduling.not_preemptible, "Keeps the GPU until it is through")
       ->excludes("--preemptible");
   update->add_option("--display-name", flags->display_name, "Name shown to people");
-  update->add_option("--label", flags->labels, "KEY=VALUE; KEY= removes it");
+  update->add_option("--label", flags->labels, "KEY=VALUE; KEY= removes it")->allow_extra_args(false);
   AddOutputOption(update, app);
   update->callback([&app, flags] { app.action = [&app, flags] { return Update(app, *flags); }; });
 

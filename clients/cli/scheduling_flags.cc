@@ -21,7 +21,7 @@ void AddSchedulingFlags(CLI::App* c, SchedulingFlags* f) {
   c->add_option("--priority", f->priority, "-100..100, larger first");
   c->add_flag("--preemptible", f->preemptible, "May be moved off the GPU by a higher priority");
   c->add_flag("--hold", f->hold, "Stay in the queue until released");
-  c->add_option("--after", f->after, "Jobs that must have succeeded before")->delimiter(',');
+  c->add_option("--after", f->after, "Jobs that must have succeeded before")->delimiter(',')->allow_extra_args(false);
   c->add_option("--not-before", f->not_before, "Start no earlier: 2026-12-01T08:00:00Z, \"2026-12-01 08:00\", 08:00 or +2h");
   c->add_option("--max-run", f->max_run, "Fail when it has the GPU for longer: 90m, 2h30m");
   c->add_option("--max-attempts", f->max_attempts, "Attempts before a crashing job fails (default 3)");

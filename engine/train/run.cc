@@ -41,9 +41,6 @@ job::RunResult Failed(Outcome outcome, std::string reason, absl::string_view mes
   return result;
 }
 
-// Files that cannot be read or written, whatever they are.
-bool IsIo(const absl::Status& s) { return absl::IsUnavailable(s) || absl::IsDataLoss(s); }
-
 // The disk takes nothing more: whoever writes names the error of the system.
 bool DiskRefuses(const absl::Status& s) {
   for (const int error : {ENOSPC, EDQUOT, EROFS}) {
@@ -51,6 +48,9 @@ bool DiskRefuses(const absl::Status& s) {
   }
   return false;
 }
+
+// Files that cannot be read or written, whatever they are.
+bool IsIo(const absl::Status& s) { return absl::IsUnavailable(s) || absl::IsDataLoss(s) || DiskRefuses(s); }
 
 job::RunResult IoFailure(const absl::Status& s) {
   return Failed(Outcome::kInternal, DiskRefuses(s) ? "DISK_FULL" : "IO_ERROR", s.message());

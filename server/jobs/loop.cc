@@ -111,6 +111,9 @@ absl::Status JobManager::Loop::Boot() {
     entries.push_back(ToEntry(record));
   }
   FT_FAILPOINT("loop.boot.read");
+  if (absl::Status status = store_->RemoveOrphans(); !status.ok()) {
+    LogWarning(std::string(status.message()));
+  }
   const std::vector<queue::Action> actions = scheduler_.Boot(std::move(entries), absl::Now());
   if (absl::Status status = CommitActions(actions, Extra()); !status.ok()) return status;
   scheduler_.Commit();
@@ -198,6 +201,7 @@ void JobManager::Loop::Housekeeping() {
   const absl::Time now = absl::Now();
   housekeeping_at_ = now + kHousekeeping;
   metrics_->Refresh(now);
+  LookForXids();
   metrics_->RewardWorkers(rewards_.workers());
   if (now >= forget_requests_at_) {
     forget_requests_at_ = now + absl::Hours(1);

@@ -128,8 +128,6 @@ class JobManager::Loop {
   absl::Status TakeEvent(const internal::v1::WorkerEvent& event);
   absl::Status TakeFinished(const internal::v1::WorkerFinished& finished);
   void TakeHeartbeat(const internal::v1::WorkerHeartbeat& beat);
-  void MeasureContext(const internal::v1::WorkerHeartbeat& beat);
-  void ReadContext();
   absl::Status TakeExit(const std::string& how, const std::string& log);
   void TakePlan(const internal::v1::WorkerPlan& plan, store::JobRecord* record, v1::Event event);
   void TakeStep(const internal::v1::WorkerStep& step, store::JobRecord* record, v1::Event event);
@@ -137,6 +135,13 @@ class JobManager::Loop {
   void TakeCheckpoint(const internal::v1::WorkerCheckpoint& saved, store::JobRecord* record,
                       v1::Event event);
   void AddPending(store::JobRecord* record, v1::Event event);
+  // loop_device.cc
+  // XIDs that the driver has reported since the running job began: a warning of the job, and the end of the worker when
+  // the device is lost with them.
+  void LookForXids();
+  std::map<uint64_t, int64_t> CountXids() const;
+  void MeasureContext(const internal::v1::WorkerHeartbeat& beat);
+  void ReadContext();
   // loop_sample.cc
   void SendWaitingSamples();
   void TakeSample(const internal::v1::SamplePiece& piece);
@@ -173,6 +178,7 @@ class JobManager::Loop {
   int64_t said_ = 0, acknowledged_ = 0;               // message sequences of that process
   bool alive_ = false, progress_ = false;             // signs of life since the last round
   internal::v1::WorkerHeartbeat last_beat_;
+  std::map<uint64_t, int64_t> xids_;                  // counts when last looked at
   std::pair<int64_t, absl::Time> pace_start_;         // step and time that the pace counts from
   std::map<std::string, double> best_eval_;
   absl::Time housekeeping_at_ = absl::InfinitePast();

@@ -1,6 +1,8 @@
 // What the worker is given and what it says, on the scheduler's thread.
+#include <algorithm>
 #include <filesystem>
 #include <limits>
+#include <utility>
 
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
@@ -20,12 +22,6 @@ namespace {
 
 constexpr char kHelloKey[] = "worker_hello";
 constexpr int kInfo = 1, kError = 3;  // LogLine.level
-// A context outside of these was not measured: another process came or went meanwhile.
-constexpr double kSmallestContext = 100e6, kLargestContext = 3e9;
-
-std::string ContextKey(const internal::v1::WorkerHello& hello) {
-  return absl::StrCat("device_context/", hello.device(), "/", hello.cuda_version(), "/", hello.libtorch_version());
-}
 
 }  // namespace
 
@@ -34,6 +30,7 @@ void JobManager::Loop::SendRun(const std::string& name) {
   auto run = MakeRun(record);
   if (run.ok()) {
     last_beat_.Clear();
+    for (const auto& [xid, count] : CountXids()) xids_[xid] = count;
     EndSamples(WhyBusy());
     control_->Run(*run);
     return;
@@ -141,24 +138,6 @@ void JobManager::Loop::TakeHeartbeat(const internal::v1::WorkerHeartbeat& beat) 
   }
   last_beat_ = beat;
   metrics_->Heartbeat(beat);
-}
-
-// What the driver says the worker holds, less what its allocator does.
-void JobManager::Loop::MeasureContext(const internal::v1::WorkerHeartbeat& beat) {
-  for (const metrics::GpuReading& gpu : metrics_->LatestGpus(absl::Now())) {
-    const auto own = gpu.process_bytes.find(hello_.has_value() ? hello_->pid() : 0);
-    if (own == gpu.process_bytes.end()) continue;
-    const double context = own->second - static_cast<double>(beat.reserved_bytes());
-    if (context < kSmallestContext || context > kLargestContext) continue;
-    if (static_cast<int64_t>(context) <= context_bytes_) continue;
-    context_bytes_ = static_cast<int64_t>(context);
-    store_->PutValue(ContextKey(*hello_), absl::StrCat(context_bytes_)).IgnoreError();
-  }
-}
-
-void JobManager::Loop::ReadContext() {
-  const auto stored = store_->GetValue(ContextKey(*hello_));
-  if (!stored.ok() || !absl::SimpleAtoi(*stored, &context_bytes_)) context_bytes_ = 0;
 }
 
 void JobManager::Loop::AddPending(store::JobRecord* record, v1::Event event) {

@@ -196,10 +196,10 @@ void Scheduler::ReleaseDevice(absl::Time now) {
   }
 }
 
-void Scheduler::Kill(std::string why, bool stalled) {
+void Scheduler::Kill(std::string why, v1::StateReason reason) {
   actions_.push_back(KillWorker{why});
   worker_.state = WorkerState::kStopping;
-  worker_.stalled = stalled;
+  worker_.end_reason = reason;
   worker_.kill_at = absl::InfiniteFuture();
   worker_.kill_why = std::move(why);
 }
@@ -227,13 +227,13 @@ void Scheduler::CheckDeadlines(absl::Time now) {
 
 void Scheduler::CheckWorkerLife(absl::Time now) {
   if (worker_.kill_at <= now) {
-    Kill(worker_.kill_why, false);
+    Kill(worker_.kill_why);
   } else if (worker_.state == WorkerState::kBusy &&
              now - worker_.last_sign >= options_.heartbeat_timeout) {
-    Kill(absl::StrCat("gave no sign of life for ", InSeconds(options_.heartbeat_timeout)), true);
+    Kill(absl::StrCat("gave no sign of life for ", InSeconds(options_.heartbeat_timeout)), v1::WORKER_STALLED);
   } else if (worker_.state == WorkerState::kBusy &&
              now - worker_.last_progress >= options_.progress_timeout) {
-    Kill(absl::StrCat("made no progress for ", InSeconds(options_.progress_timeout)), true);
+    Kill(absl::StrCat("made no progress for ", InSeconds(options_.progress_timeout)), v1::WORKER_STALLED);
   } else if (worker_.state == WorkerState::kIdle && worker_.job.empty() &&
              now - worker_.idle_since >= options_.idle_timeout) {
     StopIdleWorker(now);
@@ -264,7 +264,7 @@ void Scheduler::SettleDependencies(absl::Time now) {
 void Scheduler::LeaveWhenFree(absl::Time now) {
   if (!worker_.job.empty()) return;
   if (worker_.state == WorkerState::kStarting) {
-    Kill("is not needed: the daemon leaves", false);
+    Kill("is not needed: the daemon leaves");
   } else if (worker_.state == WorkerState::kIdle) {
     StopIdleWorker(now);
   } else if (worker_.state == WorkerState::kStopped && !drained_) {
@@ -289,7 +289,8 @@ void Scheduler::StartNext(absl::Time now) {
 bool Scheduler::MakeRoom(absl::Time now) {
   const JobEntry* holder = Find(worker_.job);
   if (holder == nullptr || !holder->preemptible) return false;
-  if (holder->state != v1::PREPARING && holder->state != v1::RUNNING) return false;
+  // One that is loading gives way once it has loaded: a worker that is killed for not leaving would load again.
+  if (holder->state != (worker_.running ? v1::RUNNING : v1::PREPARING)) return false;
   const std::vector<const JobEntry*> waiting = Ordered(now);
   if (waiting.empty() || waiting[0]->priority <= holder->priority) return false;
   if (Explain(*waiting[0], now).reason != v1::WAITING_FOR_GPU) return false;

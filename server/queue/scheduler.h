@@ -81,6 +81,7 @@ struct WorkerDone {                              // the job's run is over, the w
   bool infrastructure = false;         // neither the job nor its data are to blame: counts as a crash
 };
 struct WorkerGone { std::string message; };      // the process has ended
+struct DeviceFailed { std::string message; };    // the driver says so: the worker that uses it is of no more use
 struct RewardWorkerLost {                        // nobody scores the job's completions: it gives up the device
   std::string job;
   std::string message;
@@ -91,8 +92,8 @@ struct Tick {};                                  // time has passed
 struct Drain { absl::Duration grace; bool pause_running = false; };
 
 using Input = std::variant<Submit, UserRequest, RetryJob, Reschedule, WorkerReady, WorkerAlive,
-                           WorkerPhase, WorkerDone, WorkerGone, RewardWorkerLost, RewardWorkerFound, Prestart,
-                           Tick, Drain>;
+                           WorkerPhase, WorkerDone, WorkerGone, DeviceFailed, RewardWorkerLost, RewardWorkerFound,
+                           Prestart, Tick, Drain>;
 
 // ---- actions. All StateChange come first; they are made durable before the rest is done.
 
@@ -164,7 +165,7 @@ class Scheduler {
     std::string job;                   // that has the device
     bool running = false;              // RunJob was sent
     bool killed = false;               // by us
-    bool stalled = false;              // killed for lack of signs of life
+    v1::StateReason end_reason = v1::WORKER_CRASHED;  // of the attempt, when the process ends
     absl::Time kill_at = absl::InfiniteFuture();
     std::string kill_why;
     absl::Time last_sign = absl::InfinitePast();
@@ -189,6 +190,7 @@ class Scheduler {
   absl::Status Take(const WorkerPhase& in, absl::Time now);
   absl::Status Take(const WorkerDone& in, absl::Time now);
   absl::Status Take(const WorkerGone& in, absl::Time now);
+  absl::Status Take(const DeviceFailed& in, absl::Time now);
   absl::Status Take(const RewardWorkerLost& in, absl::Time now);
   absl::Status Take(const RewardWorkerFound& in, absl::Time now);
   absl::Status Take(const Prestart& in, absl::Time now);
@@ -218,7 +220,7 @@ class Scheduler {
   Wait Explain(const JobEntry& job, absl::Time now) const;
   JobEntry& Touch(const std::string& job);
   void SetEnded(const std::string& job, bool succeeded);
-  void Kill(std::string why, bool stalled);
+  void Kill(std::string why, v1::StateReason reason = v1::WORKER_CRASHED);
   void StopIdleWorker(absl::Time now);
 
   const SchedulerOptions options_;

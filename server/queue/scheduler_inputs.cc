@@ -120,13 +120,18 @@ absl::Status Scheduler::Take(const WorkerGone& in, absl::Time now) {
       LetGo(now);
     } else {
       const bool killed = worker_.state == WorkerState::kStopping;
-      Crash(worker_.stalled ? v1::WORKER_STALLED : v1::WORKER_CRASHED,
+      Crash(worker_.end_reason,
             killed ? absl::StrCat("the worker ", worker_.kill_why) : in.message, now);
     }
   }
   const absl::Time start_after = worker_.start_after;
   worker_ = Worker();
   worker_.start_after = start_after;
+  return absl::OkStatus();
+}
+
+absl::Status Scheduler::Take(const DeviceFailed& in, absl::Time) {
+  if (worker_.state == WorkerState::kBusy) Kill(in.message, v1::GPU_XID_ERROR);
   return absl::OkStatus();
 }
 

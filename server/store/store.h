@@ -180,6 +180,10 @@ class Store {
   absl::Status PutRequest(const RequestRecord& request);
   absl::Status ForgetRequests(absl::Time before);
 
+  // Removes what a crash left without a row: folders of jobs and adapters, dataset files, uploads. Before anything else
+  // uses the store. UNAVAILABLE: something could not be read; nothing that has a row is touched in any case.
+  absl::Status RemoveOrphans();
+
   // Small values that survive a restart, such as what the last worker said about the device.
   absl::Status PutValue(const std::string& key, const std::string& value);
   absl::StatusOr<std::string> GetValue(const std::string& key) const;

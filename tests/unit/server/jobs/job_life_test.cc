@@ -106,6 +106,26 @@ TEST_F(JobLife, HangingWorkerIsKilledAndTheJobTriedAgain) {
   EXPECT_THAT(Get("hang-1").state_message(), HasSubstr("no sign of life"));
 }
 
+TEST_F(JobLife, XidOfTheDriverIsToldAndALostGpuEndsTheAttempt) {
+  metrics::GpuReading gpu;
+  gpu.xid_errors = {{31, 1}, {79, 0}};
+  metrics_->Gpus({gpu}, absl::Now());
+  Create("slow-1");
+  ASSERT_TRUE(WaitStep("slow-1", 3));
+  gpu.xid_errors[79] = 1;
+  metrics_->Gpus({gpu}, absl::Now());
+  ASSERT_TRUE(Wait([&] { return Get("slow-1").attempt() == 2; }));
+  const v1::Job job = Get("slow-1");
+  EXPECT_EQ(job.attempts(0).end_reason(), v1::GPU_XID_ERROR);
+  int warnings = 0;
+  for (const v1::Event& event : Events("slow-1")) {
+    if (!event.has_warning()) continue;
+    ++warnings;
+    EXPECT_THAT(event.warning().text(), HasSubstr("XID 79"));
+  }
+  EXPECT_EQ(warnings, 1) << "XID 31 was there before";
+}
+
 TEST_F(JobLife, BadDataFailsAtOnce) {
   Create("refuse-1");
   ASSERT_TRUE(WaitState("refuse-1", v1::FAILED));

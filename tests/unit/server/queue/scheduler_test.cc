@@ -148,6 +148,14 @@ TEST_F(SchedulerTest, SilentWorkerIsKilledAndTheJobStartsAgain) {
   EXPECT_THAT(Do(WorkerGone{"killed"}), ElementsAre("a queued/worker_stalled"));
 }
 
+TEST_F(SchedulerTest, WorkerOfAGpuThatFailedIsKilledAndTheJobTriedAgain) {
+  EXPECT_THAT(Do(DeviceFailed{"lost its GPU"}), IsEmpty()) << "nobody uses it";
+  Run("a");
+  EXPECT_THAT(Do(DeviceFailed{"lost its GPU: XID 79"}), ElementsAre("kill worker"));
+  EXPECT_THAT(Do(WorkerGone{"killed"}), ElementsAre("a queued/gpu_xid_error"));
+  EXPECT_EQ(scheduler_.Find("a")->message, "the worker lost its GPU: XID 79");
+}
+
 TEST_F(SchedulerTest, WorkerThatOnlyBeatsIsKilledInTheEnd) {
   Run("a");
   for (int i = 0; i < 30; ++i) {
@@ -267,6 +275,7 @@ TEST_F(SchedulerTest, NobodyIsPreemptedByEqualsByHeldOrForOneThatWaits) {
   mild.preemptible = true;
   Do(Submit{mild});
   Do(WorkerReady{});
+  Do(WorkerPhase{"mild", "training"});
   EXPECT_THAT(Do(Submit{Job("equal", 3)}), IsEmpty());
   JobEntry held = Job("held", 9), later = Job("later", 9);
   held.hold = true;
@@ -302,7 +311,9 @@ TEST_F(SchedulerTest, PreemptedJobThatDoesNotLeaveIsKilledAndStillNotCountedAsCr
   mild.preemptible = true;
   Do(Submit{mild});
   Do(WorkerReady{});
-  Do(Submit{Job("urgent", 1)});
+  EXPECT_THAT(Do(Submit{Job("urgent", 1)}), IsEmpty()) << "it is loading";
+  EXPECT_THAT(Do(WorkerPhase{"mild", "training"}),
+              ElementsAre("mild running", "mild pausing/preempted", "signal mild leave"));
   // It beats and does not leave.
   now_ += absl::Seconds(29);
   Do(WorkerAlive{true});

@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 
 #include <filesystem>
+#include <fstream>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -270,6 +271,36 @@ TEST(Fingerprint, DependsOnContentOnly) {
   EXPECT_EQ(Fingerprint(a), Fingerprint(b));
   (*b.mutable_labels())["0"] = "y";
   EXPECT_NE(Fingerprint(a), Fingerprint(b));
+}
+
+TEST_F(StoreTest, FilesWithoutARowAreRemovedAndOthersStay) {
+  const Layout layout{dir_.string()};
+  const auto make = [](const std::string& path) {
+    std::filesystem::create_directories(std::filesystem::path(path).parent_path());
+    std::ofstream(path) << "x";
+    return path;
+  };
+  ASSERT_TRUE(Put(NewJob("a")).ok());
+  ASSERT_TRUE(store_->PutUpload({"half", "sft", "me", 1, absl::Now()}).ok());
+  DatasetRecord dataset;
+  dataset.dataset.set_name("datasets/d");
+  dataset.dataset.set_sha256("abcd");
+  ASSERT_TRUE(store_->PutDataset(dataset).ok());
+  WriteBatch batch;
+  AdapterRecord adapter;
+  adapter.adapter.set_name("adapters/old");
+  adapter.directory = layout.AdapterDir("uid-gone");  // its job was deleted
+  batch.adapters.push_back(adapter);
+  ASSERT_TRUE(store_->Commit(&batch).ok());
+  const std::vector<std::string> kept = {
+      make(layout.JobDir("uid-a") + "/checkpoints/1"), make(layout.AdapterDir("uid-a") + "/taken"),
+      make(layout.AdapterDir("uid-gone") + "/weights"), make(layout.DatasetFile("abcd")), make(layout.UploadFile("half"))};
+  const std::vector<std::string> gone = {make(layout.JobDir("uid-b") + "/checkpoints/1"),
+                                         make(layout.AdapterDir("uid-b") + "/weights"), make(layout.DatasetFile("ef01")),
+                                         make(layout.UploadFile("forgotten"))};
+  ASSERT_TRUE(store_->RemoveOrphans().ok());
+  for (const std::string& path : kept) EXPECT_TRUE(std::filesystem::exists(path)) << path;
+  for (const std::string& path : gone) EXPECT_FALSE(std::filesystem::exists(path)) << path;
 }
 
 // A state directory of each version of the schema that was ever released (tests/golden/state) is opened as it is now.
