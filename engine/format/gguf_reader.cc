@@ -43,46 +43,6 @@ uint64_t LeastBytes(GgufType type) {
   }
 }
 
-// ggml_type numbers.
-std::optional<DType> TypeByNumber(uint32_t number) {
-  switch (number) {
-    case 0:
-      return DType::kF32;
-    case 1:
-      return DType::kF16;
-    case 2:
-      return DType::kQ4_0;
-    case 3:
-      return DType::kQ4_1;
-    case 6:
-      return DType::kQ5_0;
-    case 7:
-      return DType::kQ5_1;
-    case 8:
-      return DType::kQ8_0;
-    case 12:
-      return DType::kQ4_K;
-    case 13:
-      return DType::kQ5_K;
-    case 14:
-      return DType::kQ6_K;
-    case 24:
-      return DType::kI8;
-    case 25:
-      return DType::kI16;
-    case 26:
-      return DType::kI32;
-    case 27:
-      return DType::kI64;
-    case 28:
-      return DType::kF64;
-    case 30:
-      return DType::kBF16;
-    default:
-      return std::nullopt;
-  }
-}
-
 // Reads forward through the header and never past the end of the file.
 class Cursor {
  public:
@@ -306,7 +266,7 @@ absl::Status Parser::ReadTensor(uint64_t index) {
   if (absl::Status s = ReadShape(where, &info.shape); !s.ok()) return s;
   uint32_t type = 0;
   if (absl::Status s = in_.Read(where, &type); !s.ok()) return s;
-  const std::optional<DType> dtype = TypeByNumber(type);
+  const std::optional<DType> dtype = DTypeOfGgml(type);
   if (!dtype) {
     return absl::UnimplementedError(absl::StrCat(name_, ": ", where, ": ggml type ", type,
                                                  " is not supported; supported: F32, F16, BF16, "
@@ -361,6 +321,45 @@ absl::Status Parser::PlaceTensors() {
 }
 
 }  // namespace
+
+std::optional<DType> DTypeOfGgml(uint32_t number) {
+  switch (number) {
+    case 0:
+      return DType::kF32;
+    case 1:
+      return DType::kF16;
+    case 2:
+      return DType::kQ4_0;
+    case 3:
+      return DType::kQ4_1;
+    case 6:
+      return DType::kQ5_0;
+    case 7:
+      return DType::kQ5_1;
+    case 8:
+      return DType::kQ8_0;
+    case 12:
+      return DType::kQ4_K;
+    case 13:
+      return DType::kQ5_K;
+    case 14:
+      return DType::kQ6_K;
+    case 24:
+      return DType::kI8;
+    case 25:
+      return DType::kI16;
+    case 26:
+      return DType::kI32;
+    case 27:
+      return DType::kI64;
+    case 28:
+      return DType::kF64;
+    case 30:
+      return DType::kBF16;
+    default:
+      return std::nullopt;
+  }
+}
 
 absl::StatusOr<GgufLayout> ParseGguf(std::span<const uint8_t> file, const std::string& name) {
   return Parser(file, name).Run();

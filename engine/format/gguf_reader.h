@@ -50,6 +50,7 @@ class GgufMetadata {
   bool Insert(std::string key, GgufValue value);
   const GgufValue* Find(absl::string_view key) const;
   size_t size() const { return values_.size(); }
+  const std::map<std::string, GgufValue, std::less<>>& values() const { return values_; }
 
   absl::StatusOr<std::optional<int64_t>> Int(absl::string_view key) const;
   absl::StatusOr<std::optional<double>> Number(absl::string_view key) const;  // F32, F64, integers
@@ -78,6 +79,9 @@ struct GgufLayout {
   GgufMetadata metadata;
   std::vector<GgufTensor> tensors;  // in header order
 };
+
+// The encoding with this ggml_type number; nullopt when it is not supported.
+std::optional<DType> DTypeOfGgml(uint32_t number);
 
 // Reads the header of a GGUF file of version 2 or 3, little endian. Every count, length, offset and
 // alignment is checked against the file before it is used; names are unique, tensors aligned,

@@ -4,6 +4,7 @@
 
 #include "absl/status/status.h"
 #include "engine/text/bpe_tokenizer.h"
+#include "engine/text/gguf_family.h"
 #include "engine/text/regex.h"
 
 namespace finetuned::text {
@@ -29,14 +30,9 @@ json SplitThenBytes(const char* pattern) {
             {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"use_regex", false}}}}};
 }
 
-// What llama.cpp's pre-tokenizer names mean, as tokenizer.json would say it.
-struct Family {
-  json pre_tokenizer;
-  bool nfc = false;
-  bool ignore_merges = false;
-};
+}  // namespace
 
-Family FindFamily(const std::string& pre) {
+GgufFamily FindGgufFamily(const std::string& pre) {
   const auto any = [&](std::initializer_list<const char*> names) {
     return std::any_of(names.begin(), names.end(), [&](const char* n) { return pre == n; });
   };
@@ -57,6 +53,8 @@ Family FindFamily(const std::string& pre) {
                              "llama-bpe, qwen2, tekken and their kin); use the Hugging Face folder of this model"};
 }
 
+namespace {
+
 BpeModel ByteLevelModel(const GgufVocabulary& v, bool ignore_merges) {
   BpeModel model;
   for (size_t i = 0; i < v.tokens.size(); ++i) model.vocabulary.emplace(v.tokens[i], static_cast<int32_t>(i));
@@ -70,6 +68,8 @@ BpeModel ByteLevelModel(const GgufVocabulary& v, bool ignore_merges) {
   model.ignore_merges = ignore_merges;
   return model;
 }
+
+}  // namespace
 
 // SentencePiece stores scores, not merges: every split of a piece into two known pieces is a merge, ranked
 // by the piece's score.
@@ -111,23 +111,33 @@ BpeModel SentencePieceModel(const GgufVocabulary& v) {
   return model;
 }
 
-void SentencePieceParts(const GgufVocabulary& v, TokenizerParts* parts) {
-  parts->model = SentencePieceModel(v);
+json SentencePieceNormalizer(bool add_space_prefix) {
   json steps = json::array();
-  const bool add_space = v.add_space_prefix.value_or(true);
-  if (add_space) steps.push_back({{"type", "Prepend"}, {"prepend", "▁"}});
+  if (add_space_prefix) steps.push_back({{"type", "Prepend"}, {"prepend", "▁"}});
   steps.push_back({{"type", "Replace"}, {"pattern", {{"String", " "}}}, {"content", "▁"}});
-  parts->normalizer = MakeNormalizer({{"type", "Sequence"}, {"normalizers", steps}});
-  parts->pre_tokenizer = MakePreTokenizer(json());
+  return {{"type", "Sequence"}, {"normalizers", steps}};
+}
+
+json SentencePieceDecoder(bool add_space_prefix) {
   json decoders = {{{"type", "Replace"}, {"pattern", {{"String", "▁"}}}, {"content", " "}},
                    {{"type", "ByteFallback"}},
                    {{"type", "Fuse"}}};
-  if (add_space) decoders.push_back({{"type", "Strip"}, {"content", " "}, {"start", 1}, {"stop", 0}});
-  parts->decoder = MakeDecoder({{"type", "Sequence"}, {"decoders", decoders}});
+  if (add_space_prefix) decoders.push_back({{"type", "Strip"}, {"content", " "}, {"start", 1}, {"stop", 0}});
+  return {{"type", "Sequence"}, {"decoders", decoders}};
+}
+
+namespace {
+
+void SentencePieceParts(const GgufVocabulary& v, TokenizerParts* parts) {
+  parts->model = SentencePieceModel(v);
+  const bool add_space = v.add_space_prefix.value_or(true);
+  parts->normalizer = MakeNormalizer(SentencePieceNormalizer(add_space));
+  parts->pre_tokenizer = MakePreTokenizer(json());
+  parts->decoder = MakeDecoder(SentencePieceDecoder(add_space));
 }
 
 void ByteLevelParts(const GgufVocabulary& v, TokenizerParts* parts) {
-  const Family family = FindFamily(v.pre);
+  const GgufFamily family = FindGgufFamily(v.pre);
   parts->model = ByteLevelModel(v, family.ignore_merges);
   parts->normalizer = MakeNormalizer(family.nfc ? json{{"type", "NFC"}} : json());
   parts->pre_tokenizer = MakePreTokenizer(family.pre_tokenizer);

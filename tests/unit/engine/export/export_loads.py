@@ -1,0 +1,157 @@
+"""Exports of a tiny model with an adapter, read by the libraries they are made for.
+
+merged      transformers' logits equal those of peft's merge_and_unload, for every float type
+gguf        the package gguf reads every tensor; blocks equal its own encoder bit for bit, or lie within the error of
+            the type; metadata say what the model is; gguf -> merged -> transformers gives the same logits again
+gguf_lora   B A * alpha / rank equals peft's delta
+Usage: export_loads.py EXPORT_FILES GOLDENS MODEL. Exit 77 (skipped) without the libraries."""
+
+import json
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+try:
+    import gguf
+    import numpy as np
+    import torch
+    from peft import PeftModel
+    from safetensors.torch import load_file
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+except ImportError as missing:
+    print("skipped:", missing)
+    sys.exit(77)
+
+TEXT = "The quick brown fox, 12345 times."
+# Largest error of a number in units of the block's largest one.
+BOUNDS = {"Q8_0": 0.005, "Q6_K": 0.05, "Q5_1": 0.05, "Q5_0": 0.07, "Q4_1": 0.1, "Q4_0": 0.13}
+
+
+def load(path, dtype=torch.float32):
+    return AutoModelForCausalLM.from_pretrained(path, dtype=dtype).eval()
+
+
+def logits(model, ids):
+    with torch.no_grad():
+        return model(torch.tensor([ids])).logits[0].float()
+
+
+def permute(weight, heads):
+    return weight.reshape(heads, 2, weight.shape[0] // heads // 2, *weight.shape[1:]).swapaxes(1, 2).reshape(weight.shape)
+
+
+def gguf_name(name):
+    for old, new in [("model.embed_tokens", "token_embd"), ("model.layers", "blk"), ("model.norm", "output_norm"),
+                     ("lm_head", "output"), ("self_attn.q_proj", "attn_q"), ("self_attn.k_proj", "attn_k"),
+                     ("self_attn.v_proj", "attn_v"), ("self_attn.o_proj", "attn_output"), ("mlp.", "ffn_"),
+                     ("post_attention_layernorm", "ffn_norm"), ("input_layernorm", "attn_norm"), ("_proj", "")]:
+        name = name.replace(old, new)
+    return name
+
+
+class Check:
+    def __init__(self, tool, goldens, model):
+        self.tool, self.base = tool, pathlib.Path(goldens, model)
+        self.adapter = pathlib.Path(goldens, model + "_adapter")
+        self.config = json.load(open(self.base / "config.json"))
+        plain = load(self.base)
+        self.ids = AutoTokenizer.from_pretrained(self.base)(TEXT)["input_ids"]
+        self.plain = logits(plain, self.ids)
+        self.peft = PeftModel.from_pretrained(plain, self.adapter)
+        self.deltas = {n.removeprefix("base_model.model."): m.get_delta_weight("default").detach()
+                       for n, m in self.peft.named_modules() if hasattr(m, "get_delta_weight")}
+        self.merged = self.peft.merge_and_unload()
+        self.wanted = logits(self.merged, self.ids)
+
+    def export(self, out, kind, quantization, base=None, adapter=None):
+        folder = out / f"{kind}-{quantization}-{'again' if base else 'first'}"
+        subprocess.run([self.tool, base or self.base, self.adapter if adapter is None else adapter, kind, quantization,
+                        folder], check=True)
+        return folder
+
+    def check_merged(self, out):
+        for quantization, bound in [("f32", 2e-5), ("f16", 5e-3), ("bf16", 5e-2)]:
+            folder = self.export(out, "merged", quantization)
+            assert (folder / "model.safetensors.index.json").exists()
+            found = logits(load(folder), AutoTokenizer.from_pretrained(folder)(TEXT)["input_ids"])
+            worst = float((found - self.wanted).abs().max())
+            print("merged", quantization, "largest difference", worst)
+            assert worst < bound and worst < float((self.plain - self.wanted).abs().max())
+        self.weights = {k: v for f in (out / "merged-f32-first").glob("*.safetensors") for k, v in load_file(f).items()}
+
+    def reference(self, name):
+        weight = self.weights[name].numpy()
+        heads = {"q_proj": "num_attention_heads", "k_proj": "num_key_value_heads"}
+        for key, field in heads.items():
+            if key in name:
+                weight = permute(weight, self.config[field])
+        return np.ascontiguousarray(weight)
+
+    def check_gguf(self, out, quantization):
+        folder = self.export(out, "gguf", quantization)
+        reader = gguf.GGUFReader(folder / f"model-{quantization}.gguf")
+        tensors = {t.name: t for t in reader.tensors}
+        assert len(tensors) == len(self.weights) + ("rope_freqs.weight" in tensors)
+        types = set()
+        for name in self.weights:
+            tensor, wanted = tensors[gguf_name(name)], self.reference(name)
+            kind = tensor.tensor_type
+            types.add(kind.name)
+            assert list(reversed(tensor.shape.tolist())) == list(wanted.shape), name
+            if not kind.name.endswith("_K"):
+                assert np.array_equal(np.asarray(tensor.data).view(np.uint8).ravel(),
+                                      np.ascontiguousarray(gguf.quantize(wanted, kind)).view(np.uint8).ravel()), name
+            if kind.name in BOUNDS:
+                error = np.abs(gguf.dequantize(tensor.data, kind).ravel() - wanted.ravel()).max()
+                assert error < BOUNDS[kind.name] * np.abs(wanted).max(), (name, kind.name, error)
+        value = lambda key: reader.fields[key].contents()
+        assert value("llama.block_count") == self.config["num_hidden_layers"]
+        assert len(value("tokenizer.ggml.tokens")) == self.config["vocab_size"]
+        assert value("general.type") == "model"
+        assert (folder / "Modelfile").read_text().startswith("# ollama create")
+        print("gguf", quantization, "types", sorted(types))
+        return folder / f"model-{quantization}.gguf"
+
+    def check_again(self, out, file):
+        folder = self.export(out, "merged", "f32", base=file, adapter="")
+        found = logits(load(folder), AutoTokenizer.from_pretrained(folder)(TEXT)["input_ids"])
+        worst = float((found - self.wanted).abs().max())
+        print("gguf f32 -> merged: largest difference", worst)
+        assert worst < 2e-4  # rotary divisors are stored as float32
+        copied = gguf.GGUFReader(self.export(out, "gguf", "f32", base=file, adapter="") / "model-f32.gguf")
+        first = gguf.GGUFReader(file)
+        for a, b in zip(first.tensors, copied.tensors, strict=True):
+            assert a.name == b.name and np.array_equal(a.data, b.data), a.name
+        assert set(first.fields) == set(copied.fields)
+
+    def check_lora(self, out):
+        reader = gguf.GGUFReader(self.export(out, "gguf_lora", "") / "adapter.gguf")
+        alpha = reader.fields["adapter.lora.alpha"].contents()
+        tensors = {t.name: np.array(t.data) for t in reader.tensors}
+        assert len(tensors) == 2 * len(self.deltas)
+        for name, delta in self.deltas.items():
+            stem = gguf_name(name + ".weight")
+            a, b = tensors[stem + ".lora_a"], tensors[stem + ".lora_b"]
+            wanted = delta.numpy()
+            for key, field in {"q_proj": "num_attention_heads", "k_proj": "num_key_value_heads"}.items():
+                if key in name:
+                    wanted = permute(wanted, self.config[field])
+            assert np.abs(b @ a * (alpha / a.shape[0]) - wanted).max() < 1e-5, name
+        print("gguf_lora:", len(self.deltas), "modules")
+
+
+def main():
+    check = Check(*sys.argv[1:])
+    with tempfile.TemporaryDirectory() as out:
+        out = pathlib.Path(out)
+        check.check_merged(out)
+        for quantization in ["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "q4_k_m", "q5_k_m", "q6_k"]:
+            file = check.check_gguf(out, quantization)
+            if quantization == "f32":
+                check.check_again(out, file)
+        check.check_lora(out)
+
+
+if __name__ == "__main__":
+    main()
