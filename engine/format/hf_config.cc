@@ -143,11 +143,6 @@ absl::StatusOr<std::string> ModelType(Fields& fields) {
 }
 
 absl::Status CheckVariant(Fields& fields, bool mistral, int64_t max_position) {
-  if (fields.Find("quantization_config") != nullptr) {
-    return Unsupported(fields.name(),
-                       "quantization_config: already quantized checkpoints are not supported; use "
-                       "the original bf16, f16 or f32 weights");
-  }
   const std::string activation = fields.String("hidden_act", "silu");
   if (activation != "silu") {
     return Unsupported(fields.name(), absl::StrCat("hidden_act: expected silu, found ",
@@ -162,6 +157,25 @@ absl::Status CheckVariant(Fields& fields, bool mistral, int64_t max_position) {
     }
   }
   return fields.status();
+}
+
+// quantization_config, of bitsandbytes alone.
+absl::Status ReadQuantization(Fields& fields, ModelConfig* config) {
+  const json* stored = fields.Find("quantization_config");
+  if (stored == nullptr) return absl::OkStatus();
+  Fields inner(*stored, fields.name() + ": quantization_config");
+  const std::string method = inner.String("quant_method", "");
+  const bool four_bit = inner.Bool("load_in_4bit", false), eight_bit = inner.Bool("load_in_8bit", false);
+  const std::string type = inner.String("bnb_4bit_quant_type", "fp4");
+  if (!inner.status().ok()) return inner.status();
+  if (method != "bitsandbytes" || four_bit == eight_bit || (four_bit && type != "nf4" && type != "fp4")) {
+    return Unsupported(inner.name(), absl::StrCat("quant_method \"", absl::Utf8SafeCHexEscape(method),
+                                                  "\": of quantized checkpoints, 4-bit (nf4, fp4) and 8-bit ones of "
+                                                  "bitsandbytes are loaded; use the original bf16, f16 or f32 weights"));
+  }
+  config->stored_base = four_bit ? type : "int8";
+  config->stored_double_quant = four_bit && inner.Bool("bnb_4bit_use_double_quant", false);
+  return inner.status();
 }
 
 // Fills rope_theta and rope_scaling from "rope_parameters" (transformers 5) or "rope_theta" and
@@ -276,7 +290,7 @@ absl::StatusOr<ModelConfig> ParseHfConfig(absl::string_view config_json,
   ReadSizes(fields, mistral, &config);
   for (const absl::Status& status :
        {fields.status(), CheckVariant(fields, mistral, config.max_position_embeddings),
-        ReadRope(fields, &config), ReadTokenIds(fields, &config),
+        ReadRope(fields, &config), ReadQuantization(fields, &config), ReadTokenIds(fields, &config),
         ReadGenerationConfig(generation_config_json, folder + "/generation_config.json", &config),
         CheckConfig(config, name)}) {
     if (!status.ok()) return status;

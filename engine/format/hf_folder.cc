@@ -200,6 +200,10 @@ absl::StatusOr<std::shared_ptr<const ModelSource>> OpenHfFolder(const std::strin
   if (!chat.ok()) return chat.status();
   parts.chat_template = *std::move(chat);
   if (absl::Status s = AddWeights(folder, &parts); !s.ok()) return s;
+  if (!parts.config.stored_base.empty()) {
+    const absl::Status s = FoldBnbWeights(parts.name, &parts.tensors, &parts.bytes, &parts.packed);
+    if (!s.ok()) return s;
+  }
   parts.load_tokenizer = [folder] { return LoadHfTokenizer(folder); };
   return StoredModel::Create(std::move(parts));
 }

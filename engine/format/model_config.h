@@ -36,6 +36,9 @@ struct ModelConfig {
   bool tie_word_embeddings = false;
   bool attention_bias = false;  // q, k, v (and o where present) carry biases
   bool mlp_bias = false;
+  // How bitsandbytes stored the linears: "nf4", "fp4" or "int8"; empty: they are not quantized, or in a GGUF file's way.
+  std::string stored_base;
+  bool stored_double_quant = false;
   std::optional<int32_t> bos_token_id;
   std::vector<int32_t> eos_token_ids;
 

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "engine/format/bnb_checkpoint.h"
 #include "engine/format/model_config.h"
 #include "engine/format/tensor_info.h"
 #include "engine/text/tokenizer.h"
@@ -32,6 +33,9 @@ class ModelSource {
   // package's dequantize for GGUF types. For Llama GGUF files the rows of q_proj and k_proj are
   // permuted back to the Hugging Face (half-split) RoPE order.
   virtual absl::Status ReadF32(const TensorInfo& tensor, std::span<float> out) const = 0;
+
+  // A tensor of type kBnb, whose bytes alone are not its numbers. null for others.
+  virtual const BnbWeight* Packed(const TensorInfo& tensor) const = 0;
 
   virtual absl::StatusOr<std::shared_ptr<const text::Tokenizer>> LoadTokenizer() const = 0;
   virtual std::string chat_template() const = 0;  // empty when the model has none

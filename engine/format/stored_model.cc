@@ -90,6 +90,11 @@ absl::StatusOr<std::span<const uint8_t>> StoredModel::Raw(const TensorInfo& tens
   return parts_.bytes[it->second];
 }
 
+const BnbWeight* StoredModel::Packed(const TensorInfo& tensor) const {
+  const auto it = parts_.packed.find(tensor.name);
+  return it == parts_.packed.end() ? nullptr : &it->second;
+}
+
 int64_t StoredModel::InterleavedHeads(const std::string& name) const {
   if (!parts_.interleaved_rope) return 0;
   if (absl::StrContains(name, ".q_proj.")) return parts_.config.num_attention_heads;
@@ -107,6 +112,10 @@ absl::Status StoredModel::ReadF32(const TensorInfo& tensor, std::span<float> out
     return absl::InvalidArgumentError(absl::StrCat(parts_.name, ": tensor ", tensor.name,
                                                    ": expected room for ", *count,
                                                    " numbers, found ", out.size()));
+  }
+  if (const BnbWeight* packed = Packed(stored)) {
+    DecodeBnb(*packed, out);
+    return absl::OkStatus();
   }
   const int64_t heads = InterleavedHeads(stored.name);
   if (heads == 0) return DecodeToF32(stored.dtype, *raw, out);

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <functional>
+#include <map>
 #include <memory>
 #include <span>
 #include <string>
@@ -21,6 +22,7 @@ struct ModelParts {
   ModelConfig config;
   std::vector<TensorInfo> tensors;              // as found
   std::vector<std::span<const uint8_t>> bytes;  // of each tensor
+  std::map<std::string, BnbWeight> packed;      // those of type kBnb, by name
   // Rows of q_proj and k_proj are interleaved as llama.cpp stores them.
   bool interleaved_rope = false;
   std::string chat_template;
@@ -38,6 +40,7 @@ class StoredModel : public ModelSource {
   const TensorInfo* Find(const std::string& name) const override;
   absl::StatusOr<std::span<const uint8_t>> Raw(const TensorInfo& tensor) const override;
   absl::Status ReadF32(const TensorInfo& tensor, std::span<float> out) const override;
+  const BnbWeight* Packed(const TensorInfo& tensor) const override;
   absl::StatusOr<std::shared_ptr<const text::Tokenizer>> LoadTokenizer() const override {
     return parts_.load_tokenizer();
   }

@@ -51,6 +51,8 @@ DTypeTraits TraitsOf(DType dtype) {
       return {"Q5_K", {256, 176}};
     case DType::kQ6_K:
       return {"Q6_K", {256, 210}};
+    case DType::kBnb:
+      return {"BNB", {1, 1}};
   }
   return {"unknown", {1, 0}};
 }

@@ -28,7 +28,8 @@ enum class DType {
   kQ8_0,
   kQ4_K,
   kQ5_K,
-  kQ6_K
+  kQ6_K,
+  kBnb  // codes of bitsandbytes, meaningless without what belongs to them: bnb_checkpoint.h
 };
 
 struct TensorInfo {

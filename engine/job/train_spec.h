@@ -140,6 +140,7 @@ struct TrainSpec {
   EvalOptions evaluation;
   std::string base_quantization = "nf4";  // "nf4" | "fp4" | "int8" | "fp8" | "none" (compute dtype)
   bool double_quant = true;               // of "nf4" and "fp4": scales in 8 bits
+  double int8_threshold = 0;              // of "int8": above 0, inputs in INT8 but for columns with such magnitudes
   std::vector<std::string> skip_modules;  // patterns of linears in the compute dtype
   std::string compute_dtype = "auto";     // auto: bf16 on CUDA, f32 on the CPU | "bf16" | "f32"
   std::string device = "auto";            // auto | cpu | cuda

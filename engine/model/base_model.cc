@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "engine/format/rope.h"
+#include "engine/model/packed_weight.h"
 #include "engine/model/weight_upload.h"
 #include "engine/plan/module_pattern.h"
 #include "kernels/codes8.h"
@@ -92,9 +93,9 @@ class Loader {
     if (AllSkipped(parts)) return Dense(parts, in, *bias);
     std::vector<StoredMatrix> quantized;
     for (const PartSpec& part : parts) {
-      absl::StatusOr<at::Tensor> stored = Stored(part.name + ".weight", {part.rows, in});
-      if (!stored.ok()) return stored.status();
-      quantized.push_back(StoreMatrix(*stored, FormatOf(part), options_.double_quant, options_.dtype));
+      absl::StatusOr<StoredMatrix> matrix = Matrix(part, in);
+      if (!matrix.ok()) return matrix.status();
+      quantized.push_back(*std::move(matrix));
     }
     FrozenLinear linear = FrozenLinear::Stored(std::move(quantized), in, *bias);
     const auto codes = CodesOf(options_.precision);
@@ -110,6 +111,19 @@ class Loader {
  private:
   plan::BaseFormat FormatOf(const PartSpec& part) const {
     return skip_.Matches(part.name) ? plan::BaseFormat::kCompute : options_.base;
+  }
+  // As the file has it, where that is what is asked for; else quantized here.
+  absl::StatusOr<StoredMatrix> Matrix(const PartSpec& part, int64_t in) {
+    const std::string name = part.name + ".weight";
+    const plan::BaseFormat format = FormatOf(part);
+    const format::TensorInfo* info = source_.Find(name);
+    const format::BnbWeight* packed = info == nullptr ? nullptr : source_.Packed(*info);
+    if (packed != nullptr && PackedFormat(*packed) == format && packed->shape == std::vector<int64_t>{part.rows, in}) {
+      return UploadPacked(*packed, upload_);
+    }
+    absl::StatusOr<at::Tensor> stored = Stored(name, {part.rows, in});
+    if (!stored.ok()) return stored.status();
+    return StoreMatrix(*stored, format, options_.double_quant, options_.dtype);
   }
   bool AllSkipped(const std::vector<PartSpec>& parts) const {
     return std::all_of(parts.begin(), parts.end(),
@@ -252,6 +266,7 @@ plan::PlanInput PlanInputOf(const BaseModel& base) {
   input.model = base.config;
   input.base = base.options.base;
   input.double_quant = base.options.double_quant;
+  input.int8_products = base.options.base == plan::BaseFormat::kInt8 && base.options.int8_threshold > 0;
   input.skip_modules = base.options.skip_modules;
   input.compute_bytes = base.options.dtype == at::kFloat ? 4 : 2;
   input.precision = base.options.precision;

@@ -24,6 +24,7 @@ struct LoadOptions {
   plan::BaseFormat base = plan::BaseFormat::kNf4;  // of the linears of the layers
   plan::MatmulPrecision precision = plan::MatmulPrecision::kCompute;  // of their products; others need 4-bit codes
   bool double_quant = true;           // of 4-bit formats: the scales in 8 bits
+  double int8_threshold = 0;          // above 0: products of an INT8 base take INT8 inputs (int8_product.h)
   std::vector<std::string> skip_modules;  // of linears in the compute type: see plan/module_pattern.h
 
   bool quantized() const { return base != plan::BaseFormat::kCompute; }

@@ -26,6 +26,16 @@ std::vector<kernels::Nf4Tensor> FourBitParts(const std::vector<StoredMatrix>& pa
   return found;
 }
 
+std::vector<kernels::RowCodes> Int8Parts(const std::vector<StoredMatrix>& parts) {
+  std::vector<kernels::RowCodes> found;
+  for (const StoredMatrix& part : parts) {
+    const auto* rows = std::get_if<kernels::RowCodes>(&part);
+    if (rows == nullptr || rows->codes_OI.scalar_type() != at::kChar) return {};
+    found.push_back(*rows);
+  }
+  return found;
+}
+
 }  // namespace
 
 FrozenLinear FrozenLinear::Dense(at::Tensor weight_OI, at::Tensor bias_O) {
@@ -43,6 +53,7 @@ FrozenLinear FrozenLinear::Stored(std::vector<StoredMatrix> parts, int64_t in, a
   for (const StoredMatrix& part : parts) linear.out_ += StoredRows(part);
   linear.parts_ = std::move(parts);
   linear.four_bit_ = FourBitParts(linear.parts_);
+  linear.int8_ = Int8Parts(linear.parts_);
   linear.bias_O_ = std::move(bias_O);
   return linear;
 }

@@ -29,6 +29,8 @@ class FrozenLinear {
   const std::vector<StoredMatrix>& parts() const { return parts_; }
   // The parts where all are 4-bit codes of one table, else empty: what kernels/nf4_gemm.h multiplies with.
   const std::vector<kernels::Nf4Tensor>& four_bit() const { return four_bit_; }
+  // Likewise where all are INT8: what int8_product.h multiplies with.
+  const std::vector<kernels::RowCodes>& int8() const { return int8_; }
   int64_t bytes() const;
 
   // The weight [O, I] in the compute type: the dense tensor itself, or Extended(scratch, 0).
@@ -56,6 +58,7 @@ class FrozenLinear {
   at::Tensor dense_OI_, bias_O_, scale_O_, scale_I_;
   std::vector<StoredMatrix> parts_;
   std::vector<kernels::Nf4Tensor> four_bit_;
+  std::vector<kernels::RowCodes> int8_;
 };
 
 }  // namespace finetuned::model

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "engine/model/int8_product.h"
 #include "engine/plan/generation.h"
 #include "engine/plan/memory_plan.h"
 #include "kernels/codes8.h"
@@ -13,7 +14,8 @@ namespace finetuned::model {
 
 Projection::Projection(const PassContext& pass, const FrozenLinear& linear, int64_t layer,
                        lora::GroupKind kind, WeightPlace* place)
-    : pass_(pass), linear_(linear), place_(*place), codes_(CodesOf(pass.base->options.precision)) {
+    : pass_(pass), linear_(linear), place_(*place), codes_(CodesOf(pass.base->options.precision)),
+      int8_(pass.base->options.int8_threshold > 0 && Int8ProductSupports(linear.int8(), linear.in())) {
   if (pass.adapter == nullptr) return;
   group_ = &pass.adapter->group(layer, kind);
   ranks_ = group_->ranks();
@@ -92,6 +94,7 @@ void Projection::Backward(const Extended& dy_TO, const Extended& x_TI, at::Tenso
 
 void Projection::Multiply(const at::Tensor& x, bool transposed, at::Tensor& y) {
   if (codes_) return MultiplyCodes(x, transposed, y);
+  if (int8_ && !transposed) return Int8Product(linear_.int8(), x, pass_.base->options.int8_threshold, *pass_.workspace, y);
   at::mm_out(y, x, transposed ? Weight() : Weight().t());
 }
 

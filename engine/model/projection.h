@@ -48,7 +48,7 @@ class Projection {
 
  private:
   // The adapters ride on the frozen product: one matrix holds W, A and B.
-  bool Rides() const { return ranks_ > 0 && linear_.quantized() && pass_.dropout.p == 0 && !codes_ && !dora(); }
+  bool Rides() const { return ranks_ > 0 && linear_.quantized() && pass_.dropout.p == 0 && !codes_ && !int8_ && !dora(); }
   bool dora() const { return group_ != nullptr && group_->gain_O.defined(); }
   at::Tensor BackwardGain(const at::Tensor& dy_TO, const at::Tensor& x_TI, const at::Tensor& u_TG);
   // The weight stays as it is stored.
@@ -67,6 +67,7 @@ class Projection {
   const FrozenLinear& linear_;
   WeightPlace& place_;
   const std::optional<at::ScalarType> codes_;  // type of 8-bit codes that the frozen product takes
+  const bool int8_;  // the forward product takes INT8 inputs
   const lora::Group* group_ = nullptr;
   int64_t ranks_ = 0;
   double scaling_ = 0;

@@ -115,6 +115,21 @@ void AddCodes(const PlanInput& in, const FusedLinears& fused, const Kept& kept, 
   }
 }
 
+// Of an INT8 base whose products take INT8 inputs (model/int8_product.h), matrix by matrix.
+void AddInt8Products(const PlanInput& in, const Kept& kept, Collector& c) {
+  int64_t inputs = 0, outputs = 0;
+  for (const Linear& linear : LayerLinears(in.model)) {
+    inputs = std::max(inputs, linear.in);
+    outputs = std::max(outputs, linear.out);
+  }
+  const int64_t some = kept.shared_rows(in.tokens()), rows = std::max<int64_t>(32, some);
+  c.Add("activations", "codes8.inputs", rows * inputs);
+  c.Add("activations", "codes8.scales", rows * 4);
+  c.Add("activations", "codes8.sums", std::min(kCodes8SumRows, rows) * outputs * 4);
+  c.Add("activations", "int8.rest", some * inputs * in.compute_bytes);
+  c.Add("activations", "int8.outliers", some * std::min(kInt8Outliers, inputs) * in.compute_bytes);
+}
+
 // Of the backward of cuDNN's attention, as an H100 asked for it: every document padded as there, float32
 // gradients of q, sums of rows, and, where query heads share keys, 16-bit gradients of k and v of every query head.
 int64_t CudnnWorkspace(const PlanInput& in) {
@@ -155,6 +170,7 @@ void AddActivations(const PlanInput& in, Collector& c) {
   AddShared(in, fused, kept, c);
   AddKept(in, fused, kept, c);
   if (in.precision != MatmulPrecision::kCompute) AddCodes(in, fused, kept, c);
+  if (in.int8_products) AddInt8Products(in, kept, c);
   if (!in.on_gpu) return;
   constexpr int64_t kShortest = 1024;  // shorter documents never go to cuDNN
   const bool may_use_cudnn = in.device.cudnn_attention && !in.deterministic && in.max_seq_length >= kShortest;

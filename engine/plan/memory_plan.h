@@ -38,6 +38,7 @@ struct PlanInput {
   Method method = Method::kSft;
   BaseFormat base = BaseFormat::kNf4;
   bool double_quant = true;           // of 4-bit formats: scales as 8-bit codes
+  bool int8_products = false;         // of an INT8 base: inputs in INT8 too, but for outlier columns
   std::vector<std::string> skip_modules;  // patterns of linears in the compute type (module_pattern.h)
   bool nf4_lm_head = false;           // an untied lm_head as NF4, too
   int64_t compute_bytes = 2;          // bytes of one activation: 2 (bf16) or 4 (f32)
@@ -91,6 +92,9 @@ int64_t SpareColumns(int64_t ranks);
 // in multiples of 128 rows, between 128 and 1024: enough rows for products at full speed. The engine uses
 // the same function.
 int64_t LogitsChunkRows(int64_t vocab_size);
+
+// Columns of inputs that INT8 products with a threshold multiply in the compute type, at most.
+inline constexpr int64_t kInt8Outliers = 64;
 
 // Rows of a weight whose norm DoRA takes at a time.
 inline constexpr int64_t kDoraRows = 512;

@@ -280,6 +280,7 @@ class Run {
             .base = plan::ParseBaseFormat(spec_.base_quantization),
             .precision = plan::ParsePrecision(spec_.matmul_precision),
             .double_quant = spec_.double_quant,
+            .int8_threshold = spec_.int8_threshold,
             .skip_modules = spec_.skip_modules};
   }
 

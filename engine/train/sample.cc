@@ -133,6 +133,7 @@ absl::Status Execute(const SampleSpec& spec, BaseModelCache* cache, const std::a
                                       .base = plan::ParseBaseFormat(spec.base_quantization),
                                       .precision = plan::ParsePrecision(spec.matmul_precision),
                                       .double_quant = spec.double_quant,
+                                      .int8_threshold = spec.int8_threshold,
                                       .skip_modules = spec.skip_modules};
   const auto base = LoadThroughCache(cache, **source, spec.base_model_path, options);
   if (!base.ok()) return base.status();

@@ -17,6 +17,7 @@ struct SampleSpec {
   std::string adapter_dir;               // PEFT folder; empty: the base alone
   std::string base_quantization = "nf4";  // as in TrainSpec, like the next ones
   bool double_quant = true;
+  double int8_threshold = 0;
   std::vector<std::string> skip_modules;
   std::string matmul_precision = "bf16";
   std::string compute_dtype = "auto";

@@ -263,6 +263,9 @@ absl::Status ValidateSpec(const job::TrainSpec& spec) {
   c.OneOf(spec.compute_dtype, {"auto", "bf16", "f32"}, "compute.dtype");
   c.OneOf(spec.device, {"auto", "cpu", "cuda"}, "compute.device");
   c.OneOf(spec.matmul_precision, {"bf16", "fp8", "int8"}, "compute.matmul_precision");
+  c.AtLeast(spec.int8_threshold, 0, "quantization.int8_threshold");
+  c.Require(spec.int8_threshold == 0 || spec.base_quantization == "int8", "quantization.int8_threshold",
+            "needs quantization.base int8");
   const bool four_bit = spec.base_quantization == "nf4" || spec.base_quantization == "fp4";
   c.Require(spec.matmul_precision == "bf16" || (four_bit && spec.skip_modules.empty()), "compute.matmul_precision",
             absl::StrCat("is \"", spec.matmul_precision,
@@ -307,6 +310,7 @@ nlohmann::json SpecIdentity(const job::TrainSpec& s) {
       {"seed", s.seed}};
   // Left out at their defaults: checkpoints of earlier versions do not have them.
   if (!s.double_quant) identity["quantization.double_quant"] = false;
+  if (s.int8_threshold > 0) identity["quantization.int8_threshold"] = s.int8_threshold;
   if (!s.skip_modules.empty()) identity["quantization.skip_modules"] = s.skip_modules;
   if (!s.lora.rank_pattern.empty()) identity["lora.rank_pattern"] = s.lora.rank_pattern;
   if (!s.lora.alpha_pattern.empty()) identity["lora.alpha_pattern"] = s.lora.alpha_pattern;

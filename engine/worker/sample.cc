@@ -17,6 +17,7 @@ train::SampleSpec SpecOf(const internal::RunSample& sample, const std::string& d
   spec.adapter_dir = sample.adapter_dir();
   spec.base_quantization = run.base_quantization;
   spec.double_quant = run.double_quant;
+  spec.int8_threshold = run.int8_threshold;
   spec.skip_modules = run.skip_modules;
   if (!run.matmul_precision.empty()) spec.matmul_precision = run.matmul_precision;
   spec.compute_dtype = run.compute_dtype;

@@ -133,6 +133,7 @@ job::TrainSpec ToTrainSpec(const v1::JobSpec& spec, const std::string& job_name,
   const v1::QuantizationSpec& quantization = spec.quantization();
   out.base_quantization = quantization.base();
   out.double_quant = !quantization.has_double_quant() || quantization.double_quant();
+  out.int8_threshold = quantization.int8_threshold();
   out.skip_modules.assign(quantization.skip_modules().begin(), quantization.skip_modules().end());
   out.compute_dtype = spec.compute().dtype();
   out.device = spec.compute().device();

@@ -232,6 +232,10 @@ std::vector<Violation> ValidateSpec(const v1::JobSpec& spec) {
   c.Integer("checkpoints.keep_last", spec.checkpoints().keep_last(), 1, 1000);
   CheckEvaluation(spec, c);
   c.OneOf("quantization.base", spec.quantization().base(), kBase);
+  c.Number("quantization.int8_threshold", spec.quantization().int8_threshold(), 0, 1e6);
+  if (spec.quantization().int8_threshold() > 0 && spec.quantization().base() != "int8") {
+    c.Add("quantization.int8_threshold", "needs quantization.base int8");
+  }
   c.OneOf("compute.dtype", spec.compute().dtype(), kDtypes);
   c.OneOf("compute.device", spec.compute().device(), kDevices);
   c.OneOf("compute.activation_checkpointing", spec.compute().activation_checkpointing(), kOnOff);
@@ -254,7 +258,6 @@ std::vector<Violation> UnavailableFeatures(const v1::JobSpec& spec) {
   if (!quantization.embed_tokens().empty() && quantization.embed_tokens() != "device") {
     c.Add("quantization.embed_tokens", absl::StrCat(quantization.embed_tokens(), kLater, "; use device"));
   }
-  if (quantization.int8_threshold() != 0) c.Add("quantization.int8_threshold", absl::StrCat("this", kLater));
   if (spec.has_export_()) c.Add("export", absl::StrCat("exporting", kLater));
   if (spec.has_evaluate()) c.Add("evaluate", absl::StrCat("evaluation jobs", kLater));
   const v1::LoraSpec& lora = spec.lora();

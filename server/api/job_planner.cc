@@ -60,6 +60,7 @@ plan::PlanInput ToPlanInput(const JobSpec& spec, const format::ModelConfig& mode
   in.method = plan::ParseMethod(MethodName(spec));
   in.base = plan::ParseBaseFormat(spec.quantization().base());
   in.double_quant = spec.quantization().double_quant();
+  in.int8_products = in.base == plan::BaseFormat::kInt8 && spec.quantization().int8_threshold() > 0;
   in.skip_modules.assign(spec.quantization().skip_modules().begin(), spec.quantization().skip_modules().end());
   in.compute_bytes = spec.compute().dtype() == "f32" ? 4 : 2;
   in.on_gpu = spec.compute().device() == "cuda";
@@ -79,6 +80,15 @@ plan::PlanInput ToPlanInput(const JobSpec& spec, const format::ModelConfig& mode
   in.activation_offload = spec.compute().activation_offload() == "on";
   in.precision = plan::ParsePrecision(spec.compute().matmul_precision());
   return in;
+}
+
+// A base that bitsandbytes stored quantized is kept as it is, unless the job asks for another format.
+v1::Job WithStoredBase(v1::Job job, const format::ModelConfig& model) {
+  v1::QuantizationSpec* quantization = job.mutable_spec()->mutable_quantization();
+  if (model.stored_base.empty()) return job;
+  if (quantization->base().empty()) quantization->set_base(model.stored_base);
+  if (quantization->base() == model.stored_base) quantization->set_double_quant(model.stored_double_quant);
+  return job;
 }
 
 v1::MemoryEstimate ToProto(const plan::MemoryPlan& memory) {
@@ -171,7 +181,8 @@ absl::StatusOr<PlannedJob> JobPlanner::Plan(const v1::Job& job) const {
   out.model = *std::move(model);
   out.dataset = *std::move(dataset);
   out.dataset_path = daemon_.store->layout().DatasetFile(out.dataset.sha256());
-  const absl::Status settled = Settle(job, out.model->source().config(), &out);
+  const format::ModelConfig& config = out.model->source().config();
+  const absl::Status settled = Settle(WithStoredBase(job, config), config, &out);
   if (!settled.ok()) return settled;
   return out;
 }

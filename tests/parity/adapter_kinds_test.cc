@@ -15,9 +15,10 @@ constexpr double kTolerance = 1e-4;
 
 std::string KindPath(const std::string& name) { return GoldenPath("kinds/" + name); }
 
-std::shared_ptr<model::BaseModel> LoadBase(const model::LoadOptions& options) {
-  const auto source = format::OpenModel(GoldenPath("untied"));
-  auto base = model::LoadBaseModel(**source, "untied", options);
+std::shared_ptr<model::BaseModel> LoadBase(const model::LoadOptions& options, const std::string& name = "untied") {
+  const auto source = format::OpenModel(GoldenPath(name));
+  if (!source.ok()) throw std::runtime_error(std::string(source.status().message()));
+  auto base = model::LoadBaseModel(**source, name, options);
   if (!base.ok()) throw std::runtime_error(std::string(base.status().message()));
   return *base;
 }
@@ -137,6 +138,45 @@ TEST_F(QuantizedBase, SkippedModulesKeepTheirNumbers) {
   const at::Tensor weight = some->layers[0].qkv.Weight(scratch), exact = dense->layers[0].qkv.Weight({});
   EXPECT_TRUE(at::equal(weight.narrow(0, q, kv), exact.narrow(0, q, kv)));
   EXPECT_FALSE(at::equal(weight.narrow(0, 0, q), exact.narrow(0, 0, q)));
+}
+
+// Inputs in INT8 cost little, and the backward knows nothing of it.
+TEST_F(QuantizedBase, Int8InputsStayCloseToTheDequantizedProduct) {
+  const auto rounded = LoadBase({.base = plan::BaseFormat::kInt8, .int8_threshold = 6});
+  const double scale = golden_.at("int8").abs().max().item<double>();
+  const double difference = Difference(*rounded, "int8");
+  EXPECT_LT(difference, 0.05 * scale);
+  EXPECT_GT(difference, kTolerance);
+}
+
+at::Tensor CodesOf(const model::StoredMatrix& matrix) {
+  const auto* four_bit = std::get_if<kernels::Nf4Tensor>(&matrix);
+  return four_bit != nullptr ? four_bit->codes : std::get<kernels::RowCodes>(matrix).codes_OI;
+}
+
+// Checkpoints of bitsandbytes are taken as they are: the bytes that quantizing here gives, and the logits.
+TEST_F(QuantizedBase, StoredByBitsandbytesIsNotQuantizedAgain) {
+  const struct {
+    const char *folder, *logits;
+    plan::BaseFormat format;
+    bool double_quant;
+  } cases[] = {{"kinds/bnb_nf4", "nf4", plan::BaseFormat::kNf4, true},
+               {"kinds/bnb_fp4", "fp4_plain", plan::BaseFormat::kFp4, false},
+               {"kinds/bnb_int8", "int8", plan::BaseFormat::kInt8, true}};
+  for (const auto& c : cases) {
+    SCOPED_TRACE(c.folder);
+    const auto stored = LoadBase({.base = c.format}, c.folder);
+    EXPECT_LT(Difference(*stored, c.logits), kTolerance);
+    const auto here = LoadBase(c.format, c.double_quant);
+    for (size_t i = 0; i < here->layers.size(); ++i) {
+      for (size_t p = 0; p < 3; ++p) {
+        EXPECT_TRUE(at::equal(CodesOf(stored->layers[i].qkv.parts()[p]), CodesOf(here->layers[i].qkv.parts()[p])));
+      }
+    }
+    EXPECT_EQ(stored->bytes(), here->bytes());
+    // Another format is made of their values.
+    EXPECT_LT(Difference(*LoadBase({.base = plan::BaseFormat::kCompute}, c.folder), c.logits), kTolerance);
+  }
 }
 
 // DoRA at its start: magnitudes are the norms, so the base's outputs are what they were.

@@ -111,6 +111,10 @@ TEST(AdapterKindsGpu, EqualTheCpuOnEveryBase) {
       const Outcome narrow = Compute("untied", {at::kCUDA, at::kBFloat16, format}, {.recompute_activations = true}, adapter);
       EXPECT_LT(RelativeError(narrow.logits, truth.logits), 0.05);
       EXPECT_NEAR(narrow.loss, truth.loss, 0.05);
+      if (format != plan::BaseFormat::kInt8) continue;
+      const Outcome int8 = Compute("untied", {at::kCUDA, at::kBFloat16, format, plan::MatmulPrecision::kCompute, true, 6}, {}, adapter);
+      EXPECT_LT(RelativeError(int8.logits, truth.logits), 0.08);
+      EXPECT_NEAR(int8.loss, truth.loss, 0.05);
     }
   }
 }

@@ -5,7 +5,9 @@ Run: python make_adapter_goldens.py
 
 kinds/NAME/              PEFT adapters: "patterns" (rank and alpha by pattern, one layer, rsLoRA), "dora", "dora_patterns".
 kinds/NAME.safetensors   logits, loss and the gradient of every tensor that trains, of one packed batch.
-kinds/bases.safetensors  logits of the base alone, its linears in "int8", "fp4" and "fp4_plain" (no double quantization).
+kinds/bases.safetensors  logits of the base alone, its linears in "int8", "nf4", "fp4" and "fp4_plain" (no double
+                         quantization).
+kinds/bnb_NAME/          the base as bitsandbytes stores it: "nf4" (double quantization), "fp4" (without) and "int8".
 """
 
 import json
@@ -38,6 +40,7 @@ def make_adapter(folder, name, **options):
     (path / "README.md").unlink()
     saved = json.loads((path / "adapter_config.json").read_text())
     saved["base_model_name_or_path"] = folder.name  # no path of this machine
+    saved["target_modules"] = sorted(saved["target_modules"])  # PEFT keeps a set
     (path / "adapter_config.json").write_text(json.dumps(saved, indent=2, sort_keys=True) + "\n")
     return path
 
@@ -76,14 +79,42 @@ def int8_values(weight):
     return codes.float() * absmax.unsqueeze(1).mul(1.0 / 127.0)
 
 
-def fp4_values(double_quant):
+def four_bit_values(kind, double_quant):
     def values(weight):
         import bitsandbytes.functional as F
 
-        codes, state = F.quantize_4bit(weight, quant_type="fp4", blocksize=64, compress_statistics=double_quant)
+        codes, state = F.quantize_4bit(weight, quant_type=kind, blocksize=64, compress_statistics=double_quant)
         return F.dequantize_4bit(codes, state)
 
     return values
+
+
+def stored_parts(name, weight, base):
+    """The tensors of a linear as bitsandbytes.nn saves them."""
+    import bitsandbytes.functional as F
+
+    if base == "int8":
+        codes, absmax, _ = F.int8_vectorwise_quant(weight.to(torch.float16))
+        module = name.removesuffix(".weight")
+        return {name: codes, module + ".SCB": absmax, module + ".weight_format": torch.tensor(0, dtype=torch.uint8)}
+    codes, state = F.quantize_4bit(weight.to(torch.bfloat16), quant_type=base, blocksize=64, compress_statistics=base == "nf4")
+    return {name: codes, **{f"{name}.{key}": value for key, value in state.as_dict(packed=True).items()}}
+
+
+def save_stored(folder, base):
+    tensors = {}
+    for name, p in load(folder).state_dict().items():
+        linear = any(t + ".weight" in name for t in ALL)
+        tensors.update(stored_parts(name, p, base) if linear else {name: p.to(torch.bfloat16)})
+    path = KINDS / ("bnb_" + base)
+    path.mkdir(exist_ok=True)
+    save_file({k: v.contiguous() for k, v in tensors.items()}, path / "model.safetensors")
+    config = json.loads((folder / "config.json").read_text())
+    four_bit = base != "int8"
+    config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_4bit": four_bit, "load_in_8bit": not four_bit}
+    if four_bit:
+        config["quantization_config"].update(bnb_4bit_quant_type=base, bnb_4bit_use_double_quant=base == "nf4")
+    (path / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
 def main():
@@ -94,9 +125,12 @@ def main():
                     make_adapter(folder, "dora", use_dora=True),
                     make_adapter(folder, "dora_patterns", use_dora=True, **patterns)):
         golden(folder, adapter, rows)
-    bases = {"int8": int8_values, "fp4": fp4_values(True), "fp4_plain": fp4_values(False)}
+    bases = {"int8": int8_values, "nf4": four_bit_values("nf4", True), "fp4": four_bit_values("fp4", True),
+             "fp4_plain": four_bit_values("fp4", False)}
     tensors = {name: quantized_logits(folder, rows, values) for name, values in bases.items()}
     save_file({**tensors, **batch_tensors(rows)}, KINDS / "bases.safetensors")
+    for base in ("nf4", "fp4", "int8"):
+        save_stored(folder, base)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ struct Variant {
   bool standing = false;
   plan::BaseFormat format = plan::BaseFormat::kNf4;  // where nf4
   bool dora = false, patterns = false;
+  double int8_threshold = 0;
 };
 
 // A small model with an adapter, and what the plan says of it.
@@ -35,7 +36,7 @@ class PlannedBuffers : public testing::TestWithParam<Variant> {
     config_.num_hidden_layers = 3;
     config_.vocab_size = 1000;
     config_.tie_word_embeddings = v.tied;
-    base_ = bench::RandomModel(config_, {at::kCPU, at::kFloat, v.nf4 ? v.format : plan::BaseFormat::kCompute, v.precision});
+    base_ = bench::RandomModel(config_, {at::kCPU, at::kFloat, v.nf4 ? v.format : plan::BaseFormat::kCompute, v.precision, true, v.int8_threshold});
     lora::Options options{v.rank, 8, v.dropout, false, *lora::ParseTargets(v.targets)};
     options.use_dora = v.dora;
     if (v.patterns) options.rank_pattern = {{"k_proj", 2}, {"mlp\\..*", 5}};
@@ -130,6 +131,7 @@ INSTANTIATE_TEST_SUITE_P(Variants, PlannedBuffers,
                                          Variant{true, false, true, 4, {}, 0, 0, 0, 0, false, plan::MatmulPrecision::kInt8},
                                          Variant{true, false, true, 4, {}, 0, 0, 0, 0, false, plan::MatmulPrecision::kCompute, /*standing=*/true},
                                          Variant{.nf4 = true, .tied = true, .rank = 4, .format = plan::BaseFormat::kInt8},
+                                         Variant{.nf4 = true, .tied = true, .rank = 4, .format = plan::BaseFormat::kInt8, .int8_threshold = 6},
                                          Variant{.nf4 = true, .checkpointing = true, .tied = true, .rank = 4, .format = plan::BaseFormat::kFp4},
                                          Variant{.nf4 = true, .tied = true, .rank = 4, .dora = true},
                                          Variant{.nf4 = true, .checkpointing = true, .tied = true, .rank = 4, .piece_rows = 20, .format = plan::BaseFormat::kFp8, .dora = true, .patterns = true}));
