@@ -11,6 +11,7 @@
 #include "engine/generate/paged_forward.h"
 #include "engine/model/dora.h"
 #include "engine/model/lm_head_chunks.h"
+#include "engine/model/trained_modules.h"
 #include "kernels/embedding.h"
 #include "kernels/nf4_gemm.h"
 #include "kernels/rms_norm.h"
@@ -120,7 +121,7 @@ at::Tensor StepRunner::ForwardLayers(const model::PassContext& pass) {
                                 base_.options.dtype);
   };
   at::Tensor x_TD = input(0);
-  kernels::EmbeddingGather(base_.embed_VD, batch.ids_T, x_TD);
+  kernels::EmbeddingGather(model::EmbeddingOf(base_, adapter_), batch.ids_T, x_TD);
   for (int64_t i = 0; i < base_.config.num_hidden_layers; ++i) {
     const at::Tensor out_TD = input(i + 1);
     model::LayerForward(pass, i, model::Keep::kNothing, x_TD, out_TD);
@@ -163,7 +164,7 @@ void StepRunner::Choose(const at::Tensor& x_BD, const at::Tensor& slots_B, int64
   at::Tensor rstd_B = decode_.Take("hidden.rstd", 0, {rows}, at::kFloat);
   kernels::RmsNormForward(x_BD, base_.final_norm_D, base_.config.rms_norm_eps, hidden_BD, rstd_B);
   at::Tensor logits_BV = logits_BV_.narrow(0, 0, rows);
-  model::FloatLogits(hidden_BD, base_.lm_head_VD, logits_BV);
+  model::FloatLogits(hidden_BD, model::HeadOf(base_, adapter_), logits_BV);
   at::Tensor out_2B = out_2B_.narrow(0, 0, 2 * rows).view({2, rows});
   kernels::SampleTokens(logits_BV, slots_B, state_, out_2B);
 }

@@ -25,6 +25,7 @@ struct LoraOptions {
   std::map<std::string, double> alpha_pattern;
   std::vector<int64_t> layers_to_transform;  // empty: all
   bool use_dora = false;
+  std::vector<std::string> modules_to_save;  // "embed_tokens", "lm_head"
 };
 
 struct OptimizerOptions {

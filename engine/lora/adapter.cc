@@ -139,6 +139,7 @@ Adapter::Adapter(const format::ModelConfig& config, const Options& options, at::
     }
   }
   TORCH_CHECK(n > 0, "the adapter has none of the linears of the model");
+  n += (Saves("embed_tokens") + Saves("lm_head")) * config.vocab_size * config.hidden_size;
   const auto f32 = at::TensorOptions().device(device).dtype(at::kFloat);
   parameters_ = at::zeros({n}, f32);
   grads_ = at::zeros({n}, f32);
@@ -147,6 +148,8 @@ Adapter::Adapter(const format::ModelConfig& config, const Options& options, at::
   for (auto& groups : groups_) {
     for (Group& group : groups) Place(&group, &offset);
   }
+  if (Saves("embed_tokens")) PlaceModule(config, &embed_, &offset);
+  if (Saves("lm_head")) PlaceModule(config, &head_, &offset);
   if (options_.use_dora) PlaceGains();
   for (const auto& groups : groups_) {
     for (const Group& group : groups) sites_.insert(sites_.end(), group.sites.begin(), group.sites.end());
@@ -203,6 +206,19 @@ void Adapter::Place(Group* group, int64_t* offset) {
   group->da_GI = grads_.narrow(0, start, of_a).view({ranks, in});
 }
 
+bool Adapter::Saves(const char* module) const {
+  const auto& names = options_.modules_to_save;
+  return std::find(names.begin(), names.end(), module) != names.end();
+}
+
+void Adapter::PlaceModule(const format::ModelConfig& config, FullModule* module, int64_t* offset) {
+  const int64_t v = config.vocab_size, d = config.hidden_size;
+  module->weight_VD = parameters_.narrow(0, *offset, v * d).view({v, d});
+  module->dweight_VD = grads_.narrow(0, *offset, v * d).view({v, d});
+  module->compute_VD = compute_.narrow(0, *offset, v * d).view({v, d});
+  *offset += v * d;
+}
+
 void Adapter::PlaceGains() {
   int64_t outputs = 0;
   for (const auto& groups : groups_) {
@@ -232,6 +248,11 @@ std::vector<NamedParameter> Adapter::named_parameters() const {
     all.push_back({prefix + "lora_B.weight", s.b_OR, s.db_OR});
     if (options_.use_dora) all.push_back({prefix + "lora_magnitude_vector", s.magnitude_O, s.dmagnitude_O});
   }
+  const auto add = [&](const char* name, const FullModule& m) {
+    if (m.weight_VD.defined()) all.push_back({name, m.weight_VD, m.dweight_VD});
+  };
+  add("base_model.model.model.embed_tokens.weight", embed_);
+  add("base_model.model.lm_head.weight", head_);
   return all;
 }
 

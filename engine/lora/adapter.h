@@ -39,6 +39,7 @@ struct Options {
   std::map<std::string, double> alpha_pattern;
   std::vector<int64_t> layers;  // that have adapters; empty: all
   bool use_dora = false;
+  std::vector<std::string> modules_to_save;  // "embed_tokens", "lm_head": trained as a whole
 
   double scaling(int64_t rank, double alpha) const;
 };
@@ -78,10 +79,16 @@ struct NamedParameter {
   at::Tensor value, gradient;  // float32, views of the adapter's buffers
 };
 
+// A copy of an embedding or a head that trains as a whole, in place of the base's. Undefined: there is none.
+struct FullModule {
+  at::Tensor weight_VD, dweight_VD;  // float32
+  at::Tensor compute_VD;             // compute type
+};
+
 class SiteOptions;
 
 // Owns parameters and gradients, each as one flat float32 buffer in the order of sites(): per group
-// all A, then all B, then all magnitudes. Not thread safe.
+// all A, then all B, then all magnitudes; then embedding and head. Not thread safe.
 class Adapter {
  public:
   // REQUIRES: options.targets not empty, rank > 0. Parameters are zero until Initialize or a load.
@@ -104,6 +111,8 @@ class Adapter {
   }
   int64_t layers() const { return static_cast<int64_t>(groups_.size()); }
   const std::vector<Site>& sites() const { return sites_; }
+  const FullModule& embed_tokens() const { return embed_; }
+  const FullModule& lm_head() const { return head_; }
   // Everything that trains, by name.
   std::vector<NamedParameter> named_parameters() const;
   // Counts the changes of the parameters; with DoRA gains are those of a version.
@@ -116,6 +125,8 @@ class Adapter {
  private:
   void AddSites(const format::ModelConfig& config, const SiteOptions& of, int64_t layer, GroupKind kind);
   void Place(Group* group, int64_t* offset);
+  void PlaceModule(const format::ModelConfig& config, FullModule* module, int64_t* offset);
+  bool Saves(const char* module) const;
   void PlaceGains();
 
   Options options_;
@@ -124,6 +135,7 @@ class Adapter {
   int64_t version_ = 0;
   mutable int64_t gains_version_ = -1;
   int64_t sites_count_ = 0;
+  FullModule embed_, head_;
   std::vector<Site> sites_;
   std::vector<std::array<Group, kGroups>> groups_;
 };

@@ -63,7 +63,7 @@ json ConfigJson(const Options& options, const PeftDescription& description) {
           {"layers_to_transform", options.layers.empty() ? json() : json(options.layers)},
           {"lora_alpha", Number(options.alpha)},
           {"lora_dropout", options.dropout},
-          {"modules_to_save", nullptr},
+          {"modules_to_save", options.modules_to_save.empty() ? json() : json(options.modules_to_save)},
           {"peft_type", "LORA"},
           {"peft_version", kPeftVersion},
           {"r", options.rank},
@@ -158,7 +158,7 @@ absl::StatusOr<Options> ReadPeftConfig(const std::string& directory) {
   if (!config->is_object() || config->value("peft_type", json()) != "LORA") {
     return absl::InvalidArgumentError(absl::StrCat(path, ": peft_type is not \"LORA\""));
   }
-  for (const char* key : {"bias", "modules_to_save", "lora_bias", "target_parameters", "trainable_token_indices"}) {
+  for (const char* key : {"bias", "lora_bias", "target_parameters", "trainable_token_indices"}) {
     if (config->contains(key) && !IsPlain((*config)[key])) {
       return Unsupported(path, key, (*config)[key]);
     }
@@ -173,6 +173,8 @@ absl::StatusOr<Options> ReadPeftConfig(const std::string& directory) {
     ReadPatterns(*config, "rank_pattern", &options.rank_pattern);
     ReadPatterns(*config, "alpha_pattern", &options.alpha_pattern);
     ReadLayers(*config, &options.layers);
+    const json saved = config->value("modules_to_save", json());
+    if (!saved.is_null()) options.modules_to_save = saved.get<std::vector<std::string>>();
     const json targets = config->value("target_modules", json::array());
     if (targets.is_string() && targets != "all-linear") {
       return Unsupported(path, "target_modules", targets);
@@ -187,6 +189,9 @@ absl::StatusOr<Options> ReadPeftConfig(const std::string& directory) {
     options.targets = *parsed;
   } catch (const json::exception& e) {
     return absl::InvalidArgumentError(absl::StrCat(path, ": ", e.what()));
+  }
+  for (const std::string& module : options.modules_to_save) {
+    if (module != "embed_tokens" && module != "lm_head") return Unsupported(path, "modules_to_save", module);
   }
   if (options.rank <= 0) return Unsupported(path, "r", options.rank);
   return options;

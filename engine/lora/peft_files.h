@@ -1,6 +1,7 @@
 // An adapter as the files PEFT writes and reads: adapter_config.json (sorted keys, indent 2),
 // adapter_model.safetensors (float32, names "base_model.model.model.layers.0.self_attn.q_proj.
-// lora_A.weight" and ".lora_B.weight", of DoRA ".lora_magnitude_vector") and README.md. Source: peft 0.21.
+// lora_A.weight" and ".lora_B.weight", of DoRA ".lora_magnitude_vector", and
+// whole modules as "base_model.model.lm_head.weight") and README.md. Source: peft 0.21.
 #pragma once
 
 #include <string>
@@ -22,7 +23,7 @@ absl::Status SavePeft(const Adapter& adapter, const PeftDescription& description
                       const std::string& directory);
 
 // What adapter_config.json asks for. INVALID_ARGUMENT names file, key and value for what this engine
-// cannot continue (another peft_type, bias, modules_to_save).
+// cannot continue (another peft_type, bias, other modules_to_save).
 absl::StatusOr<Options> ReadPeftConfig(const std::string& directory);
 
 // Fills the parameters from adapter_model.safetensors (float32, float16 or bfloat16). Every matrix must be

@@ -5,6 +5,7 @@
 #include <array>
 
 #include "engine/model/dora.h"
+#include "engine/model/trained_modules.h"
 #include "engine/plan/memory_plan.h"
 #include "engine/plan/standing_weights.h"
 #include "kernels/embedding.h"
@@ -58,7 +59,8 @@ PassContext Decoder::Pass(const DeviceBatch& batch, const std::optional<DropoutP
   return pass;
 }
 
-void Decoder::InitializeMagnitudes() {
+void Decoder::TakeFromBase() {
+  CopyModules(base_, adapter_);
   if (!adapter_.options().use_dora) return;
   model::InitializeMagnitudes(base_, adapter_,
                               workspace_.Take("dequantized_weight", 0, {scratch_elements_}, base_.options.dtype),
@@ -76,7 +78,7 @@ at::Tensor Decoder::ForwardLayers(const PassContext& pass, bool keep) {
   const std::array<int64_t, 2> shape = {pass.batch->tokens, base_.config.hidden_size};
   const auto input = [&](int64_t i) { return inputs_.ForWriting(i, shape, base_.options.dtype, keep); };
   at::Tensor x_TD = input(0);
-  kernels::EmbeddingGather(base_.embed_VD, pass.batch->ids_T, x_TD);
+  kernels::EmbeddingGather(EmbeddingOf(base_, pass.adapter), pass.batch->ids_T, x_TD);
   inputs_.Written(0, keep);
   for (int64_t i = 0; i < static_cast<int64_t>(base_.layers.size()); ++i) {
     const at::Tensor out_TD = input(i + 1);
@@ -106,9 +108,11 @@ void Decoder::BackwardLayers(const PassContext& pass, const Extended& gradient_T
   const auto input = [&](int64_t i) { return inputs_.ForReading(i, dx_TD.sizes(), dx_TD.scalar_type()); };
   kernels::RmsNormBackward(dx_TD, input(n), base_.final_norm_D, final_rstd_T_,
                            /*accumulate=*/false, dx_TD);
+  const bool embeds = adapter_.embed_tokens().weight_VD.defined();
   for (int64_t i = n - 1; i >= 0; --i) {
-    LayerBackward(pass, i, KeepOf(i), input(i), /*need_input_gradient=*/i > 0, gradient_TD);
+    LayerBackward(pass, i, KeepOf(i), input(i), /*need_input_gradient=*/i > 0 || embeds, gradient_TD);
   }
+  if (embeds) AddEmbeddingGradient(adapter_, *pass.batch, dx_TD, workspace_);
 }
 
 void Decoder::ForwardBackward(const DeviceBatch& batch, const at::Tensor& grad_scale,
@@ -117,15 +121,15 @@ void Decoder::ForwardBackward(const DeviceBatch& batch, const at::Tensor& grad_s
   const at::Tensor hidden_TD = FinalNorm(ForwardLayers(pass, /*keep=*/true));
   const Extended gradient_TD = TakeGradient(batch);
   at::Tensor dhidden_TD = gradient_TD.main();
-  LmHeadLoss(hidden_TD, base_.lm_head_VD, batch,
-             {chunk_rows_, options_.label_smoothing, grad_scale}, workspace_, dhidden_TD, sums);
+  LmHeadLoss(hidden_TD, HeadOf(base_, &adapter_), batch,
+             {chunk_rows_, options_.label_smoothing, grad_scale, adapter_.lm_head().dweight_VD}, workspace_, dhidden_TD, sums);
   BackwardLayers(pass, gradient_TD);
 }
 
 TargetLogProbs Decoder::ForwardLogProbs(const DeviceBatch& batch, const LogProbOptions& options,
                                         const std::optional<DropoutPass>& dropout) {
   const at::Tensor hidden_TD = FinalNorm(ForwardLayers(Pass(batch, dropout), /*keep=*/true));
-  return LmHeadLogProbs(hidden_TD, base_.lm_head_VD, batch, options, chunk_rows_, LogProbSlot::kPolicy,
+  return LmHeadLogProbs(hidden_TD, HeadOf(base_, &adapter_), batch, options, chunk_rows_, LogProbSlot::kPolicy,
                         workspace_);
 }
 
@@ -135,7 +139,9 @@ void Decoder::BackwardLogProbs(const DeviceBatch& batch, const LogProbOptions& o
       workspace_.Take("hidden", 0, {batch.tokens, base_.config.hidden_size}, base_.options.dtype);
   const Extended gradient_TD = TakeGradient(batch);
   at::Tensor dhidden_TD = gradient_TD.main();
-  LmHeadLogProbsBackward(hidden_TD, base_.lm_head_VD, batch, options, chunk_rows_, d_log_probs_M, workspace_,
+  LogProbOptions with_head = options;
+  with_head.head_gradient_VD = adapter_.lm_head().dweight_VD;
+  LmHeadLogProbsBackward(hidden_TD, HeadOf(base_, &adapter_), batch, with_head, chunk_rows_, d_log_probs_M, workspace_,
                          dhidden_TD);
   BackwardLayers(Pass(batch, dropout), gradient_TD);
 }
@@ -144,7 +150,7 @@ TargetLogProbs Decoder::LogProbs(const DeviceBatch& batch, const LogProbOptions&
   PassContext pass = Pass(batch);
   if (adapter == AdapterUse::kOff) pass.adapter = nullptr;
   const at::Tensor hidden_TD = FinalNorm(ForwardLayers(pass, /*keep=*/false));
-  return LmHeadLogProbs(hidden_TD, base_.lm_head_VD, batch, options, chunk_rows_,
+  return LmHeadLogProbs(hidden_TD, HeadOf(base_, pass.adapter), batch, options, chunk_rows_,
                         adapter == AdapterUse::kOff ? LogProbSlot::kReference : LogProbSlot::kPolicy, workspace_);
 }
 
@@ -152,14 +158,14 @@ void Decoder::Evaluate(const DeviceBatch& batch, at::Tensor& sums) {
   const PassContext pass = Pass(batch);
   const at::Tensor hidden_TD = FinalNorm(ForwardLayers(pass, /*keep=*/false));
   at::Tensor no_gradient;
-  LmHeadLoss(hidden_TD, base_.lm_head_VD, batch, {chunk_rows_, /*label_smoothing=*/0, {}},
+  LmHeadLoss(hidden_TD, HeadOf(base_, &adapter_), batch, {chunk_rows_, /*label_smoothing=*/0, {}, {}},
              workspace_, no_gradient, sums);
 }
 
 at::Tensor Decoder::Logits(const DeviceBatch& batch) {
   const PassContext pass = Pass(batch);
   const at::Tensor hidden_TD = FinalNorm(ForwardLayers(pass, /*keep=*/false));
-  return at::mm(hidden_TD, base_.lm_head_VD.t()).to(at::kFloat);
+  return at::mm(hidden_TD, HeadOf(base_, &adapter_).t()).to(at::kFloat);
 }
 
 }  // namespace finetuned::model

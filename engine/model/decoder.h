@@ -47,8 +47,8 @@ class Decoder {
   // base and adapter must outlive the decoder.
   Decoder(const BaseModel& base, lora::Adapter& adapter, const DecoderOptions& options);
 
-  // With DoRA: magnitudes for the adapter as it is (see dora.h). Call once for a new one.
-  void InitializeMagnitudes();
+  // What a new adapter begins with of the base: magnitudes (dora.h), embedding and head (trained_modules.h).
+  void TakeFromBase();
 
   // Adds to the adapter's gradients and to sums (float64 [kLossSums], sums over targets).
   //   grad_scale    float32 [1] on the device: 1 / targets of the whole accumulation window.

@@ -38,6 +38,14 @@ bool NarrowGradientOf(const HeadChunk& chunk) {
   return chunk.hidden_CD.scalar_type() != at::kFloat;
 }
 
+void AddHeadGradient(const HeadChunk& chunk, at::Tensor gradient_VD) {
+  if (NarrowGradientOf(chunk)) {
+    at::addmm_out(gradient_VD, gradient_VD, kernels::NarrowGradient(chunk.logits_CV).t(), chunk.hidden_CD, at::kFloat);
+  } else {
+    gradient_VD.addmm_(chunk.logits_CV.t(), chunk.hidden_CD);
+  }
+}
+
 void WriteHiddenGradient(HeadChunk& chunk, const at::Tensor& lm_head_VD, const DeviceBatch& batch,
                          at::Tensor& d_hidden_TD) {
   const at::Tensor dlogits_CV =

@@ -34,6 +34,9 @@ void ForEachHeadChunk(const at::Tensor& hidden_TD, const at::Tensor& lm_head_VD,
 // lm_head need it so.
 bool NarrowGradientOf(const HeadChunk& chunk);
 
+// Adds the gradient of a head that trains, float32 [V, D]. chunk as in WriteHiddenGradient, before it.
+void AddHeadGradient(const HeadChunk& chunk, at::Tensor gradient_VD);
+
 // Writes the gradient of the chunk's hidden rows to their places in d_hidden_TD. chunk.logits_CV:
 // the gradient of the logits, narrow as NarrowGradientOf says. Overwrites chunk.hidden_CD.
 void WriteHiddenGradient(HeadChunk& chunk, const at::Tensor& lm_head_VD, const DeviceBatch& batch,

@@ -69,6 +69,7 @@ void LmHeadLogProbsBackward(const at::Tensor& hidden_TD, const at::Tensor& lm_he
     kernels::CrossEntropyChunk(chunk.logits_CV, chunk.labels_C, chunk.Of(scale_M),
                                /*label_smoothing=*/0,
                                /*write_grad=*/true, loss, {}, {}, NarrowGradientOf(chunk));
+    if (options.head_gradient_VD.defined()) AddHeadGradient(chunk, options.head_gradient_VD);
     WriteHiddenGradient(chunk, lm_head_VD, batch, d_hidden_TD);
   });
 }

@@ -15,6 +15,7 @@ struct LogProbOptions {
   double temperature = 1;        // logits are divided by it before the softmax; > 0
   bool mean_logits = false;      // also TargetLogProbs::mean_logit_M
   bool log_sum_squares = false;  // also TargetLogProbs::log_sum_squares_M
+  at::Tensor head_gradient_VD;   // of the backward: float32; defined: the head trains, its gradient is added
 };
 
 // Of each target, in the order of DeviceBatch::target_rows_M, with p the softmax at its position.

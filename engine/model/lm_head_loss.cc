@@ -23,6 +23,7 @@ void LmHeadLoss(const at::Tensor& hidden_TD, const at::Tensor& lm_head_VD, const
         kernels::CrossEntropyChunk(chunk.logits_CV, chunk.labels_C, scale, options.label_smoothing,
                                    train, loss, chunk.Of(loss_M[1]), chunk.Of(correct_M),
                                    /*narrow_grad=*/train && NarrowGradientOf(chunk));
+        if (train && options.head_gradient_VD.defined()) AddHeadGradient(chunk, options.head_gradient_VD);
         if (train) WriteHiddenGradient(chunk, lm_head_VD, batch, d_hidden_TD);
       });
   sums.narrow(0, 0, 2).add_(at::sum(loss_M, {1}, /*keepdim=*/false, at::kDouble));

@@ -16,6 +16,7 @@ struct LossOptions {
   double label_smoothing = 0;
   // float32 [1] on the device: multiplies the gradient; 1 / targets of the accumulation window.
   at::Tensor grad_scale;
+  at::Tensor head_gradient_VD;  // float32; defined: the head trains, its gradient is added
 };
 
 // Sums over the targets of a batch, on the device: float64 [3] = loss, entropy, correct predictions.

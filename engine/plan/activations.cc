@@ -99,6 +99,7 @@ void AddShared(const PlanInput& in, const FusedLinears& fused, const Kept& kept,
     some.Add("dora.gradient", 1, widest, e);
     c.Add("activations", "dora.rows", kDoraRows * inputs * 4);
   }
+  if (in.train_embed_tokens) rows.Add("embed.gradient", 1, d, 4);
   rows.Add("tokens", 1, 4, 4);  // ids, positions, rows and labels of targets
   AddSharedPrefixes(in, c);
 }

@@ -19,6 +19,9 @@ void ForEachTensor(const PlanInput& in, const Visit& visit) {
       if (in.use_dora) visit(l.out);
     }
   }
+  const int64_t whole = in.model.vocab_size * in.model.hidden_size;
+  if (in.train_embed_tokens) visit(whole);
+  if (in.train_lm_head) visit(whole);
 }
 
 // As train::Optimizer: tensors below 4,096 elements keep float32 moments, larger ones two codes per element

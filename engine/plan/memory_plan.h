@@ -51,6 +51,7 @@ struct PlanInput {
   std::vector<int64_t> lora_layers;   // with adapters; empty: all
   bool mixed_scaling = false;         // rank_pattern or an alpha_pattern makes scales differ
   bool use_dora = false;
+  bool train_embed_tokens = false, train_lm_head = false;  // copies of them that train as a whole
   Optimizer optimizer = Optimizer::kAdamW8bit;
   int64_t micro_batch_size = 1;       // rows; pairs for DPO
   int64_t max_seq_length = 1024;

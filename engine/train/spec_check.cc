@@ -57,6 +57,9 @@ void CheckAdapterKind(const job::LoraOptions& o, Checker* c) {
   for (const int64_t layer : o.layers_to_transform) {
     c->AtLeast(static_cast<double>(layer), 0, "lora.layers_to_transform");
   }
+  for (const std::string& module : o.modules_to_save) {
+    c->OneOf(module, {"embed_tokens", "lm_head"}, "lora.modules_to_save");
+  }
   c->Require(!o.use_dora || o.dropout == 0, "lora.dropout", "must be 0 with lora.use_dora");
 }
 
@@ -315,6 +318,7 @@ nlohmann::json SpecIdentity(const job::TrainSpec& s) {
   if (!s.lora.rank_pattern.empty()) identity["lora.rank_pattern"] = s.lora.rank_pattern;
   if (!s.lora.alpha_pattern.empty()) identity["lora.alpha_pattern"] = s.lora.alpha_pattern;
   if (!s.lora.layers_to_transform.empty()) identity["lora.layers_to_transform"] = s.lora.layers_to_transform;
+  if (!s.lora.modules_to_save.empty()) identity["lora.modules_to_save"] = s.lora.modules_to_save;
   if (s.lora.use_dora) identity["lora.use_dora"] = true;
   identity.update(MethodIdentity(s));
   return identity;

@@ -36,7 +36,8 @@ lora::Options LoraOptions(const job::TrainSpec& spec) {
           .rank_pattern = spec.lora.rank_pattern,
           .alpha_pattern = spec.lora.alpha_pattern,
           .layers = spec.lora.layers_to_transform,
-          .use_dora = spec.lora.use_dora};
+          .use_dora = spec.lora.use_dora,
+          .modules_to_save = spec.lora.modules_to_save};
 }
 
 double SecondsSince(std::chrono::steady_clock::time_point start) {
@@ -69,6 +70,9 @@ plan::PlanInput PlanInputOf(const job::TrainSpec& spec, const model::BaseModel& 
   p.lora_layers = spec.lora.layers_to_transform;
   p.mixed_scaling = !spec.lora.rank_pattern.empty() || !spec.lora.alpha_pattern.empty();
   p.use_dora = spec.lora.use_dora;
+  const auto& whole = spec.lora.modules_to_save;
+  p.train_embed_tokens = std::count(whole.begin(), whole.end(), "embed_tokens") > 0;
+  p.train_lm_head = std::count(whole.begin(), whole.end(), "lm_head") > 0;
   p.optimizer = spec.optimizer.kind == "adamw" ? plan::Optimizer::kAdamW : plan::Optimizer::kAdamW8bit;
   p.micro_batch_size = spec.schedule.micro_batch_size;
   p.max_seq_length = spec.schedule.max_seq_length;
@@ -95,7 +99,7 @@ Trainer::Trainer(TrainerInputs inputs)
       plan_(in_.train->rows, BatchOptions(spec_), 0),
       total_steps_(TotalStepsOfRun()) {
   adapter_.Initialize(spec_.seed);
-  decoder_->InitializeMagnitudes();
+  decoder_->TakeFromBase();
 }
 
 absl::StatusOr<job::RunResult> Trainer::Run(const std::optional<FoundCheckpoint>& from) {

@@ -130,6 +130,11 @@ void CheckLora(const v1::LoraSpec& lora, Checker& c) {
   for (const auto& [pattern, alpha] : lora.alpha_pattern()) {
     c.Number(absl::StrCat("lora.alpha_pattern \"", pattern, "\""), alpha, 1e-6, 1e6);
   }
+  for (int i = 0; i < lora.modules_to_save_size(); ++i) {
+    const std::string field = absl::StrCat("lora.modules_to_save[", i, "]");
+    if (lora.modules_to_save(i).empty()) c.Add(field, "is empty");
+    c.OneOf(field, lora.modules_to_save(i), {"embed_tokens", "lm_head"});
+  }
   for (int i = 0; i < lora.layers_to_transform_size(); ++i) {
     const int layer = lora.layers_to_transform(i);
     if (layer < 0 || layer > 9999) {
@@ -265,7 +270,6 @@ std::vector<Violation> UnavailableFeatures(const v1::JobSpec& spec) {
   if (!lora.bias().empty() && lora.bias() != "none") {
     c.Add("lora.bias", absl::StrCat("training biases", kLater, "; use none"));
   }
-  if (lora.modules_to_save_size() > 0) c.Add("lora.modules_to_save", absl::StrCat("this", kLater));
   if (spec.evaluation().sample_prompts() > 0) {
     c.Add("evaluation.sample_prompts", absl::StrCat("sampling", kLater));
   }

@@ -71,6 +71,10 @@ plan::PlanInput ToPlanInput(const JobSpec& spec, const format::ModelConfig& mode
   in.lora_layers.assign(spec.lora().layers_to_transform().begin(), spec.lora().layers_to_transform().end());
   in.mixed_scaling = spec.lora().rank_pattern_size() + spec.lora().alpha_pattern_size() > 0;
   in.use_dora = spec.lora().use_dora();
+  for (const std::string& module : spec.lora().modules_to_save()) {
+    in.train_embed_tokens |= module == "embed_tokens";
+    in.train_lm_head |= module == "lm_head";
+  }
   in.optimizer = spec.optimizer().kind() == "adamw" ? plan::Optimizer::kAdamW : plan::Optimizer::kAdamW8bit;
   in.micro_batch_size = spec.schedule().micro_batch_size();
   in.max_seq_length = spec.schedule().max_seq_length();

@@ -75,7 +75,7 @@ TEST_P(AdapterKind, FilesAreThoseOfPeft) {
   }
   const auto wanted = ReadGoldenJson("kinds/" + GetParam() + "/adapter_config.json");
   const auto written = nlohmann::json::parse(FileBytes(directory + "/adapter_config.json"));
-  for (const char* key : {"r", "lora_alpha", "rank_pattern", "alpha_pattern", "layers_to_transform", "use_dora", "use_rslora"}) {
+  for (const char* key : {"r", "lora_alpha", "rank_pattern", "alpha_pattern", "layers_to_transform", "use_dora", "use_rslora", "modules_to_save"}) {
     EXPECT_EQ(written[key], wanted[key]) << key;
   }
 }
@@ -98,7 +98,7 @@ TEST_P(AdapterKind, RecomputeChangesNothingOnAnyBase) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Kinds, AdapterKind, testing::Values("patterns", "dora", "dora_patterns"),
+INSTANTIATE_TEST_SUITE_P(Kinds, AdapterKind, testing::Values("patterns", "dora", "dora_patterns", "modules"),
                          [](const auto& info) { return info.param; });
 
 class QuantizedBase : public testing::Test {
@@ -187,7 +187,7 @@ TEST_F(QuantizedBase, NewDoraAdapterChangesNothing) {
                           at::kCPU, at::kFloat);
     adapter.Initialize(1);
     model::Decoder decoder(*base, adapter, {});
-    decoder.InitializeMagnitudes();
+    decoder.TakeFromBase();
     const at::Tensor logits = decoder.Logits(model::Upload(GoldenBatch(golden_), at::kCPU));
     EXPECT_LT((logits - golden_.at(format == plan::BaseFormat::kInt8 ? "int8" : "fp4")).abs().max().item<double>(), kTolerance);
   }

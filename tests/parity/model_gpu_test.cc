@@ -98,7 +98,7 @@ TEST_P(ModelGpu, RecomputingActivationsGivesTheSameBits) {
 // In float32, so that only the order of sums differs; 8-bit bases are also compared in bfloat16, by their logits.
 TEST(AdapterKindsGpu, EqualTheCpuOnEveryBase) {
   if (!at::hasCUDA()) GTEST_SKIP() << "no CUDA device";
-  for (const char* kind : {"patterns", "dora", "dora_patterns"}) {
+  for (const char* kind : {"patterns", "dora", "dora_patterns", "modules"}) {
     for (const plan::BaseFormat format : {plan::BaseFormat::kCompute, plan::BaseFormat::kNf4, plan::BaseFormat::kFp4,
                                           plan::BaseFormat::kInt8, plan::BaseFormat::kFp8}) {
       SCOPED_TRACE(std::string(kind) + " on " + plan::BaseFormatName(format));

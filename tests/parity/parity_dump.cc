@@ -36,7 +36,7 @@ absl::Status Dump(const std::string& model_path, const std::string& out, bool do
   lora::Adapter adapter((*base)->config, options, at::kCPU, at::kFloat);
   adapter.Initialize(5);
   model::Decoder decoder(**base, adapter, {});
-  decoder.InitializeMagnitudes();
+  decoder.TakeFromBase();
   adapter.parameters().add_(0.02);
   adapter.RefreshCompute();
   if (auto s = lora::SavePeft(adapter, {model_path, "parity"}, out); !s.ok()) return s;

@@ -4,6 +4,7 @@
 //
 // step_bench [--shape llama-3.1-8b] [--documents 4] [--length 2048] [--rank 16] [--checkpointing]
 //            [--format nf4|fp4|int8|fp8|bf16] [--precision bf16|fp8|int8] [--steps 5] [--profile] [--device cuda|cpu] [--cap-gib N]
+//            [--dora] [--int8-threshold X]
 //            [--load FOLDER]  (a stored model instead of random weights; --shape names it in the output only)
 // --steps 0: only the first step is run and timed. With --checkpointing: [--keep-all N] [--keep-attention N] (layers, see DecoderOptions) [--offload] [--pieces ROWS]
 #include <ATen/ATen.h>
@@ -38,8 +39,8 @@ namespace {
 struct Arguments {
   std::string shape = "llama-3.1-8b", format = "nf4", device = "cuda", precision = "bf16", load;
   int64_t documents = 4, length = 2048, rank = 16, steps = 5, keep_all = 0, keep_attention = 0, pieces = 0;
-  double cap_gib = 0;
-  bool checkpointing = false, profile = false, offload = false;
+  double cap_gib = 0, int8_threshold = 0;
+  bool checkpointing = false, profile = false, offload = false, dora = false;
 };
 
 [[noreturn]] void Usage(const char* what) {
@@ -57,7 +58,7 @@ Arguments Parse(int argc, char** argv) {
       {"--shape", &a.shape}, {"--format", &a.format}, {"--device", &a.device}, {"--precision", &a.precision},
       {"--load", &a.load}};
   const std::map<std::string, bool*> flags = {{"--checkpointing", &a.checkpointing}, {"--profile", &a.profile},
-                                              {"--offload", &a.offload}};
+                                              {"--offload", &a.offload}, {"--dora", &a.dora}};
   for (int i = 1; i < argc; ++i) {
     const std::string name = argv[i];
     if (flags.contains(name)) {
@@ -71,6 +72,8 @@ Arguments Parse(int argc, char** argv) {
       *texts.at(name) = argv[i];
     } else if (name == "--cap-gib") {
       a.cap_gib = std::stod(argv[i]);
+    } else if (name == "--int8-threshold") {
+      a.int8_threshold = std::stod(argv[i]);
     } else {
       Usage(("unknown argument " + name).c_str());
     }
@@ -92,8 +95,9 @@ class Stepper {
   Stepper(const Arguments& a, const model::BaseModel& base)
       : device_(base.options.device),
         packed_(RandomBatch(base.config, a.documents, a.length)),
-        adapter_(base.config, {a.rank, 2.0 * static_cast<double>(a.rank), 0, false, *lora::ParseTargets({})}, device_,
-                 base.options.dtype),
+        adapter_(base.config,
+                 {.rank = a.rank, .alpha = 2.0 * static_cast<double>(a.rank), .targets = *lora::ParseTargets({}), .use_dora = a.dora},
+                 device_, base.options.dtype),
         optimizer_({}, &adapter_),
         decoder_(base, adapter_,
                  {.recompute_activations = a.checkpointing,
@@ -102,7 +106,7 @@ class Stepper {
                   .offload_inputs = a.offload,
                   .piece_rows = a.pieces}) {
     adapter_.Initialize(1);
-    adapter_.RefreshCompute();
+    decoder_.TakeFromBase();
   }
 
   // As Trainer::TrainStep: one wait, at the end.
@@ -184,6 +188,7 @@ plan::PlanInput PlanOf(const Arguments& a, const model::BaseModel& base) {
   p.keep_all_layers = a.keep_all;
   p.piece_rows = a.pieces;
   p.keep_attention_layers = a.keep_attention;
+  p.use_dora = a.dora;
   return p;
 }
 
@@ -241,13 +246,14 @@ int Main(int argc, char** argv) {
   const Arguments a = Parse(argc, argv);
   c10::InferenceMode no_autograd;
   const at::Device device = a.device == "cpu" ? at::Device(at::kCPU) : at::Device(at::kCUDA, 0);
-  const model::LoadOptions options = {device, device.is_cuda() ? at::kBFloat16 : at::kFloat, plan::ParseBaseFormat(a.format), plan::ParsePrecision(a.precision)};
+  const model::LoadOptions options = {device, device.is_cuda() ? at::kBFloat16 : at::kFloat, plan::ParseBaseFormat(a.format), plan::ParsePrecision(a.precision), true,
+                                      a.int8_threshold};
   const double start = Now();
   const format::ModelConfig config = Shape(a.shape);
   train::CapMemory(device, static_cast<int64_t>(a.cap_gib * (1 << 30)));
   nlohmann::json out = {{"shape", a.shape},   {"documents", a.documents},
                         {"length", a.length}, {"rank", a.rank},
-                        {"format", a.format}, {"precision", a.precision}, {"checkpointing", a.checkpointing},
+                        {"format", a.format}, {"precision", a.precision}, {"dora", a.dora}, {"int8_threshold", a.int8_threshold}, {"checkpointing", a.checkpointing},
                         {"keep_all", a.keep_all}, {"keep_attention", a.keep_attention},
                         {"offload", a.offload}, {"pieces", a.pieces}};
   const auto base = a.load.empty() ? RandomModel(config, options) : Load(a.load, options);

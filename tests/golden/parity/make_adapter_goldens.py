@@ -3,7 +3,8 @@ and what peft 0.21.2 and torch 2.11.0 compute with them in float32 on the CPU; a
 bitsandbytes 0.50.2 stores them.
 Run: python make_adapter_goldens.py
 
-kinds/NAME/              PEFT adapters: "patterns" (rank and alpha by pattern, one layer, rsLoRA), "dora", "dora_patterns".
+kinds/NAME/              PEFT adapters: "patterns" (rank and alpha by pattern, one layer, rsLoRA), "dora", "dora_patterns",
+                         "modules" (embedding and head trained whole).
 kinds/NAME.safetensors   logits, loss and the gradient of every tensor that trains, of one packed batch.
 kinds/bases.safetensors  logits of the base alone, its linears in "int8", "nf4", "fp4" and "fp4_plain" (no double
                          quantization).
@@ -32,6 +33,8 @@ def make_adapter(folder, name, **options):
         for key, p in model.named_parameters():
             if "lora_B" in key:
                 p.normal_(0, 0.05)
+            if "modules_to_save" in key:
+                p.add_(torch.empty_like(p).normal_(0, 0.02))
             if "magnitude" in key:
                 p.mul_(torch.empty_like(p).uniform_(0.8, 1.2))
     path = KINDS / name
@@ -59,7 +62,7 @@ def golden(folder, adapter, rows):
     tensors = {"logits": logits.detach(), "loss": loss.detach().reshape(1), **batch_tensors(rows)}
     for key, p in model.named_parameters():
         if p.grad is not None:
-            tensors["grad." + key.replace(".default", "")] = p.grad
+            tensors["grad." + key.replace(".default", "").replace(".modules_to_save", "")] = p.grad
     save_file({k: v.contiguous() for k, v in tensors.items()}, KINDS / (adapter.name + ".safetensors"))
 
 
@@ -123,7 +126,8 @@ def main():
     patterns = dict(rank_pattern={"q_proj": 2, r"layers\.1\.mlp\..*": 6}, alpha_pattern={"up_proj": 20, "q_proj": 3})
     for adapter in (make_adapter(folder, "patterns", layers_to_transform=[1], use_rslora=True, **patterns),
                     make_adapter(folder, "dora", use_dora=True),
-                    make_adapter(folder, "dora_patterns", use_dora=True, **patterns)):
+                    make_adapter(folder, "dora_patterns", use_dora=True, **patterns),
+                    make_adapter(folder, "modules", modules_to_save=["embed_tokens", "lm_head"], layers_to_transform=[0])):
         golden(folder, adapter, rows)
     bases = {"int8": int8_values, "nf4": four_bit_values("nf4", True), "fp4": four_bit_values("fp4", True),
              "fp4_plain": four_bit_values("fp4", False)}

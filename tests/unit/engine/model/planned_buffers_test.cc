@@ -25,6 +25,7 @@ struct Variant {
   plan::BaseFormat format = plan::BaseFormat::kNf4;  // where nf4
   bool dora = false, patterns = false;
   double int8_threshold = 0;
+  std::vector<std::string> modules_to_save = {};
 };
 
 // A small model with an adapter, and what the plan says of it.
@@ -39,6 +40,7 @@ class PlannedBuffers : public testing::TestWithParam<Variant> {
     base_ = bench::RandomModel(config_, {at::kCPU, at::kFloat, v.nf4 ? v.format : plan::BaseFormat::kCompute, v.precision, true, v.int8_threshold});
     lora::Options options{v.rank, 8, v.dropout, false, *lora::ParseTargets(v.targets)};
     options.use_dora = v.dora;
+    options.modules_to_save = v.modules_to_save;
     if (v.patterns) options.rank_pattern = {{"k_proj", 2}, {"mlp\\..*", 5}};
     adapter_ = std::make_unique<lora::Adapter>(config_, options, at::kCPU, at::kFloat);
     decoder_ = std::make_unique<Decoder>(*base_, *adapter_,
@@ -53,6 +55,10 @@ class PlannedBuffers : public testing::TestWithParam<Variant> {
     input_.lora_dropout = v.dropout > 0;
     input_.target_modules = v.targets;
     input_.use_dora = v.dora;
+    for (const std::string& module : v.modules_to_save) {
+      input_.train_embed_tokens |= module == "embed_tokens";
+      input_.train_lm_head |= module == "lm_head";
+    }
     input_.rank_pattern = options.rank_pattern;
     input_.mixed_scaling = v.patterns;
     input_.max_seq_length = 24;
@@ -133,6 +139,7 @@ INSTANTIATE_TEST_SUITE_P(Variants, PlannedBuffers,
                                          Variant{.nf4 = true, .tied = true, .rank = 4, .format = plan::BaseFormat::kInt8},
                                          Variant{.nf4 = true, .tied = true, .rank = 4, .format = plan::BaseFormat::kInt8, .int8_threshold = 6},
                                          Variant{.nf4 = true, .checkpointing = true, .tied = true, .rank = 4, .format = plan::BaseFormat::kFp4},
+                                         Variant{.nf4 = true, .tied = false, .rank = 4, .modules_to_save = {"embed_tokens", "lm_head"}},
                                          Variant{.nf4 = true, .tied = true, .rank = 4, .dora = true},
                                          Variant{.nf4 = true, .checkpointing = true, .tied = true, .rank = 4, .piece_rows = 20, .format = plan::BaseFormat::kFp8, .dora = true, .patterns = true}));
 

@@ -8,7 +8,9 @@
 #include <functional>
 #include <fstream>
 
+#include "engine/train/base_model_cache.h"
 #include "engine/train/files.h"
+#include "engine/train/sample.h"
 #include "tests/parity/parity_testing.h"
 
 namespace finetuned::train {
@@ -168,6 +170,48 @@ TEST_F(RunTest, ResumedDoraRunOverInt8EqualsUninterruptedByteForByte) {
     spec->lora.alpha_pattern = {{"up_proj", 16}};
     spec->lora.layers_to_transform = {1};
   });
+}
+
+TEST_F(RunTest, ResumedRunWithWholeModulesEqualsUninterruptedByteForByte) {
+  ExpectPartsEqualWhole([](job::TrainSpec* spec) { spec->lora.modules_to_save = {"embed_tokens", "lm_head"}; });
+}
+
+// What a warm worker does: the base of a run serves samples from any adapter that was trained on it.
+TEST_F(RunTest, AdaptersShareOneLoadedBase) {
+  BaseModelCache cache;
+  job::TrainSpec first = Spec("first"), second = Spec("second");
+  for (job::TrainSpec* spec : {&first, &second}) {
+    spec->base_quantization = "int8";
+    spec->schedule.max_steps = 2;
+  }
+  second.lora.dropout = 0;
+  second.lora.use_dora = true;
+  second.lora.modules_to_save = {"lm_head"};
+  Recorder recorder;
+  ASSERT_EQ(Go(first, &recorder, &cache).outcome, Outcome::kDone);
+  ASSERT_EQ(Go(second, &recorder, &cache).outcome, Outcome::kDone);
+  const model::BaseModel* const base = cache.impl()->model.get();
+  ASSERT_NE(base, nullptr);
+  SampleSpec sample;
+  sample.base_model_path = first.base_model_path;
+  sample.base_quantization = "int8";
+  sample.device = "cpu";
+  sample.prompt = "question";
+  sample.raw = true;
+  sample.max_tokens = 4;
+  const std::atomic<bool> cancel{false};
+  std::vector<std::vector<float>> logprobs;
+  for (const std::string& adapter : {std::string(), first.state_dir + "/adapter", second.state_dir + "/adapter"}) {
+    sample.adapter_dir = adapter;
+    std::vector<float>& of_adapter = logprobs.emplace_back();
+    const absl::Status status = RunSample(sample, &cache, cancel, [&](SamplePart part) {
+      of_adapter.insert(of_adapter.end(), part.logprobs.begin(), part.logprobs.end());
+    });
+    ASSERT_TRUE(status.ok()) << status;
+    EXPECT_EQ(cache.impl()->model.get(), base) << adapter;
+  }
+  EXPECT_NE(logprobs[0], logprobs[1]);
+  EXPECT_NE(logprobs[1], logprobs[2]);
 }
 
 TEST_F(RunTest, LayersThatTheModelLacksAreNamed) {

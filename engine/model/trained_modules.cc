@@ -1,0 +1,32 @@
+#include "engine/model/trained_modules.h"
+
+#include <ATen/ATen.h>
+
+namespace finetuned::model {
+
+const at::Tensor& EmbeddingOf(const BaseModel& base, const lora::Adapter* adapter) {
+  const bool trained = adapter != nullptr && adapter->embed_tokens().compute_VD.defined();
+  return trained ? adapter->embed_tokens().compute_VD : base.embed_VD;
+}
+
+const at::Tensor& HeadOf(const BaseModel& base, const lora::Adapter* adapter) {
+  const bool trained = adapter != nullptr && adapter->lm_head().compute_VD.defined();
+  return trained ? adapter->lm_head().compute_VD : base.lm_head_VD;
+}
+
+void AddEmbeddingGradient(const lora::Adapter& adapter, const DeviceBatch& batch, const at::Tensor& dx_TD,
+                          Workspace& workspace) {
+  at::Tensor rows_TD = workspace.Take("embed.gradient", 0, dx_TD.sizes(), at::kFloat);
+  rows_TD.copy_(dx_TD);
+  at::Tensor gradient_VD = adapter.embed_tokens().dweight_VD;
+  gradient_VD.index_add_(0, batch.ids_T, rows_TD);
+}
+
+void CopyModules(const BaseModel& base, lora::Adapter& adapter) {
+  at::Tensor embed_VD = adapter.embed_tokens().weight_VD, head_VD = adapter.lm_head().weight_VD;
+  if (embed_VD.defined()) embed_VD.copy_(base.embed_VD);
+  if (head_VD.defined()) head_VD.copy_(base.lm_head_VD);
+  if (embed_VD.defined() || head_VD.defined()) adapter.RefreshCompute();
+}
+
+}  // namespace finetuned::model

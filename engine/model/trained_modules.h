@@ -1,0 +1,26 @@
+// Embedding and head as a pass reads them: the adapter's own copies where it trains them, else the base's.
+// Legend: T tokens, D hidden, V vocabulary.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include "engine/lora/adapter.h"
+#include "engine/model/base_model.h"
+#include "engine/model/batch.h"
+#include "engine/model/workspace.h"
+
+namespace finetuned::model {
+
+// adapter null: the base's.
+const at::Tensor& EmbeddingOf(const BaseModel& base, const lora::Adapter* adapter);
+const at::Tensor& HeadOf(const BaseModel& base, const lora::Adapter* adapter);
+
+// Adds the gradient of the embedding from that of the residual stream before the first layer. Takes embed.gradient of the
+// workspace. Bits repeat where LibTorch's deterministic algorithms are on.
+void AddEmbeddingGradient(const lora::Adapter& adapter, const DeviceBatch& batch, const at::Tensor& dx_TD,
+                          Workspace& workspace);
+
+// Copies the base's weights into the modules that train.
+void CopyModules(const BaseModel& base, lora::Adapter& adapter);
+
+}  // namespace finetuned::model
