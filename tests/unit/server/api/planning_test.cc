@@ -59,6 +59,20 @@ class GpuPlanningApi : public PlanningApi {
   }
 };
 
+TEST_F(PlanningApi, BytesOfTheBaseFollowItsFormat) {
+  const auto weights = [&](const std::string& base, bool double_quant) {
+    v1::Job job = Shape("llama-3.1-8b", int64_t{80} << 30);
+    job.mutable_spec()->mutable_quantization()->set_base(base);
+    job.mutable_spec()->mutable_quantization()->set_double_quant(double_quant);
+    return PlanGood(job).memory().weights_bytes();
+  };
+  EXPECT_EQ(weights("nf4", true), weights("fp4", true));
+  EXPECT_EQ(weights("int8", true), weights("fp8", true));
+  // A float32 scale for each of the rows, or for 64 weights.
+  const int64_t linears = 6'979'321'856, rows = 1'376'256;
+  EXPECT_EQ(weights("int8", true) - weights("nf4", false), linears + 4 * rows - (linears / 2 + linears / 16));
+}
+
 TEST_F(GpuPlanningApi, BudgetIsWhatOtherProcessesLeave) {
   WaitForDevice();
   const v1::Job job = GoodJob().job();
