@@ -64,6 +64,10 @@ struct Repeated {
   }
 };
 
+// How often a step multiplies with a layer's weights: forward and input gradient, with DoRA once more for the gradient of
+// its magnitudes (all linears counted as targets).
+double UsesOfWeights(const PlanInput& in) { return in.use_dora ? 3 : 2; }
+
 // Operations of attention of all layers for one token, forward: two products over half the context.
 double AttentionFlops(const PlanInput& in, double mean_length) {
   const format::ModelConfig& m = in.model;
@@ -88,7 +92,7 @@ double WeightTraffic(const PlanInput& in) {
 double TrainFlopsPerToken(const PlanInput& input, double mean_length) {
   const Sizes s(input);
   const Repeated repeated(input);
-  return 2.0 * (2.0 * (s.head + s.layers * s.layer) + repeated.weights(s)) +
+  return 2.0 * (2.0 * s.head + UsesOfWeights(input) * s.layers * s.layer + repeated.weights(s)) +
          AttentionFlops(input, mean_length) * (3.5 + repeated.attention) +
          6.0 * static_cast<double>(CountLoraParameters(input));
 }
@@ -107,7 +111,7 @@ double MicroBatchSeconds(const PlanInput& in, const DeviceSpeed& device, double 
   const Sizes s(in);
   const Repeated repeated(in);
   const auto lora = static_cast<double>(CountLoraParameters(in));
-  const double used = s.layers * 2 * s.layer + repeated.weights(s);  // weights, once per use
+  const double used = s.layers * UsesOfWeights(in) * s.layer + repeated.weights(s);  // weights, once per use
   const double products = 2 * tokens * (used + 2 * s.head) / (kProductShare * device.flops);
   const double attention_share = (mean_length < kLongDocument ? kAttentionShare : kLongAttentionShare) *
                                  std::min(1.0, static_cast<double>(in.model.head_dim) / 128);
