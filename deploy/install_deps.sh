@@ -4,17 +4,19 @@
 #   --oracles   also what tests compare with and run against: Python libraries (transformers, peft, ...),
 #               and Prometheus, unpacked into .deps/prometheus so that no service is started
 #   --client    also what the Python client and its tests need, into .deps/client-venv
+#   --fuzz      also clang with its sanitizers, for tests/fuzz
 #   --model     also SmolLM2-135M-Instruct (94 MB, Apache-2.0) into .deps/models
 set -euo pipefail
 cd "$(dirname "$0")/.."
 deps="$PWD/.deps"
-want_oracles=0 want_client=0 want_model=0
+want_oracles=0 want_client=0 want_model=0 want_fuzz=0
 for arg in "$@"; do
   case "$arg" in
     --oracles) want_oracles=1 ;;
     --client) want_client=1 ;;
     --model) want_model=1 ;;
-    *) echo "install_deps.sh: unknown option $arg (known: --oracles --client --model)" >&2; exit 2 ;;
+    --fuzz) want_fuzz=1 ;;
+    *) echo "install_deps.sh: unknown option $arg (known: --oracles --client --model --fuzz)" >&2; exit 2 ;;
   esac
 done
 
@@ -22,6 +24,8 @@ apt_packages=(build-essential cmake ninja-build ccache lld pkg-config git unzip 
   libgrpc++-dev libgrpc-dev protobuf-compiler-grpc libprotobuf-dev protobuf-compiler libabsl-dev
   prometheus-cpp-dev libyaml-cpp-dev libsqlite3-dev nlohmann-json3-dev libcli11-dev libpcre2-dev libre2-dev
   libcivetweb-dev libutf8proc-dev libssl-dev libgtest-dev libgmock-dev python3 python3-venv python3-pip)
+
+[ $want_fuzz = 1 ] && apt_packages+=(clang libclang-rt-14-dev)
 
 sudo_if_needed() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
 

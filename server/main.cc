@@ -18,6 +18,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "server/api/server.h"
+#include "server/auth/token_file.h"
 #include "server/config/config.h"
 #include "server/config/log.h"
 #include "server/config/notify.h"
@@ -47,9 +48,9 @@ Wakers MakeWakers() {
   sigemptyset(&set);
   sigaddset(&set, SIGTERM);
   sigaddset(&set, SIGINT);
+  sigaddset(&set, SIGHUP);
   pthread_sigmask(SIG_BLOCK, &set, nullptr);
   std::signal(SIGPIPE, SIG_IGN);
-  std::signal(SIGHUP, SIG_IGN);
   return {supervisor::Fd(signalfd(-1, &set, SFD_CLOEXEC)), supervisor::Fd(eventfd(0, EFD_CLOEXEC))};
 }
 
@@ -78,7 +79,7 @@ std::function<void()> WatchdogTicker(const config::Environment& environment) {
   };
 }
 
-// Until drained: the first signal asks for it, the second does not wait.
+// Until drained: the first signal asks for it, the second does not wait. SIGHUP has the tokens read again.
 void WaitUntilDrained(const Wakers& wakers, const config::Environment& environment,
                       const config::Config& config, api::Server* server, jobs::JobManager* jobs) {
   bool asked = false;
@@ -88,6 +89,12 @@ void WaitUntilDrained(const Wakers& wakers, const config::Environment& environme
     if ((fds[1].revents & POLLIN) != 0) return;
     signalfd_siginfo info;
     if (read(wakers.signals.get(), &info, sizeof info) != sizeof info) continue;
+    if (info.ssi_signo == SIGHUP) {
+      const absl::Status status = server->Reload();
+      LogInfo(status.ok() ? "SIGHUP: the tokens were read again"
+                          : absl::StrCat("SIGHUP: ", status.message(), "; the tokens stay what they were"));
+      continue;
+    }
     if (asked) {
       LogWarning("second signal: leaving at once");
       _exit(1);
@@ -161,16 +168,27 @@ int Fail(const absl::Status& status) {
   return absl::IsInvalidArgument(status) || absl::IsNotFound(status) ? kBadConfig : 1;
 }
 
+// The line for the token file goes to standard output, the token, which is nowhere kept, to standard error.
+int PrintNewToken(const std::string& name) {
+  const auto made = auth::MakeToken(name);
+  if (!made.ok()) return Fail(made.status());
+  std::fprintf(stderr, "token (shown once): %s\n", made->token.c_str());
+  std::printf("%s\n", made->line.c_str());
+  return 0;
+}
+
 int Main(int argc, char** argv) {
   CLI::App cli{"The fine-tuning daemon.", "finetuned"};
-  std::string config_file, state_dir;
+  std::string config_file, state_dir, new_token;
   bool check = false, print = false;
   cli.set_version_flag("--version", "finetuned " FINETUNED_VERSION);
   cli.add_option("--config", config_file, "Configuration (YAML); every key has a default");
   cli.add_option("--state-dir", state_dir, "Overrides state_dir of the configuration");
   cli.add_flag("--check-config", check, "Check the configuration and exit");
   cli.add_flag("--print-config", print, "Print the configuration with every default and exit");
+  cli.add_option("--new-token", new_token, "Make a token of this name, print the line for tcp.token_file and exit");
   CLI11_PARSE(cli, argc, argv);
+  if (!new_token.empty()) return PrintNewToken(new_token);
   const config::Environment environment = config::ReadEnvironment();
   SetLogToJournal(environment.journal);
   absl::StatusOr<config::Config> config =

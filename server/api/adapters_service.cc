@@ -30,7 +30,7 @@ absl::StatusOr<store::AdapterRecord> AdaptersService::Find(const std::string& na
 
 grpc::ServerUnaryReactor* AdaptersService::GetAdapter(Context* context, const v1::GetAdapterRequest* request,
                                                       v1::Adapter* response) {
-  return api::Unary(front_, context, front_.shared->quick, [=, this](const auth::Caller& caller) {
+  return api::Unary(front_, context, front_.shared->quick, *request, [=, this](const auth::Caller& caller) {
     auto record = Find(request->name());
     if (!record.ok()) return record.status();
     *response = std::move(record->adapter);
@@ -39,7 +39,7 @@ grpc::ServerUnaryReactor* AdaptersService::GetAdapter(Context* context, const v1
   });
 }
 
-absl::Status AdaptersService::List(const v1::ListAdaptersRequest& request, bool local,
+absl::Status AdaptersService::List(const auth::Caller& caller, const v1::ListAdaptersRequest& request,
                                    v1::ListAdaptersResponse* response) const {
   const auto size = PageSize(request.page_size(), 50, 1000);
   if (!size.ok()) return size.status();
@@ -48,7 +48,7 @@ absl::Status AdaptersService::List(const v1::ListAdaptersRequest& request, bool 
   }
   const auto read = [&](const std::string& after, int limit) {
     auto records = store().ListAdapters(after, limit);
-    if (records.ok() && local) {
+    if (records.ok() && caller.local) {
       for (store::AdapterRecord& record : *records) record.adapter.set_local_path(record.directory);
     }
     return records;
@@ -56,7 +56,12 @@ absl::Status AdaptersService::List(const v1::ListAdaptersRequest& request, bool 
   std::vector<v1::Adapter> found;
   const auto token = ListByName<store::AdapterRecord, v1::Adapter>(
       "adapters", request.filter(), {"base_model", "source_job", "labels."}, request.page_token(), *size, read,
-      [](const store::AdapterRecord& r) -> const v1::Adapter& { return r.adapter; }, FieldOf, &found);
+      [](const store::AdapterRecord& r) -> const v1::Adapter& { return r.adapter; }, FieldOf,
+      [&](const store::AdapterRecord& r) {
+        const Access& access = front_.shared->access;
+        return access.SeesAll(caller) || access.OwnerOf(r.adapter.name()) == caller.principal;
+      },
+      &found);
   if (!token.ok()) return token.status();
   for (v1::Adapter& adapter : found) *response->add_adapters() = std::move(adapter);
   response->set_next_page_token(*token);
@@ -65,8 +70,8 @@ absl::Status AdaptersService::List(const v1::ListAdaptersRequest& request, bool 
 
 grpc::ServerUnaryReactor* AdaptersService::ListAdapters(Context* context, const v1::ListAdaptersRequest* request,
                                                         v1::ListAdaptersResponse* response) {
-  return api::Unary(front_, context, front_.shared->quick, [=, this](const auth::Caller& caller) {
-    return List(*request, caller.local, response);
+  return api::Unary(front_, context, front_.shared->quick, *request, [=, this](const auth::Caller& caller) {
+    return List(caller, *request, response);
   });
 }
 
@@ -87,7 +92,7 @@ absl::Status AdaptersService::Delete(const v1::DeleteAdapterRequest& request,
 
 grpc::ServerUnaryReactor* AdaptersService::DeleteAdapter(Context* context, const v1::DeleteAdapterRequest* request,
                                                          google::protobuf::Empty*) {
-  return api::Unary(front_, context, front_.shared->quick, [=, this](const auth::Caller& caller) {
+  return api::Unary(front_, context, front_.shared->quick, *request, [=, this](const auth::Caller& caller) {
     return Once(&store(), caller, "DeleteAdapter", *request,
                 [&](const auto& remember) { return Delete(*request, remember); });
   });

@@ -22,7 +22,7 @@ class AdaptersService final : public v1::Adapters::CallbackService {
  private:
   store::Store& store() const { return *front_.shared->daemon.store; }
   absl::StatusOr<store::AdapterRecord> Find(const std::string& name) const;
-  absl::Status List(const v1::ListAdaptersRequest& request, bool local, v1::ListAdaptersResponse* response) const;
+  absl::Status List(const auth::Caller& caller, const v1::ListAdaptersRequest& request, v1::ListAdaptersResponse* response) const;
   absl::Status Delete(const v1::DeleteAdapterRequest& request,
                       const std::optional<store::RequestRecord>& remember) const;
 

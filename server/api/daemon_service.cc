@@ -92,9 +92,9 @@ void DaemonService::Describe(v1::ServerInfo* info) const {
   info->set_accepting_jobs(daemon.jobs->accepting());
 }
 
-grpc::ServerUnaryReactor* DaemonService::GetServerInfo(Context* context, const v1::GetServerInfoRequest*,
+grpc::ServerUnaryReactor* DaemonService::GetServerInfo(Context* context, const v1::GetServerInfoRequest* request,
                                                        v1::ServerInfo* response) {
-  return Unary(front_, context, front_.shared->slow, [=, this](const auth::Caller&) {
+  return Unary(front_, context, front_.shared->slow, *request, [=, this](const auth::Caller&) {
     Describe(response);
     return absl::OkStatus();
   });
@@ -102,7 +102,9 @@ grpc::ServerUnaryReactor* DaemonService::GetServerInfo(Context* context, const v
 
 grpc::ServerUnaryReactor* DaemonService::DrainServer(Context* context, const v1::DrainServerRequest* request,
                                                      v1::ServerInfo* response) {
-  return Unary(front_, context, front_.shared->quick, [=, this](const auth::Caller&) {
+  return Unary(front_, context, front_.shared->quick, *request, [=, this](const auth::Caller& caller) {
+    const absl::Status allowed = front_.shared->access.CheckAdmin(caller, "DrainServer");
+    if (!allowed.ok()) return allowed;
     const int64_t grace = request->has_grace() ? request->grace().seconds() : kDefaultGraceSeconds;
     if (grace < 0 || grace > kMaxGraceSeconds) {
       return InvalidField("grace", absl::StrCat("must be 0 to ", kMaxGraceSeconds, " seconds"));

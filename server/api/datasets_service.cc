@@ -59,7 +59,9 @@ grpc::ServerReadReactor<v1::UploadDatasetRequest>* DatasetsService::UploadDatase
 grpc::ServerUnaryReactor* DatasetsService::GetUploadStatus(Context* context,
                                                            const v1::GetUploadStatusRequest* request,
                                                            v1::UploadStatus* response) {
-  return api::Unary(front_, context, front_.shared->quick, [=, this](const auth::Caller&) {
+  return api::Unary(front_, context, front_.shared->quick, *request, [=, this](const auth::Caller& caller) {
+    const absl::Status seen = front_.shared->access.CheckName(caller, "datasets/" + request->dataset_id());
+    if (IsValidId(request->dataset_id()) && !seen.ok()) return seen;
     return Answer(front_.shared->uploads.Status(request->dataset_id()), response);
   });
 }
@@ -75,11 +77,11 @@ absl::StatusOr<v1::Dataset> DatasetsService::Find(const std::string& name) const
 
 grpc::ServerUnaryReactor* DatasetsService::GetDataset(Context* context, const v1::GetDatasetRequest* request,
                                                       v1::Dataset* response) {
-  return api::Unary(front_, context, front_.shared->quick,
+  return api::Unary(front_, context, front_.shared->quick, *request,
                     [=, this](const auth::Caller&) { return Answer(Find(request->name()), response); });
 }
 
-absl::Status DatasetsService::List(const v1::ListDatasetsRequest& request,
+absl::Status DatasetsService::List(const auth::Caller& caller, const v1::ListDatasetsRequest& request,
                                    v1::ListDatasetsResponse* response) const {
   const auto size = PageSize(request.page_size(), 50, 1000);
   if (!size.ok()) return size.status();
@@ -87,7 +89,8 @@ absl::Status DatasetsService::List(const v1::ListDatasetsRequest& request,
   const auto token = ListByName<store::DatasetRecord, v1::Dataset>(
       "datasets", request.filter(), {"state", "method", "format", "sha256"}, request.page_token(), *size,
       [this](const std::string& after, int limit) { return store().ListDatasets(after, limit); },
-      [](const store::DatasetRecord& r) -> const v1::Dataset& { return r.dataset; }, FieldOf, &found);
+      [](const store::DatasetRecord& r) -> const v1::Dataset& { return r.dataset; }, FieldOf,
+      [&](const store::DatasetRecord& r) { return front_.shared->access.MaySee(caller, r.owner); }, &found);
   if (!token.ok()) return token.status();
   for (v1::Dataset& dataset : found) *response->add_datasets() = std::move(dataset);
   response->set_next_page_token(*token);
@@ -96,8 +99,8 @@ absl::Status DatasetsService::List(const v1::ListDatasetsRequest& request,
 
 grpc::ServerUnaryReactor* DatasetsService::ListDatasets(Context* context, const v1::ListDatasetsRequest* request,
                                                         v1::ListDatasetsResponse* response) {
-  return api::Unary(front_, context, front_.shared->quick,
-                    [=, this](const auth::Caller&) { return List(*request, response); });
+  return api::Unary(front_, context, front_.shared->quick, *request,
+                    [=, this](const auth::Caller& caller) { return List(caller, *request, response); });
 }
 
 absl::Status DatasetsService::Delete(const v1::DeleteDatasetRequest& request,
@@ -121,7 +124,7 @@ absl::Status DatasetsService::Delete(const v1::DeleteDatasetRequest& request,
 
 grpc::ServerUnaryReactor* DatasetsService::DeleteDataset(Context* context, const v1::DeleteDatasetRequest* request,
                                                          google::protobuf::Empty*) {
-  return api::Unary(front_, context, front_.shared->quick, [=, this](const auth::Caller& caller) {
+  return api::Unary(front_, context, front_.shared->quick, *request, [=, this](const auth::Caller& caller) {
     return Once(&store(), caller, "DeleteDataset", *request,
                 [&](const auto& remember) { return Delete(*request, remember); });
   });
@@ -172,7 +175,7 @@ absl::Status DatasetsService::Preview(const v1::PreviewDatasetRequest& request,
 grpc::ServerUnaryReactor* DatasetsService::PreviewDataset(Context* context,
                                                           const v1::PreviewDatasetRequest* request,
                                                           v1::PreviewDatasetResponse* response) {
-  return api::Unary(front_, context, front_.shared->slow,
+  return api::Unary(front_, context, front_.shared->slow, *request,
                     [=, this](const auth::Caller&) { return Preview(*request, response); });
 }
 

@@ -22,7 +22,7 @@ class DatasetsService final : public v1::Datasets::CallbackService {
  private:
   store::Store& store() const { return *front_.shared->daemon.store; }
   absl::StatusOr<v1::Dataset> Find(const std::string& name) const;
-  absl::Status List(const v1::ListDatasetsRequest& request, v1::ListDatasetsResponse* response) const;
+  absl::Status List(const auth::Caller& caller, const v1::ListDatasetsRequest& request, v1::ListDatasetsResponse* response) const;
   absl::Status Delete(const v1::DeleteDatasetRequest& request,
                       const std::optional<store::RequestRecord>& remember) const;
   absl::Status Preview(const v1::PreviewDatasetRequest& request, v1::PreviewDatasetResponse* response) const;

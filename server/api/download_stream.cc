@@ -27,8 +27,11 @@ DownloadStream::DownloadStream(const Front& front, grpc::CallbackServerContext* 
     Finish(ToGrpc(caller.status()));
     return;
   }
-  front_.shared->quick.Continue([this] {
-    const absl::Status opened = Guarded([this] { return Open(); });
+  front_.shared->quick.Continue([this, caller = *caller] {
+    const absl::Status opened = Guarded([&] {
+      const absl::Status allowed = front_.shared->access.Check(caller, request_);
+      return allowed.ok() ? Open() : allowed;
+    });
     if (!opened.ok()) return Finish(ToGrpc(opened));
     SendChunk();
   });

@@ -1,9 +1,11 @@
 #include "server/api/error.h"
 
+#include <google/protobuf/descriptor.h>
 #include <google/protobuf/util/time_util.h>
 #include <google/rpc/error_details.pb.h>
 
 #include <algorithm>
+#include <memory>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/cord.h"
@@ -111,29 +113,41 @@ absl::Status Completed(const absl::Status& status) {
   return builder.Build();
 }
 
-bool StartsPath(std::string_view text, size_t i) {
-  if (text[i] != '/' || i + 1 >= text.size() || !absl::ascii_isalnum(static_cast<unsigned char>(text[i + 1])))
-    return false;
-  return i == 0 || absl::ascii_isspace(static_cast<unsigned char>(text[i - 1])) ||
-         std::string_view("\"'(=:[<").find(text[i - 1]) != std::string_view::npos;
+// Cuts absolute paths in every text of a detail, those of messages below it included.
+void CutPaths(google::protobuf::Message* message) {
+  const auto* reflection = message->GetReflection();
+  std::vector<const google::protobuf::FieldDescriptor*> fields;
+  reflection->ListFields(*message, &fields);
+  for (const auto* field : fields) {
+    const int count = field->is_repeated() ? reflection->FieldSize(*message, field) : 1;
+    for (int i = 0; i < count; ++i) {
+      if (field->cpp_type() == google::protobuf::FieldDescriptor::CPPTYPE_MESSAGE) {
+        CutPaths(field->is_repeated() ? reflection->MutableRepeatedMessage(message, field, i)
+                                      : reflection->MutableMessage(message, field));
+      } else if (field->cpp_type() == google::protobuf::FieldDescriptor::CPPTYPE_STRING) {
+        if (field->is_repeated()) {
+          reflection->SetRepeatedString(message, field, i, WithoutPaths(reflection->GetRepeatedString(*message, field, i)));
+        } else {
+          reflection->SetString(message, field, WithoutPaths(reflection->GetString(*message, field)));
+        }
+      }
+    }
+  }
+}
+
+// The value of a payload without absolute paths.
+absl::Cord Clean(absl::string_view url, const absl::Cord& value) {
+  const auto* type = google::protobuf::DescriptorPool::generated_pool()->FindMessageTypeByName(
+      std::string(url.substr(sizeof(kTypeUrlPrefix) - 1)));
+  if (type == nullptr) return absl::Cord();
+  std::unique_ptr<google::protobuf::Message> detail(
+      google::protobuf::MessageFactory::generated_factory()->GetPrototype(type)->New());
+  if (!detail->ParseFromString(std::string(value))) return absl::Cord();
+  CutPaths(detail.get());
+  return absl::Cord(detail->SerializeAsString());
 }
 
 }  // namespace
-
-std::string WithoutPaths(std::string_view text) {
-  std::string out;
-  for (size_t i = 0; i < text.size();) {
-    if (!StartsPath(text, i)) {
-      out += text[i++];
-      continue;
-    }
-    const size_t end = std::min(text.find_first_of(" \t\n\"')(:;,]>", i), text.size());
-    const std::string_view path = text.substr(i, end - i);
-    out += path.substr(path.find_last_of('/') + 1);
-    i = end;
-  }
-  return out;
-}
 
 absl::Status InvalidFields(const std::vector<spec::Violation>& violations) {
   google::rpc::BadRequest bad;
@@ -244,7 +258,7 @@ google::rpc::Status ToRpcStatus(const absl::Status& status) {
   std::map<std::string, std::string> details;  // by type: the same order every time
   absl::Status clean(status.code(), rpc.message());
   status.ForEachPayload([&](absl::string_view url, const absl::Cord& value) {
-    if (absl::StartsWith(url, kTypeUrlPrefix)) clean.SetPayload(url, value);
+    if (absl::StartsWith(url, kTypeUrlPrefix)) clean.SetPayload(url, Clean(url, value));
   });
   Completed(clean).ForEachPayload([&](absl::string_view url, const absl::Cord& value) {
     details[std::string(url)] = std::string(value);

@@ -12,6 +12,7 @@
 
 #include "absl/status/status.h"
 #include "proto/spec/resolve.h"
+#include "server/jobs/errors.h"
 
 // The error contract of the API in one place. Each function gives an absl::Status that carries google.rpc
 // details as payloads (jobs/errors.h); ToGrpc turns any status into what goes over the wire. Every answer has
@@ -52,8 +53,8 @@ absl::Status HistoryCompacted(std::string_view name, int64_t first_available);
 absl::Status ChecksumMismatch(std::string_view type, std::string_view name, std::string message);
 
 // What the client sees. Details that the code asks for and whoever made the status left out are added:
-// ErrorInfo with the name of the code, PreconditionFailure, RetryInfo, BadRequest. Absolute paths in texts
-// are cut to their last part.
+// ErrorInfo with the name of the code, PreconditionFailure, RetryInfo, BadRequest. Absolute paths in the
+// text and in every detail are cut to their last part.
 grpc::Status ToGrpc(const absl::Status& status);
 
 // The google.rpc.Status of a status, for fields of that type; as ToGrpc.
@@ -62,7 +63,6 @@ google::rpc::Status ToRpcStatus(const absl::Status& status);
 // The reason of its ErrorInfo in lower case, for metrics: "vram_budget_exceeded".
 std::string RejectionReason(const absl::Status& status);
 
-// "cannot open /var/lib/x/y: no" -> "cannot open y: no".
-std::string WithoutPaths(std::string_view text);
+using jobs::WithoutPaths;
 
 }  // namespace finetuned::api

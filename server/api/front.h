@@ -10,6 +10,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "server/api/access.h"
 #include "server/api/error.h"
 #include "server/api/models.h"
 #include "server/api/uploads.h"
@@ -22,8 +23,10 @@ namespace finetuned::api {
 // What all services of all listeners share.
 struct Shared {
   explicit Shared(const jobs::Daemon& d)
-      : daemon(d), models(d.config->models), uploads(d.store, d.config->limits) {}
+      : daemon(d), access(d.config->access, d.store), models(d.config->models),
+        uploads(d.store, d.config->limits, d.config->quotas) {}
   const jobs::Daemon daemon;
+  const Access access;
   Models models;
   Uploads uploads;
   std::function<void()> on_drain;  // called before JobManager::Drain
@@ -49,22 +52,26 @@ inline absl::Status Guarded(const std::function<absl::Status()>& handler) {
   }
 }
 
-// The frame of every unary call: who calls, off to the pool, answer. `handler` gets the auth::Caller.
+// The frame of every unary call: who calls, off to the pool, may they, answer. `handler` gets the auth::Caller.
+// `request` lives as long as the call.
 template <typename Handler>
 grpc::ServerUnaryReactor* Unary(const Front& front, grpc::CallbackServerContext* context, WorkPool& pool,
-                                Handler handler) {
+                                const google::protobuf::Message& request, Handler handler) {
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
   absl::StatusOr<auth::Caller> caller = front.authenticator->Identify(*context);
   if (!caller.ok()) {
     reactor->Finish(ToGrpc(caller.status()));
     return reactor;
   }
-  const bool taken = pool.Submit([context, reactor, caller = *std::move(caller), handler = std::move(handler)] {
+  const bool taken = pool.Submit([context, reactor, request = &request, access = &front.shared->access, caller = *std::move(caller), handler = std::move(handler)] {
     if (context->IsCancelled()) {
       reactor->Finish(grpc::Status::CANCELLED);
       return;
     }
-    reactor->Finish(ToGrpc(Guarded([&] { return handler(caller); })));
+    reactor->Finish(ToGrpc(Guarded([&] {
+      const absl::Status allowed = access->Check(caller, *request);
+      return allowed.ok() ? handler(caller) : allowed;
+    })));
   });
   if (!taken) {
     reactor->Finish(ToGrpc(Unavailable("OVERLOADED", "too many calls wait", std::chrono::seconds(1))));

@@ -118,19 +118,19 @@ absl::Status JobsService::Checkpoints(const v1::ListCheckpointsRequest& request,
 
 grpc::ServerUnaryReactor* JobsService::ListEvents(Context* context, const v1::ListEventsRequest* request,
                                                   v1::ListEventsResponse* response) {
-  return api::Unary(front_, context, front_.shared->quick,
+  return api::Unary(front_, context, front_.shared->quick, *request,
                     [=, this](const auth::Caller&) { return Events(*request, response); });
 }
 
 grpc::ServerUnaryReactor* JobsService::QueryMetrics(Context* context, const v1::QueryMetricsRequest* request,
                                                     v1::QueryMetricsResponse* response) {
-  return api::Unary(front_, context, front_.shared->quick,
+  return api::Unary(front_, context, front_.shared->quick, *request,
                     [=, this](const auth::Caller&) { return Metrics(*request, response); });
 }
 
 grpc::ServerUnaryReactor* JobsService::ListCheckpoints(Context* context, const v1::ListCheckpointsRequest* request,
                                                        v1::ListCheckpointsResponse* response) {
-  return api::Unary(front_, context, front_.shared->quick,
+  return api::Unary(front_, context, front_.shared->quick, *request,
                     [=, this](const auth::Caller&) { return Checkpoints(*request, response); });
 }
 

@@ -54,7 +54,7 @@ template <typename Request>
 grpc::ServerUnaryReactor* JobsService::Mutate(
     Context* context, const Request* request, v1::Job* response,
     absl::StatusOr<v1::Job> (jobs::JobManager::*method)(const Request&, const jobs::Caller&)) {
-  return api::Unary(front_, context, front_.shared->quick, [=, this](const auth::Caller& caller) {
+  return api::Unary(front_, context, front_.shared->quick, *request, [=, this](const auth::Caller& caller) {
     absl::Status status = CheckTarget(request->name(), request->request_id());
     if (status.ok()) status = CheckOthers(*request);
     if (!status.ok()) return status;
@@ -64,7 +64,7 @@ grpc::ServerUnaryReactor* JobsService::Mutate(
 
 grpc::ServerUnaryReactor* JobsService::CreateJob(Context* context, const v1::CreateJobRequest* request,
                                                  v1::Job* response) {
-  return api::Unary(front_, context, front_.shared->slow, [=, this](const auth::Caller& caller) {
+  return api::Unary(front_, context, front_.shared->slow, *request, [=, this](const auth::Caller& caller) {
     const absl::Status status = Create(caller, *request, response);
     if (!status.ok() && front_.shared->daemon.metrics != nullptr) {
       front_.shared->daemon.metrics->JobRejected(RejectionReason(status));
@@ -132,7 +132,7 @@ absl::Status JobsService::Create(const auth::Caller& caller, const v1::CreateJob
 
 grpc::ServerUnaryReactor* JobsService::GetJob(Context* context, const v1::GetJobRequest* request,
                                               v1::Job* response) {
-  return api::Unary(front_, context, front_.shared->quick, [=, this](const auth::Caller&) {
+  return api::Unary(front_, context, front_.shared->quick, *request, [=, this](const auth::Caller&) {
     absl::Status status = CheckTarget(request->name(), "");
     if (!status.ok()) return status;
     const auto violations = CheckReadMask(request->read_mask());
@@ -157,9 +157,11 @@ absl::Status JobsService::List(const v1::ListJobsRequest& request, v1::ListJobsR
   list.page_size = *size;
   list.page_token = *std::move(token);
   list.order_by = request.order_by();
-  if (!filter->terms().empty()) {
+  const Access& access = front_.shared->access;
+  if (!filter->terms().empty() || !access.SeesAll(caller)) {
     list.matches = [&](const v1::Job& job) {
-      return filter->Matches([&](const std::string& field) { return FieldOf(job, field); });
+      return access.MaySee(caller, job.owner()) &&
+             filter->Matches([&](const std::string& field) { return FieldOf(job, field); });
     };
   }
   auto answer = manager().ListJobs(list);
@@ -176,13 +178,13 @@ absl::Status JobsService::List(const v1::ListJobsRequest& request, v1::ListJobsR
 
 grpc::ServerUnaryReactor* JobsService::ListJobs(Context* context, const v1::ListJobsRequest* request,
                                                 v1::ListJobsResponse* response) {
-  return api::Unary(front_, context, front_.shared->quick,
-                    [=, this](const auth::Caller&) { return List(*request, response); });
+  return api::Unary(front_, context, front_.shared->quick, *request,
+                    [=, this](const auth::Caller& caller) { return List(caller, *request, response); });
 }
 
 grpc::ServerUnaryReactor* JobsService::UpdateJob(Context* context, const v1::UpdateJobRequest* request,
                                                  v1::Job* response) {
-  return api::Unary(front_, context, front_.shared->quick, [=, this](const auth::Caller& caller) {
+  return api::Unary(front_, context, front_.shared->quick, *request, [=, this](const auth::Caller& caller) {
     const auto id = ParseName("jobs", request->job().name(), "job.name");
     if (!id.ok()) return id.status();
     std::vector<spec::Violation> wrong = CheckRequestId(request->request_id());
@@ -194,7 +196,7 @@ grpc::ServerUnaryReactor* JobsService::UpdateJob(Context* context, const v1::Upd
 
 grpc::ServerUnaryReactor* JobsService::DeleteJob(Context* context, const v1::DeleteJobRequest* request,
                                                  google::protobuf::Empty*) {
-  return api::Unary(front_, context, front_.shared->quick, [=, this](const auth::Caller& caller) {
+  return api::Unary(front_, context, front_.shared->quick, *request, [=, this](const auth::Caller& caller) {
     const absl::Status status = CheckTarget(request->name(), request->request_id());
     if (!status.ok()) return status;
     return manager().DeleteJob(*request, MakeCaller(caller, *request));
@@ -233,7 +235,7 @@ grpc::ServerUnaryReactor* JobsService::CheckpointJob(Context* context, const v1:
 
 grpc::ServerUnaryReactor* JobsService::PlanJob(Context* context, const v1::PlanJobRequest* request,
                                                v1::JobPlan* response) {
-  return api::Unary(front_, context, front_.shared->slow, [=, this](const auth::Caller&) {
+  return api::Unary(front_, context, front_.shared->slow, *request, [=, this](const auth::Caller&) {
     if (request->measure()) return NotAvailable("measure", "measuring a plan on the device is not in this version");
     const auto violations = CheckJobFields(request->job());
     if (!violations.empty()) return InvalidFields(violations);

@@ -42,7 +42,7 @@ class JobsService final : public v1::Jobs::CallbackService {
   Unary* Mutate(Context* context, const Request* request, v1::Job* response,
                 absl::StatusOr<v1::Job> (jobs::JobManager::*method)(const Request&, const jobs::Caller&));
   absl::Status Create(const auth::Caller& caller, const v1::CreateJobRequest& request, v1::Job* response);
-  absl::Status List(const v1::ListJobsRequest& request, v1::ListJobsResponse* response) const;
+  absl::Status List(const auth::Caller& caller, const v1::ListJobsRequest& request, v1::ListJobsResponse* response) const;
   absl::Status CheckCreate(const v1::CreateJobRequest& request) const;
   absl::StatusOr<std::string> FindUid(const std::string& job_name) const;
   absl::Status Events(const v1::ListEventsRequest& request, v1::ListEventsResponse* response) const;

@@ -14,7 +14,7 @@ namespace finetuned::api {
 
 // The frame of listings by name: reads pages of rows, keeps what the filter matches, until `size` items
 // are there. `read(after, limit)` gives rows in the order of their names; `item` a row's message with a
-// name(); `value_of` a field of an item. Returns the token for the next page.
+// name(); `value_of` a field of an item; `may_see` says which rows the caller is shown. Returns the token for the next page.
 template <typename Row, typename Item>
 absl::StatusOr<std::string> ListByName(
     const std::string& kind, const std::string& filter_text, const std::vector<std::string>& fields,
@@ -22,6 +22,7 @@ absl::StatusOr<std::string> ListByName(
     const std::function<absl::StatusOr<std::vector<Row>>(const std::string&, int)>& read,
     const std::function<const Item&(const Row&)>& item,
     const std::function<std::optional<std::string>(const Item&, const std::string&)>& value_of,
+    const std::function<bool(const Row&)>& may_see,
     std::vector<Item>* out) {
   const absl::StatusOr<ListFilter> filter = ListFilter::Parse(filter_text, fields);
   if (!filter.ok()) return filter.status();
@@ -33,7 +34,7 @@ absl::StatusOr<std::string> ListByName(
     if (!rows.ok()) return rows.status();
     for (const Row& row : *rows) {
       const Item& one = item(row);
-      if (!filter->Matches([&](const std::string& field) { return value_of(one, field); })) {
+      if (!may_see(row) || !filter->Matches([&](const std::string& field) { return value_of(one, field); })) {
         *after = one.name();
         continue;
       }

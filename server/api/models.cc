@@ -30,7 +30,8 @@ std::string Stamp(const std::string& path) {
 
 // A problem with the model itself is the caller's to know, but not where the model lies.
 absl::Status ForField(const absl::Status& status, const std::string& field, const std::string& name) {
-  const std::string text = absl::StrCat(name, ": ", WithoutPaths(std::string(status.message())));
+  std::string text = WithoutPaths(std::string(status.message()));
+  if (!absl::StartsWith(text, name)) text = absl::StrCat(name, ": ", text);
   switch (status.code()) {
     case absl::StatusCode::kUnimplemented:
       return NotAvailable(field, text);

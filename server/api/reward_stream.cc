@@ -15,6 +15,7 @@ RewardStream::RewardStream(const Front& front, grpc::CallbackServerContext* cont
     End(caller.status());
     return;
   }
+  caller_ = *caller;
   StartRead(&incoming_);
 }
 
@@ -42,7 +43,12 @@ void RewardStream::Take() {
   const absl::Status status = Guarded([this] {
     if (worker_ != 0) return front_.shared->daemon.jobs->rewards().Message(worker_, incoming_);
     if (!incoming_.has_hello()) return absl::InvalidArgumentError("the first message must be hello");
-    return Hello(incoming_.hello());
+    const Access& access = front_.shared->access;
+    absl::Status allowed = access.Check(caller_, incoming_.hello());
+    if (allowed.ok() && incoming_.hello().job().empty()) {
+      allowed = access.CheckAdmin(caller_, "a reward worker for every job");
+    }
+    return allowed.ok() ? Hello(incoming_.hello()) : allowed;
   });
   if (!status.ok()) return End(status);
   incoming_.Clear();

@@ -32,6 +32,7 @@ class RewardStream final : public grpc::ServerBidiReactor<v1::RewardWorkerMessag
   void End(const absl::Status& status);
 
   const Front front_;
+  auth::Caller caller_;
   v1::RewardWorkerMessage incoming_;
   int64_t worker_ = 0;                        // touched by reads only; 0: no hello yet
   std::mutex mutex_;

@@ -62,13 +62,16 @@ grpc::ServerBidiReactor<v1::RewardWorkerMessage, v1::RewardDispatch>* RewardsSer
 grpc::ServerUnaryReactor* RewardsService::EvaluateReward(Context* context, const v1::EvaluateRewardRequest* request,
                                                          v1::EvaluateRewardResponse* response) {
   // The slow pool: the answer may be a worker's.
-  return Unary(front_, context, front_.shared->slow, [this, request, response](const auth::Caller&) {
+  return Unary(front_, context, front_.shared->slow, *request, [this, request, response](const auth::Caller& caller) {
     if (const absl::Status status = CheckItems(*request); !status.ok()) return status;
     const absl::Time start = absl::Now();
     absl::Status status;
     switch (request->reward_case()) {
       case v1::EvaluateRewardRequest::kBuiltin: status = EvaluateBuiltin(*request, response); break;
       case v1::EvaluateRewardRequest::kRemote:
+        // The worker asked may be anybody's.
+        status = front_.shared->access.CheckAdmin(caller, "EvaluateReward of remote rewards");
+        if (!status.ok()) return status;
         status = EvaluateRemote(front_.shared->daemon.jobs->rewards(), *request, response);
         break;
       default: return InvalidField("reward", "builtin or remote is required");

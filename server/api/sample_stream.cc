@@ -89,16 +89,17 @@ SampleStream::SampleStream(const Front& front, grpc::CallbackServerContext* cont
     sink->OnDone(caller.status());
     return;
   }
-  if (!front_.shared->slow.Submit([this] { Begin(); })) {
+  if (!front_.shared->slow.Submit([this, caller = *caller] { Begin(caller); })) {
     sink->OnDone(Unavailable("OVERLOADED", "too many calls wait", std::chrono::seconds(1)));
   }
 }
 
-void SampleStream::Begin() {
+void SampleStream::Begin(const auth::Caller& caller) {
   const std::shared_ptr<Sink> sink = sink_;
   jobs::JobManager* const jobs = front_.shared->daemon.jobs;
   absl::StatusOr<int64_t> number = absl::CancelledError("the client is gone");
   const absl::Status begun = Guarded([&] {
+    if (absl::Status allowed = front_.shared->access.Check(caller, request_); !allowed.ok()) return allowed;
     auto sample = PlanSample(front_.shared, request_);
     if (!sample.ok()) return sample.status();
     number = jobs->Sample(*std::move(sample), sink);

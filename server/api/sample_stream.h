@@ -20,7 +20,7 @@ class SampleStream final : public grpc::ServerWriteReactor<v1::SampleResponse> {
 
  private:
   class Sink;
-  void Begin();  // on the pool
+  void Begin(const auth::Caller& caller);  // on the pool
 
   const Front front_;
   const v1::SampleRequest request_;

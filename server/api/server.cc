@@ -12,10 +12,13 @@
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/health_check_service_interface.h>
+#include <grpcpp/security/tls_certificate_provider.h>
+#include <grpcpp/security/tls_credentials_options.h>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "server/api/adapters_service.h"
+#include "server/api/audit_interceptor.h"
 #include "server/api/daemon_service.h"
 #include "server/api/datasets_service.h"
 #include "server/api/front.h"
@@ -33,6 +36,7 @@ constexpr absl::Duration kHealthInterval = absl::Seconds(1);
 constexpr int kMinPingIntervalMs = 20'000;   // clients ping every 30 s
 constexpr int kKeepaliveMs = 60'000;         // find dead peers
 constexpr int kKeepaliveTimeoutMs = 20'000;
+constexpr unsigned kCertificateSeconds = 2;  // changed certificate files are seen within this time
 
 // Linking gRPC's reflection library puts it on every server; this takes it off one again.
 class WithoutReflection : public grpc::ServerBuilderOption {
@@ -77,12 +81,13 @@ void SetLimits(const config::LimitsConfig& limits, grpc::ServerBuilder* builder)
   builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveTimeoutMs);
 }
 
-absl::StatusOr<std::string> ReadPem(const std::string& key, const std::string& path) {
+absl::Status CheckPem(const std::string& key, const std::string& path) {
+  if (path.empty()) return absl::OkStatus();
   std::ifstream in(path, std::ios::binary);
   std::stringstream text;
   text << in.rdbuf();
-  if (!in || text.str().empty()) return absl::InvalidArgumentError(absl::StrCat(key, " ", path, " cannot be read"));
-  return text.str();
+  if (in && absl::StrContains(text.str(), "-----BEGIN ")) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(key, " ", path, " cannot be read, or is no PEM file"));
 }
 
 // What the TCP listener speaks. Never lets anybody in without a token or a certificate, and never sends
@@ -102,19 +107,20 @@ absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> TcpCredentials(const co
     }
     return grpc::InsecureServerCredentials();
   }
-  const auto certificate = ReadPem("tcp.tls_certificate", tcp.tls_certificate);
-  if (!certificate.ok()) return certificate.status();
-  const auto key = ReadPem("tcp.tls_key", tcp.tls_key);
-  if (!key.ok()) return key.status();
-  grpc::SslServerCredentialsOptions options;
-  if (!tcp.tls_client_ca.empty()) {
-    const auto authority = ReadPem("tcp.tls_client_ca", tcp.tls_client_ca);
-    if (!authority.ok()) return authority.status();
-    options = grpc::SslServerCredentialsOptions(GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_AND_VERIFY);
-    options.pem_root_certs = *authority;
+  for (const auto& [key, path] : {std::pair{"tcp.tls_certificate", tcp.tls_certificate},
+                                  std::pair{"tcp.tls_key", tcp.tls_key},
+                                  std::pair{"tcp.tls_client_ca", tcp.tls_client_ca}}) {
+    if (absl::Status status = CheckPem(key, path); !status.ok()) return status;
   }
-  options.pem_key_cert_pairs.push_back({*key, *certificate});
-  return grpc::SslServerCredentials(options);
+  namespace tls_api = grpc::experimental;
+  tls_api::TlsServerCredentialsOptions options(std::make_shared<tls_api::FileWatcherCertificateProvider>(
+      tcp.tls_key, tcp.tls_certificate, tcp.tls_client_ca, kCertificateSeconds));
+  options.watch_identity_key_cert_pairs();
+  if (!tcp.tls_client_ca.empty()) {
+    options.watch_root_certs();
+    options.set_cert_request_type(GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_AND_VERIFY);
+  }
+  return tls_api::TlsServerCredentials(options);
 }
 
 }  // namespace
@@ -123,12 +129,17 @@ class Server::Impl {
  public:
   explicit Impl(const jobs::Daemon& daemon) : shared_(daemon) {
     shared_.on_drain = [this] { BeginDrain(); };
+    const config::AuditConfig& audit = daemon.config->audit;
+    if (audit.enabled) {
+      audit_.emplace(daemon.store->layout().AuditLog(), audit.max_bytes, audit.files);
+    }
   }
   ~Impl() { Shutdown(absl::ZeroDuration()); }
 
   absl::Status Start();
   void BeginDrain();
   void Shutdown(absl::Duration grace);
+  absl::Status Reload();
   int tcp_port() const { return tcp_port_; }
   std::shared_ptr<grpc::Channel> LocalChannel() const { return local_server_->InProcessChannel({}); }
 
@@ -136,11 +147,14 @@ class Server::Impl {
   absl::Status StartUnix();
   absl::Status StartLocal();
   absl::Status StartTcp();
+  void Audit(const auth::Authenticator* authenticator, grpc::ServerBuilder* builder);
+  void AuditOwn(const std::string& method, const absl::Status& status);
   void SetHealth(const std::string& service, bool serving);
   void UpdateHealth();
   void HealthLoop();
 
   Shared shared_;
+  std::optional<audit::AuditLog> audit_;
   std::unique_ptr<auth::UnixListener> unix_listener_;
   std::unique_ptr<auth::TcpAuthenticator> tcp_authenticator_;
   InProcess in_process_;
@@ -154,6 +168,29 @@ class Server::Impl {
   bool stopping_ = false;
   std::thread health_;
 };
+
+void Server::Impl::Audit(const auth::Authenticator* authenticator, grpc::ServerBuilder* builder) {
+  if (!audit_.has_value()) return;
+  std::vector<std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>> interceptors;
+  interceptors.push_back(MakeAuditInterceptor(&*audit_, authenticator));
+  builder->experimental().SetInterceptorCreators(std::move(interceptors));
+}
+
+void Server::Impl::AuditOwn(const std::string& method, const absl::Status& status) {
+  if (!audit_.has_value()) return;
+  audit::Entry entry;
+  entry.time = absl::Now();
+  entry.principal = "daemon";
+  entry.method = method;
+  entry.code = absl::StatusCodeToString(status.code());
+  audit_->Write(entry);
+}
+
+absl::Status Server::Impl::Reload() {
+  const absl::Status status = tcp_authenticator_ == nullptr ? absl::OkStatus() : tcp_authenticator_->Reload();
+  AuditOwn("daemon/reload", status);
+  return status;
+}
 
 absl::Status Server::Impl::StartUnix() {
   const config::Config& config = *shared_.daemon.config;
@@ -169,6 +206,7 @@ absl::Status Server::Impl::StartUnix() {
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   grpc::ServerBuilder builder;
   SetLimits(config.limits, &builder);
+  Audit(unix_listener_.get(), &builder);
   unix_services_->Register(&builder);
   unix_server_ = builder.BuildAndStart();
   if (unix_server_ == nullptr) return absl::InternalError("the gRPC server of the Unix socket did not start");
@@ -181,17 +219,18 @@ absl::Status Server::Impl::StartTcp() {
   if (config.tcp.address.empty()) return absl::OkStatus();
   const auto credentials = TcpCredentials(config.tcp);
   if (!credentials.ok()) return credentials.status();
-  std::optional<auth::BearerToken> token;
+  std::unique_ptr<auth::TokenFile> tokens;
   if (!config.tcp.token_file.empty()) {
-    auto read = auth::BearerToken::FromFile(config.tcp.token_file);
+    auto read = auth::TokenFile::Open(config.tcp.token_file);
     if (!read.ok()) return read.status();
-    token = *std::move(read);
+    tokens = *std::move(read);
   }
-  tcp_authenticator_ = std::make_unique<auth::TcpAuthenticator>(std::move(token));
+  tcp_authenticator_ = std::make_unique<auth::TcpAuthenticator>(std::move(tokens));
   tcp_services_ = std::make_unique<ServiceSet>(Front{&shared_, tcp_authenticator_.get()});
   grpc::ServerBuilder builder;
   builder.SetOption(std::make_unique<WithoutReflection>());
   SetLimits(config.limits, &builder);
+  Audit(tcp_authenticator_.get(), &builder);
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
   builder.AddListeningPort(config.tcp.address, *credentials, &tcp_port_);
   tcp_services_->Register(&builder);
@@ -222,6 +261,7 @@ absl::Status Server::Impl::Start() {
   if (!status.ok()) return status;
   UpdateHealth();
   health_ = std::thread([this] { HealthLoop(); });
+  AuditOwn("daemon/start", status);
   return absl::OkStatus();
 }
 
@@ -267,12 +307,14 @@ void Server::Impl::Shutdown(absl::Duration grace) {
     for (const char* service : {"", kJobsService, kGpuService}) SetHealth(service, false);
   }
   wake_.notify_all();
-  if (health_.joinable()) health_.join();
+  const bool served = health_.joinable();
+  if (served) health_.join();
   if (unix_listener_ != nullptr) unix_listener_->Stop();
   const auto deadline = absl::ToChronoTime(absl::Now() + grace);
   for (grpc::Server* server : {local_server_.get(), tcp_server_.get(), unix_server_.get()}) {
     if (server != nullptr) server->Shutdown(deadline);
   }
+  if (served) AuditOwn("daemon/stop", absl::OkStatus());
   // Shutdown returned: no call is left, so nothing posts to the pools any more.
   shared_.quick.Close();
   shared_.slow.Close();
@@ -288,6 +330,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const jobs::Daemon& daemon
   return std::unique_ptr<Server>(new Server(std::move(impl)));
 }
 
+absl::Status Server::Reload() { return impl_->Reload(); }
 void Server::BeginDrain() { impl_->BeginDrain(); }
 void Server::Shutdown(absl::Duration grace) { impl_->Shutdown(grace); }
 int Server::tcp_port() const { return impl_->tcp_port(); }

@@ -31,6 +31,10 @@ class Server {
   // REQUIRES: JobManager::Stop() was called or the grace is short: watches end only then.
   void Shutdown(absl::Duration grace);
 
+  // Reads the token file again (SIGHUP). Certificates are read again by themselves. INVALID_ARGUMENT: the file is
+  // wrong; the tokens stay what they were.
+  absl::Status Reload();
+
   int tcp_port() const;  // 0: no TCP listener
   // For parts of the daemon that are clients of its API (the web page). Whoever uses it must not call
   // anything that changes something: its calls are of nobody. Ends with Shutdown.

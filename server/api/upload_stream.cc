@@ -11,7 +11,7 @@ UploadStream::UploadStream(const Front& front, grpc::CallbackServerContext* cont
     End(caller.status());
     return;
   }
-  principal_ = caller->principal;
+  caller_ = *caller;
   StartRead(&request_);
 }
 
@@ -19,10 +19,20 @@ void UploadStream::OnReadDone(bool ok) {
   front_.shared->quick.Continue([this, ok] { ok ? Write() : Leave(); });
 }
 
+absl::Status UploadStream::CheckOwner() const {
+  const Access& access = front_.shared->access;
+  if (access.SeesAll(caller_)) return absl::OkStatus();
+  const std::string name = absl::StrCat("datasets/", request_.dataset_id());
+  const auto owner = access.OwnerOf(name);
+  if (!owner.has_value() || *owner == caller_.principal) return absl::OkStatus();
+  return AlreadyExists("Dataset", name, absl::StrCat(name, " is taken; choose another dataset_id"));
+}
+
 void UploadStream::Write() {
   const absl::Status status = Guarded([this] {
     if (upload_ == nullptr) {
-      auto upload = front_.shared->uploads.Begin(request_, principal_);
+      if (absl::Status free = CheckOwner(); !free.ok()) return free;
+      auto upload = front_.shared->uploads.Begin(request_, caller_.principal);
       if (!upload.ok()) return upload.status();
       upload_ = *std::move(upload);
       response_->set_name(absl::StrCat("datasets/", request_.dataset_id()));

@@ -21,6 +21,7 @@ class UploadStream final : public grpc::ServerReadReactor<v1::UploadDatasetReque
   void OnDone() override { delete this; }
 
  private:
+  absl::Status CheckOwner() const;  // with access.own_only: the name is not another's
   void Write();         // on the pool
   void FinishUpload();  // on the slow pool
   void Leave();         // the client is gone or has closed its half
@@ -28,7 +29,7 @@ class UploadStream final : public grpc::ServerReadReactor<v1::UploadDatasetReque
 
   const Front front_;
   v1::Dataset* const response_;
-  std::string principal_;
+  auth::Caller caller_;
   v1::UploadDatasetRequest request_;
   std::unique_ptr<Upload> upload_;
 };

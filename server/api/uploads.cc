@@ -16,6 +16,7 @@
 #include "server/api/disk.h"
 #include "server/api/error.h"
 #include "server/api/names.h"
+#include "server/jobs/quota.h"
 
 namespace finetuned::api {
 namespace {
@@ -147,9 +148,19 @@ absl::Status Upload::CheckChunk(const v1::UploadDatasetRequest& chunk) const {
                          absl::StrCat("a dataset may have ", uploads_->limits_.max_dataset_bytes, " bytes"));
   }
   if (first_ || written_ % kSyncBytes + size >= kSyncBytes) {
+    if (absl::Status status = CheckQuota(size); !status.ok()) return status;
     return CheckFreeDisk(uploads_->store_->layout().UploadsDir(), size, uploads_->limits_.min_free_disk_bytes);
   }
   return absl::OkStatus();
+}
+
+// Looked at now and then: a principal may exceed its storage by kSyncBytes.
+absl::Status Upload::CheckQuota(int64_t size) const {
+  const config::QuotasConfig& quotas = uploads_->quotas_;
+  if (quotas.max_storage_bytes == 0 || jobs::IsExempt(quotas, record_.owner)) return absl::OkStatus();
+  const auto owned = uploads_->store_->OwnedBytes(record_.owner);
+  if (!owned.ok()) return owned.status();
+  return jobs::CheckStorage(quotas, record_.owner, *owned - record_.committed + written_ + size);
 }
 
 absl::Status Upload::Append(const v1::UploadDatasetRequest& chunk) {

@@ -32,6 +32,7 @@ class Upload {
   absl::Status Commit();
   absl::Status CheckChunk(const v1::UploadDatasetRequest& chunk) const;
   absl::StatusOr<v1::Dataset> Keep(v1::Dataset dataset);
+  absl::Status CheckQuota(int64_t size) const;
 
   Uploads* const uploads_;
   store::UploadRecord record_;
@@ -44,7 +45,8 @@ class Upload {
 // Dataset files on their way in. Thread safe.
 class Uploads {
  public:
-  Uploads(store::Store* store, const config::LimitsConfig& limits) : store_(store), limits_(limits) {}
+  Uploads(store::Store* store, const config::LimitsConfig& limits, const config::QuotasConfig& quotas = {})
+      : store_(store), limits_(limits), quotas_(quotas) {}
 
   // `first`: the stream's first message; its bytes are not written yet. ABORTED: another stream writes
   // the same dataset.
@@ -61,6 +63,7 @@ class Uploads {
 
   store::Store* const store_;
   const config::LimitsConfig limits_;
+  const config::QuotasConfig quotas_;
   std::mutex files_mutex_;        // held while a dataset file comes or goes
   std::mutex mutex_;
   std::set<std::string> active_;  // dataset ids with a stream

@@ -90,8 +90,11 @@ WatchStream* WatchStream::Start(const Front& front, grpc::CallbackServerContext*
     return stream.get();
   }
   stream->pumping_ = true;
-  const bool taken = front.shared->quick.Submit([stream] {
-    const absl::Status opened = Guarded([&] { return stream->Open(); });
+  const bool taken = front.shared->quick.Submit([stream, caller = *caller] {
+    const absl::Status opened = Guarded([&] {
+      const absl::Status allowed = stream->front_.shared->access.Check(caller, stream->request_);
+      return allowed.ok() ? stream->Open() : allowed;
+    });
     if (!opened.ok()) return stream->End(opened);
     stream->ArmHeartbeat();
     stream->Pump();

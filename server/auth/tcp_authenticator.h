@@ -1,38 +1,26 @@
 #pragma once
 
-#include <array>
-#include <optional>
+#include <memory>
 #include <string>
-#include <string_view>
+#include <utility>
 
 #include "absl/status/statusor.h"
 #include "server/auth/caller.h"
+#include "server/auth/token_file.h"
 
 namespace finetuned::auth {
-
-// A bearer token, kept as its SHA-256 and compared in constant time.
-class BearerToken {
- public:
-  // The file's first line. INVALID_ARGUMENT: shorter than 32 characters, or the file may be read by
-  // others than its owner (mode).
-  static absl::StatusOr<BearerToken> FromFile(const std::string& path);
-  explicit BearerToken(std::string_view token);
-  // `header` is the value of the authorization header: "Bearer TOKEN".
-  bool Matches(std::string_view header) const;
-
- private:
-  std::array<unsigned char, 32> digest_;
-};
 
 // Calls over TCP: a client certificate, checked by TLS before the call came here, or a token.
 class TcpAuthenticator : public Authenticator {
  public:
-  // `token` empty: only certificates count.
-  explicit TcpAuthenticator(std::optional<BearerToken> token) : token_(std::move(token)) {}
+  // `tokens` null: only certificates count.
+  explicit TcpAuthenticator(std::unique_ptr<TokenFile> tokens) : tokens_(std::move(tokens)) {}
   absl::StatusOr<Caller> Identify(const grpc::ServerContextBase& context) const override;
+  // Reads the token file again.
+  absl::Status Reload() { return tokens_ == nullptr ? absl::OkStatus() : tokens_->Reload(); }
 
  private:
-  const std::optional<BearerToken> token_;
+  const std::unique_ptr<TokenFile> tokens_;
 };
 
 }  // namespace finetuned::auth

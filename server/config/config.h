@@ -24,7 +24,31 @@ struct TcpConfig {                     // off when address is empty
   std::string tls_certificate;         // PEM files
   std::string tls_key;                 // of tls_certificate
   std::string tls_client_ca;           // set: clients need a certificate (mTLS)
-  std::string token_file;              // bearer token, at least 32 characters
+  // Bearer tokens. Either one token of at least 32 characters (its principal is "token"), or lines "NAME sha256:HEX" as
+  // `finetuned --new-token NAME` makes them (principal "token:NAME"). Mode 0600; read again when it changes, and on SIGHUP.
+  std::string token_file;
+};
+
+// Who sees and changes what. Principals are "uid:1000", "token", "token:NAME", "tls:COMMON NAME".
+struct AccessConfig {
+  // Callers see and change only the jobs, datasets and adapters they own; what is another's looks as if it did not exist.
+  // Otherwise whoever may connect may see and change everything.
+  bool own_only = false;
+  std::vector<std::string> admins;     // principals for whom own_only does not count; root and the daemon's user always
+};
+
+struct QuotasConfig {                  // of each principal; 0: no limit
+  int64_t max_queued_jobs = 0;         // jobs of one principal in state QUEUED
+  int64_t max_storage_bytes = 0;       // of its datasets, uploads, checkpoints and adapters
+  absl::Duration max_device_time = absl::Seconds(0);      // its jobs holding the device within device_time_window
+  absl::Duration device_time_window = absl::Hours(24);    // looked back from now, in whole hours
+  std::vector<std::string> exempt;     // principals without quotas
+};
+
+struct AuditConfig {                   // logs/audit.log in state_dir: changes, refusals, downloads
+  bool enabled = true;
+  int64_t max_bytes = 16 << 20;        // then a new file is begun
+  int files = 4;                       // older files kept: audit.log.1 and so on
 };
 
 struct ModelsConfig {
@@ -71,6 +95,9 @@ struct Config {
   std::string state_dir;               // default: /var/lib/finetuned, ~/.local/state/finetuned
   SocketConfig socket;
   TcpConfig tcp;
+  AccessConfig access;
+  QuotasConfig quotas;
+  AuditConfig audit;
   ModelsConfig models;                 // keys `models` and `model_roots`
   WorkerConfig worker;
   MetricsConfig metrics;
@@ -98,7 +125,7 @@ absl::StatusOr<Config> LoadConfig(const std::string& file_name);
 // absolute. FAILED_PRECONDITION or INVALID_ARGUMENT.
 absl::Status CheckConfig(const Config& config);
 
-// HOST:PORT on this machine alone: 127.*, [::1] or localhost.
+// HOST:PORT on this machine alone: an address of 127.0.0.0/8, [::1] or localhost.
 bool IsLoopback(const std::string& address);
 
 // YAML with every key.

@@ -1,4 +1,5 @@
 // What depends on the machine and the user: defaults, environment, checks of files.
+#include <arpa/inet.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -10,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "proto/spec/default_socket.h"
 #include "proto/spec/nearest.h"
+#include "server/config/beneath.h"
 #include "server/config/config.h"
 
 namespace finetuned::config {
@@ -63,6 +65,22 @@ absl::Status CheckTcp(const TcpConfig& tcp) {
                                   std::pair{"tcp.tls_client_ca", tcp.tls_client_ca},
                                   std::pair{"tcp.token_file", tcp.token_file}}) {
     if (absl::Status status = CheckFile(key, path); !status.ok()) return status;
+  }
+  struct stat key_file;
+  if (tls && stat(tcp.tls_key.c_str(), &key_file) == 0 && (key_file.st_mode & 0007) != 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("tcp.tls_key: ", tcp.tls_key, " may be read by everybody; set its mode to 0600 or 0640"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckPrincipals(const char* key, const std::vector<std::string>& principals) {
+  for (const std::string& principal : principals) {
+    const bool known = principal == "token" || absl::StartsWith(principal, "token:") ||
+                       absl::StartsWith(principal, "uid:") || absl::StartsWith(principal, "tls:");
+    if (known) continue;
+    return absl::InvalidArgumentError(absl::StrCat(
+        key, ": \"", principal, "\" is no principal; known forms: uid:1000, token, token:NAME, tls:COMMON NAME"));
   }
   return absl::OkStatus();
 }
@@ -129,8 +147,10 @@ Config DefaultConfig() {
 }
 
 bool IsLoopback(const std::string& address) {
-  return absl::StartsWith(address, "127.") || absl::StartsWith(address, "[::1]:") ||
-         absl::StartsWith(address, "localhost:");
+  const std::string host = address.substr(0, address.rfind(':'));
+  in_addr parsed;  // a name such as 127.example.com is not an address
+  if (inet_pton(AF_INET, host.c_str(), &parsed) == 1) return ntohl(parsed.s_addr) >> 24 == 127;
+  return host == "[::1]" || host == "localhost";
 }
 
 absl::Status CheckConfig(const Config& config) {
@@ -150,6 +170,12 @@ absl::Status CheckConfig(const Config& config) {
         "web.address: ", config.web.address, " is reachable from other machines and the page has no login; use ",
         "127.0.0.1:PORT, and from elsewhere a tunnel: ssh -L PORT:127.0.0.1:PORT HOST"));
   }
+  if (config.access.own_only && !config.web.address.empty()) {
+    return absl::InvalidArgumentError(
+        "web.address: the page has no login and shows every job; leave it empty with access.own_only");
+  }
+  if (absl::Status status = CheckPrincipals("access.admins", config.access.admins); !status.ok()) return status;
+  if (absl::Status status = CheckPrincipals("quotas.exempt", config.quotas.exempt); !status.ok()) return status;
   return CheckTcp(config.tcp);
 }
 
@@ -172,16 +198,10 @@ absl::StatusOr<std::string> ResolveModel(const ModelsConfig& models, const std::
     return absl::InvalidArgumentError(
         absl::StrCat("base_model must be models/NAME or an absolute path, it is \"", base_model, "\""));
   }
-  // Links and .. are resolved first: what counts is where the path leads.
-  std::error_code error;
-  const std::filesystem::path path = std::filesystem::canonical(base_model, error);
   for (const std::string& root : models.roots) {
-    std::error_code root_error;
-    const std::filesystem::path base = std::filesystem::canonical(root, root_error);
-    if (error || root_error) continue;
-    if (absl::StartsWith(path.string(), base.string() + "/")) return path.string();
+    if (auto path = ResolveBeneath(root, base_model)) return *std::move(path);
   }
-  // The same answer for a path that does not exist and one outside: nothing is told about other files.
+  // The same answer for a path that does not exist and one that leads outside: nothing is told about other files.
   return absl::PermissionDeniedError(
       "base_model is not a path below one of the daemon's model_roots; name a model as models/NAME");
 }

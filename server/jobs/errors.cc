@@ -2,9 +2,38 @@
 
 #include <google/rpc/error_details.pb.h>
 
+#include <algorithm>
+
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 
 namespace finetuned::jobs {
+namespace {
+
+bool StartsPath(std::string_view text, size_t i) {
+  if (text[i] != '/' || i + 1 >= text.size() || !absl::ascii_isalnum(static_cast<unsigned char>(text[i + 1])))
+    return false;
+  return i == 0 || absl::ascii_isspace(static_cast<unsigned char>(text[i - 1])) ||
+         std::string_view("\"'(=:[<").find(text[i - 1]) != std::string_view::npos;
+}
+
+}  // namespace
+
+std::string WithoutPaths(std::string_view text) {
+  std::string out;
+  for (size_t i = 0; i < text.size();) {
+    if (!StartsPath(text, i)) {
+      out += text[i++];
+      continue;
+    }
+    const size_t end = std::min(text.find_first_of(" \t\n\"')(:;,]>", i), text.size());
+    const std::string_view path = text.substr(i, end - i);
+    out += path.substr(path.find_last_of('/') + 1);
+    i = end;
+  }
+  return out;
+}
+
 
 void AddDetail(absl::Status* status, const google::protobuf::Message& detail) {
   status->SetPayload(absl::StrCat(kTypeUrlPrefix, detail.GetDescriptor()->full_name()),

@@ -2,6 +2,7 @@
 
 #include <map>
 #include <string>
+#include <string_view>
 
 #include "absl/status/status.h"
 #include "google/protobuf/message.h"
@@ -19,6 +20,10 @@ void AddDetail(absl::Status* status, const google::protobuf::Message& detail);
 // With ErrorInfo{domain "finetuned", reason, metadata}.
 absl::Status ErrorWithInfo(absl::StatusCode code, const std::string& message, const std::string& reason,
                            const std::map<std::string, std::string>& metadata = {});
+
+// Absolute paths cut to their last part: "cannot open /var/lib/x/y: no" -> "cannot open y: no". What clients see,
+// texts of the worker included, tells nothing of the daemon's disk.
+std::string WithoutPaths(std::string_view text);
 
 absl::Status NotFound(const std::string& type, const std::string& name);  // ("job", "jobs/x")
 absl::Status EtagMismatch(const std::string& name, const std::string& sent, const std::string& current);

@@ -54,7 +54,7 @@ JobManager::Loop::Loop(Options options, store::Store* store, metrics::Metrics* m
         const auto record = store->GetJob(job);
         return record.ok() && record->job.state() == v1::SUCCEEDED;
       }),
-      rewards_(RewardHost()) {}
+      rewards_(RewardHost()), device_time_(store) {}
 
 JobManager::Loop::~Loop() { Stop(); }
 
@@ -323,6 +323,7 @@ void JobManager::Loop::CountChange(const queue::StateChange& change, const store
   if (change.to == v1::QUEUED) queued_since_[job.name()] = now;
   if (queue::HoldsDevice(change.from) && !queue::HoldsDevice(change.to)) {
     if (change.to == v1::SUCCEEDED) metrics_->AttemptMemory(job.name(), job.memory().total_bytes());
+    ChargeDeviceTime(change, job);
     metrics_->JobOffDevice(job.name());
     rewards_.Forget(job.name());
   }

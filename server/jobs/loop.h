@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "server/jobs/job_manager.h"
+#include "server/jobs/quota.h"
 
 namespace finetuned::jobs {
 
@@ -120,6 +121,9 @@ class JobManager::Loop {
   absl::Status CheckEtag(const v1::Job& job, const std::string& etag) const;
   absl::Status CheckDependencies(const v1::Job& job) const;
   absl::Status CheckRoom() const;
+  // Of the owner of a job that is to be queued.
+  absl::Status CheckQuotas(const std::string& owner);
+  void ChargeDeviceTime(const queue::StateChange& change, const v1::Job& job);
 
   // loop_worker.cc
   void SendRun(const std::string& name);
@@ -181,6 +185,7 @@ class JobManager::Loop {
   std::map<uint64_t, int64_t> xids_;                  // counts when last looked at
   std::pair<int64_t, absl::Time> pace_start_;         // step and time that the pace counts from
   std::map<std::string, double> best_eval_;
+  DeviceTime device_time_;                            // kept when there is a quota of it
   absl::Time housekeeping_at_ = absl::InfinitePast();
   absl::Time forget_requests_at_ = absl::InfinitePast();
   std::optional<internal::v1::WorkerHello> hello_;

@@ -112,6 +112,31 @@ absl::Status JobManager::Loop::CheckRoom() const {
   return absl::OkStatus();
 }
 
+absl::Status JobManager::Loop::CheckQuotas(const std::string& owner) {
+  const config::QuotasConfig& quotas = options_.config->quotas;
+  const absl::Time now = absl::Now();
+  int64_t queued = 0;
+  absl::Duration used = device_time_.Used(owner, now, quotas.device_time_window);
+  for (const auto& [name, record] : live_) {
+    if (record.job.owner() != owner) continue;
+    queued += record.job.state() == v1::QUEUED;
+    if (queue::HoldsDevice(record.job.state())) used += now - AttemptStart(record.job, now);
+  }
+  absl::Status status = CheckQueued(quotas, owner, queued);
+  if (status.ok()) status = CheckDeviceTime(quotas, owner, used);
+  if (!status.ok() || quotas.max_storage_bytes == 0 || IsExempt(quotas, owner)) return status;
+  const auto owned = store_->OwnedBytes(owner);
+  return owned.ok() ? CheckStorage(quotas, owner, *owned) : owned.status();
+}
+
+void JobManager::Loop::ChargeDeviceTime(const queue::StateChange& change, const v1::Job& job) {
+  const config::QuotasConfig& quotas = options_.config->quotas;
+  if (quotas.max_device_time == absl::ZeroDuration()) return;
+  if (!queue::HoldsDevice(change.from) || queue::HoldsDevice(change.to)) return;
+  const absl::Time now = absl::Now();
+  device_time_.Add(job.owner(), AttemptStart(job, now), now, quotas.device_time_window);
+}
+
 absl::StatusOr<v1::Job> JobManager::Loop::Create(v1::Job job, const std::string& job_id,
                                                  const Caller& caller) {
   auto remembered = Remembered("CreateJob", caller);
@@ -120,6 +145,7 @@ absl::StatusOr<v1::Job> JobManager::Loop::Create(v1::Job job, const std::string&
   FT_FAILPOINT("create.new");
   if (scheduler_.draining()) return Draining();
   if (absl::Status status = CheckRoom(); !status.ok()) return status;
+  if (absl::Status status = CheckQuotas(caller.principal); !status.ok()) return status;
 
   const absl::Time now = absl::Now();
   job.set_uid(NewUuid());
@@ -190,6 +216,9 @@ absl::StatusOr<v1::Job> JobManager::Loop::Command(const char* method, queue::Use
     const auto transition = queue::FindTransition(request.event, record->job.state());
     if (!transition.ok()) return transition.status();
   }
+  if (request.event == queue::JobEvent::kResume) {
+    if (absl::Status status = CheckQuotas(record->job.owner()); !status.ok()) return status;
+  }
   FT_FAILPOINT("command.checked");
   if (request.message.empty()) request.message = absl::StrCat("asked for by ", caller.principal);
   v1::Job answer;
@@ -213,6 +242,7 @@ absl::StatusOr<v1::Job> JobManager::Loop::Retry(const std::string& name, const C
   if (!record.ok()) return record.status();
   const auto transition = queue::FindTransition(queue::JobEvent::kRetry, record->job.state());
   if (!transition.ok()) return transition.status();
+  if (absl::Status status = CheckQuotas(record->job.owner()); !status.ok()) return status;
   record->crashes = 0;
   record->front = false;
   record->queue_order = absl::ToUnixNanos(absl::Now());
@@ -283,6 +313,11 @@ absl::StatusOr<bool> JobManager::Loop::Delete(const v1::DeleteJobRequest& reques
                                          {"allowed", "SUCCEEDED,FAILED,CANCELLED"}});
   }
   // Rows first: files without a row are only lost space, a row without files is a lie.
+  // The adapter outlives its job: whose it is must not be forgotten with it.
+  if (!request.force() && !job.output_adapter().empty()) {
+    const absl::Status kept = store_->PutValue(store::OwnerKey(job.output_adapter()), job.owner());
+    if (!kept.ok()) return kept;
+  }
   const std::string doomed = request.force() ? job.output_adapter() : "";
   const auto adapter = store_->GetAdapter(doomed);
   if (!adapter.ok() && !absl::IsNotFound(adapter.status())) return adapter.status();

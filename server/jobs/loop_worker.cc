@@ -168,13 +168,13 @@ absl::Status JobManager::Loop::TakeEvent(const internal::v1::WorkerEvent& said) 
       break;
     case internal::v1::WorkerEvent::kWarning:
       event.mutable_warning()->set_code(said.warning().code());
-      event.mutable_warning()->set_text(said.warning().text());
+      event.mutable_warning()->set_text(WithoutPaths(said.warning().text()));
       metrics_->Warning(job->name(), said.warning().code());
       AddPending(record, std::move(event));
       break;
     case internal::v1::WorkerEvent::kLog:
       event.mutable_log()->set_level(kInfo);
-      event.mutable_log()->set_text(said.log());
+      event.mutable_log()->set_text(WithoutPaths(said.log()));
       AddPending(record, std::move(event));
       break;
     case internal::v1::WorkerEvent::kSample:
@@ -311,7 +311,7 @@ absl::Status JobManager::Loop::TakeFinished(const internal::v1::WorkerFinished& 
   if (found == live_.end() || found->second.job.attempt() != finished.attempt()) return absl::OkStatus();
   const store::JobRecord& record = found->second;
   queue::WorkerDone done = {finished.job(), finished.outcome(), ParseReason(finished.reason()),
-                            finished.message()};
+                            WithoutPaths(finished.message())};
   if (finished.reason() == "IO_ERROR") done.reason = v1::INTERNAL_ERROR;
   done.infrastructure = finished.reason() == "IO_ERROR" || done.reason == v1::GPU_XID_ERROR;
   Extra extra;
@@ -331,7 +331,7 @@ absl::Status JobManager::Loop::TakeFinished(const internal::v1::WorkerFinished& 
     } else {
       done.outcome = 70;
       done.reason = v1::INTERNAL_ERROR;
-      done.message = std::string(adapter.status().message());
+      done.message = WithoutPaths(std::string(adapter.status().message()));
     }
   }
   const queue::Input input = std::move(done);
@@ -347,7 +347,7 @@ absl::Status JobManager::Loop::TakeExit(const std::string& how, const std::strin
     const v1::Job& job = holder->second.job;
     v1::Event event = NewEvent(job, absl::Now());
     event.mutable_log()->set_level(kError);
-    event.mutable_log()->set_text(absl::StrCat(message, "; its last words:\n", log));
+    event.mutable_log()->set_text(absl::StrCat(message, "; its last words:\n", WithoutPaths(log)));
     extra.events.push_back({job.uid(), std::move(event)});
   }
   FT_FAILPOINT("worker.exit");

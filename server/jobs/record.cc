@@ -41,6 +41,10 @@ absl::Duration Elapsed(const v1::Job& job, absl::Time now) {
   return total;
 }
 
+absl::Time AttemptStart(const v1::Job& job, absl::Time now) {
+  return job.attempts().empty() ? now : ToTime(job.attempts().rbegin()->start_time());
+}
+
 queue::JobEntry ToEntry(const store::JobRecord& record) {
   const v1::Job& job = record.job;
   const v1::Scheduling& scheduling = job.scheduling();

@@ -18,6 +18,9 @@ absl::Duration ToDuration(const google::protobuf::Duration& duration);
 // Time holding the device, all attempts; of a running one until `now`.
 absl::Duration Elapsed(const v1::Job& job, absl::Time now);
 
+// When its newest attempt was given the device; `now` when there is none.
+absl::Time AttemptStart(const v1::Job& job, absl::Time now);
+
 // What the scheduler needs to know of a stored job.
 queue::JobEntry ToEntry(const store::JobRecord& record);
 

@@ -23,6 +23,7 @@ struct Layout {
 
   std::string LogDir() const { return state_dir + "/logs"; }
   std::string WorkerLog() const { return LogDir() + "/worker.log"; }  // rotated: .1 .. .3
+  std::string AuditLog() const { return LogDir() + "/audit.log"; }    // rotated: .1 .. .audit.files
 
   std::string JobsDir() const { return state_dir + "/jobs"; }
   // checkpoints/ and, until the job has succeeded, adapter/. Written by the worker.

@@ -168,6 +168,9 @@ class Store {
   // Number of datasets made of these bytes: the file may go when it is 0.
   absl::StatusOr<int64_t> CountDatasets(const std::string& sha256) const;
 
+  // Of a principal: its datasets, uploads, and the checkpoints and adapters of its jobs.
+  absl::StatusOr<int64_t> OwnedBytes(const std::string& owner) const;
+
   absl::Status PutUpload(const UploadRecord& upload);
   absl::StatusOr<UploadRecord> GetUpload(const std::string& dataset_id) const;
   absl::Status DeleteUpload(const std::string& dataset_id);
@@ -199,6 +202,9 @@ class Store {
   std::unique_ptr<Database> writer_;  // guarded by write_mutex_
   std::unique_ptr<Database> reader_;  // guarded by read_mutex_
 };
+
+// The key of PutValue under which the owner of an adapter stands whose job is gone.
+inline std::string OwnerKey(const std::string& adapter) { return "owner/" + adapter; }
 
 // sha256 (hex) of a deterministic serialization: equal messages have equal fingerprints.
 std::string Fingerprint(const google::protobuf::Message& message);

@@ -93,6 +93,42 @@ absl::StatusOr<int64_t> Store::CountDatasets(const std::string& sha256) const {
   });
 }
 
+absl::StatusOr<int64_t> Store::OwnedBytes(const std::string& owner) const {
+  std::lock_guard lock(read_mutex_);
+  int64_t bytes = 0;
+  auto datasets = reader_->Prepare("SELECT dataset, owner FROM datasets WHERE owner = ?");
+  datasets.Text(owner);
+  const auto owned = Collect<DatasetRecord>(&datasets, ReadDataset);
+  if (!owned.ok()) return owned.status();
+  for (const DatasetRecord& record : *owned) bytes += record.dataset.size_bytes();
+  auto uploads = reader_->Prepare("SELECT coalesce(sum(committed), 0) FROM uploads WHERE owner = ?");
+  uploads.Text(owner);
+  const auto committed = One<int64_t>(&uploads, "sum", [](const Statement& row, int64_t* sum) {
+    *sum = row.GetInt(0);
+    return absl::OkStatus();
+  });
+  if (!committed.ok()) return committed.status();
+  bytes += *committed;
+  // Whose a job is stands in its message alone.
+  const auto add = [&](const char* sql, auto message) -> absl::Status {
+    auto query = reader_->Prepare(sql);
+    return Collect<v1::Job>(&query, [&](const Statement& row, v1::Job* job) {
+             if (absl::Status status = row.GetMessage(0, "jobs", job); !status.ok()) return status;
+             if (job->owner() != owner) return absl::OkStatus();
+             if (absl::Status status = row.GetMessage(1, "files", &message); !status.ok()) return status;
+             bytes += message.size_bytes();
+             return absl::OkStatus();
+           })
+        .status();
+  };
+  absl::Status status = add("SELECT j.job, c.checkpoint FROM checkpoints c JOIN jobs j ON j.id = c.job", v1::Checkpoint());
+  if (status.ok()) {
+    status = add("SELECT j.job, a.adapter FROM adapters a JOIN jobs j ON j.name = a.source_job", v1::Adapter());
+  }
+  if (!status.ok()) return status;
+  return bytes;
+}
+
 absl::Status Store::PutUpload(const UploadRecord& upload) {
   std::lock_guard lock(write_mutex_);
   return WriteLocked("store.put_upload", [&] {

@@ -5,15 +5,15 @@
 #include <string>
 #include <string_view>
 
+#include "server/audit/rotating_file.h"
+
 namespace finetuned::supervisor {
 
 // What the worker prints: a file that is rotated by size, and its last lines. Not thread-safe.
 class WorkerLog {
  public:
-  // Appends to `path`; at `max_bytes` it becomes path.1, and so on up to path.`files`.
-  WorkerLog(std::string path, int64_t max_bytes, int files);
-  ~WorkerLog();
-  WorkerLog(const WorkerLog&) = delete;
+  // As RotatingFile.
+  WorkerLog(std::string path, int64_t max_bytes, int files) : file_(std::move(path), max_bytes, files) {}
 
   // A failed write loses text, nothing else.
   void Append(std::string_view text);
@@ -22,15 +22,9 @@ class WorkerLog {
   void ForgetTail();
 
  private:
-  void Open();
-  void Rotate();
   void Remember(std::string_view text);
 
-  const std::string path_;
-  const int64_t max_bytes_;
-  const int files_;
-  int fd_ = -1;
-  int64_t size_ = 0;
+  RotatingFile file_;
   std::deque<std::string> lines_;
   std::string partial_;
 };

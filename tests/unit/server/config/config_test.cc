@@ -31,7 +31,10 @@ Config Valid() {
 TEST(Config, KeysAreTheDocumentedOnes) {
   EXPECT_THAT(ConfigKeys(),
               ElementsAre("state_dir", "socket.path", "socket.allowed_uids", "tcp.address",
-                          "tcp.tls_certificate", "tcp.tls_key", "tcp.tls_client_ca", "tcp.token_file", "models",
+                          "tcp.tls_certificate", "tcp.tls_key", "tcp.tls_client_ca", "tcp.token_file",
+                          "access.own_only", "access.admins", "quotas.max_queued_jobs",
+                          "quotas.max_storage_bytes", "quotas.max_device_time", "quotas.device_time_window",
+                          "quotas.exempt", "audit.enabled", "audit.max_bytes", "audit.files", "models",
                           "model_roots", "worker.binary", "worker.device", "worker.cpu_threads",
                           "worker.prestart", "worker.start_timeout", "worker.heartbeat_timeout",
                           "worker.progress_timeout", "worker.cancel_grace", "worker.leave_grace",
