@@ -20,6 +20,9 @@ add_compile_options($<$<COMPILE_LANGUAGE:CXX>:-Wall> $<$<COMPILE_LANGUAGE:CXX>:-
 if(FINETUNED_SANITIZE)
   add_compile_options($<$<COMPILE_LANGUAGE:C,CXX>:-fsanitize=${FINETUNED_SANITIZE}>
                       $<$<COMPILE_LANGUAGE:C,CXX>:-fno-omit-frame-pointer>)
+  if(FINETUNED_SANITIZE MATCHES "undefined")
+    add_compile_options($<$<COMPILE_LANGUAGE:C,CXX>:-fno-sanitize-recover=undefined>)  # a finding ends the program
+  endif()
   add_link_options(-fsanitize=${FINETUNED_SANITIZE})
 endif()
 

@@ -57,7 +57,7 @@ std::string StringOr(const Json& row, const char* field) {
   return value != row.end() && value->is_string() ? value->get<std::string>() : "";
 }
 
-Json Message(const char* role, std::string content) {
+Json ChatMessage(const char* role, std::string content) {
   Json message = Json::object();
   message["role"] = role;
   message["content"] = std::move(content);
@@ -264,8 +264,8 @@ absl::StatusOr<RowText> RowTexter::Render(const Json& row) const {
       std::string question = StringOr(row, "instruction");
       const std::string input = StringOr(row, "input");
       if (!input.empty()) absl::StrAppend(&question, "\n\n", input);
-      return RenderPromptCompletion(Message("user", std::move(question)),
-                                    Message("assistant", StringOr(row, "output")), row);
+      return RenderPromptCompletion(ChatMessage("user", std::move(question)),
+                                    ChatMessage("assistant", StringOr(row, "output")), row);
     }
     case Format::kPromptCompletion:
     case Format::kUnpaired:

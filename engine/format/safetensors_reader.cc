@@ -28,7 +28,7 @@ struct Entry {
   int64_t begin = 0, end = 0;  // relative to the data section
 };
 
-absl::Status Bad(absl::string_view name, absl::string_view text) {
+absl::Status BadHeader(absl::string_view name, absl::string_view text) {
   return absl::InvalidArgumentError(absl::StrCat(name, ": ", text));
 }
 
@@ -54,33 +54,33 @@ absl::StatusOr<Entry> ParseEntry(const std::string& tensor, const json& value,
                                  const std::string& where) {
   if (!value.is_object() || value.size() != 3 || !value.contains("dtype") ||
       !value.contains("shape") || !value.contains("data_offsets")) {
-    return Bad(where, "expected an object with exactly dtype, shape and data_offsets");
+    return BadHeader(where, "expected an object with exactly dtype, shape and data_offsets");
   }
   Entry entry;
   entry.info.name = tensor;
-  if (!value["dtype"].is_string()) return Bad(where, "dtype is not a string");
+  if (!value["dtype"].is_string()) return BadHeader(where, "dtype is not a string");
   const std::string& dtype_name = value["dtype"].get_ref<const std::string&>();
   const std::optional<DType> dtype = TypeByName(dtype_name);
   if (!dtype) {
-    return Bad(where, absl::StrCat("dtype ", absl::Utf8SafeCHexEscape(dtype_name),
+    return BadHeader(where, absl::StrCat("dtype ", absl::Utf8SafeCHexEscape(dtype_name),
                                    " is not supported; expected F64, F32, F16, BF16, I64, I32, "
                                    "I16, I8, U8 or BOOL"));
   }
   entry.info.dtype = *dtype;
   const std::optional<std::vector<int64_t>> shape = SizeList(value["shape"]);
-  if (!shape) return Bad(where, "shape is not a list of sizes");
+  if (!shape) return BadHeader(where, "shape is not a list of sizes");
   entry.info.shape = *shape;
   const std::optional<std::vector<int64_t>> offsets = SizeList(value["data_offsets"]);
   if (!offsets || offsets->size() != 2 || (*offsets)[0] > (*offsets)[1]) {
-    return Bad(where, "data_offsets is not [begin, end] with begin <= end");
+    return BadHeader(where, "data_offsets is not [begin, end] with begin <= end");
   }
   entry.begin = (*offsets)[0];
   entry.end = (*offsets)[1];
   const absl::StatusOr<int64_t> bytes = StorageBytes(*dtype, *shape);
-  if (!bytes.ok()) return Bad(where, bytes.status().message());
+  if (!bytes.ok()) return BadHeader(where, bytes.status().message());
   entry.info.bytes = *bytes;
   if (entry.end - entry.begin != *bytes) {
-    return Bad(where, absl::StrCat("expected ", *bytes, " bytes for ", dtype_name, " ",
+    return BadHeader(where, absl::StrCat("expected ", *bytes, " bytes for ", dtype_name, " ",
                                    ShapeString(*shape), ", found data_offsets [", entry.begin, ", ",
                                    entry.end, "] of ", entry.end - entry.begin, " bytes"));
   }
@@ -89,10 +89,10 @@ absl::StatusOr<Entry> ParseEntry(const std::string& tensor, const json& value,
 
 absl::Status ParseMetadata(const json& value, const std::string& name,
                            std::map<std::string, std::string>* out) {
-  if (!value.is_object()) return Bad(name, "__metadata__ is not an object");
+  if (!value.is_object()) return BadHeader(name, "__metadata__ is not an object");
   for (const auto& [key, item] : value.items()) {
     if (!item.is_string()) {
-      return Bad(name, absl::StrCat("__metadata__: value of \"", absl::Utf8SafeCHexEscape(key),
+      return BadHeader(name, absl::StrCat("__metadata__: value of \"", absl::Utf8SafeCHexEscape(key),
                                     "\" is not a string"));
     }
     (*out)[key] = item.get<std::string>();
@@ -108,19 +108,19 @@ absl::Status CheckContiguous(const std::vector<Entry>& sorted, int64_t data_byte
     const std::string where =
         absl::StrCat(name, ": tensor ", absl::Utf8SafeCHexEscape(entry.info.name));
     if (entry.begin != expected) {
-      return Bad(where,
+      return BadHeader(where,
                  absl::StrCat(entry.begin < expected ? "overlaps the tensor before it"
                                                      : "leaves a gap before it",
                               ": expected data to begin at ", expected, ", found ", entry.begin));
     }
     if (entry.end > data_bytes) {
-      return Bad(where, absl::StrCat("data ends at ", entry.end, ", but the file has only ",
+      return BadHeader(where, absl::StrCat("data ends at ", entry.end, ", but the file has only ",
                                      data_bytes, " bytes of data (truncated?)"));
     }
     expected = entry.end;
   }
   if (expected != data_bytes) {
-    return Bad(name, absl::StrCat("expected ", expected, " bytes of data, found ", data_bytes));
+    return BadHeader(name, absl::StrCat("expected ", expected, " bytes of data, found ", data_bytes));
   }
   return absl::OkStatus();
 }
@@ -128,16 +128,16 @@ absl::Status CheckContiguous(const std::vector<Entry>& sorted, int64_t data_byte
 // Size of the JSON text, checked against the file.
 absl::StatusOr<uint64_t> HeaderBytes(std::span<const uint8_t> file, const std::string& name) {
   if (file.size() < kPrefixBytes) {
-    return Bad(name, absl::StrCat("expected at least 8 bytes of safetensors, found ", file.size()));
+    return BadHeader(name, absl::StrCat("expected at least 8 bytes of safetensors, found ", file.size()));
   }
   uint64_t size = 0;
   std::memcpy(&size, file.data(), sizeof(size));
   if (size > kMaxHeaderBytes) {
-    return Bad(name, absl::StrCat("header of ", size, " bytes, expected at most ", kMaxHeaderBytes,
+    return BadHeader(name, absl::StrCat("header of ", size, " bytes, expected at most ", kMaxHeaderBytes,
                                   " (not a safetensors file?)"));
   }
   if (size > file.size() - kPrefixBytes) {
-    return Bad(name, absl::StrCat("header of ", size, " bytes does not fit into the file of ",
+    return BadHeader(name, absl::StrCat("header of ", size, " bytes does not fit into the file of ",
                                   file.size(), " bytes (truncated?)"));
   }
   return size;
@@ -154,7 +154,7 @@ absl::StatusOr<SafetensorsHeader> ParseSafetensors(std::span<const uint8_t> file
   const absl::StatusOr<json> document =
       ParseStrictJson(text, absl::StrCat(name, ": header"), {.max_depth = 8});
   if (!document.ok()) return document.status();
-  if (!document->is_object()) return Bad(name, "header is not a JSON object");
+  if (!document->is_object()) return BadHeader(name, "header is not a JSON object");
 
   SafetensorsHeader header;
   std::vector<Entry> entries;

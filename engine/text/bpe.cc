@@ -11,7 +11,6 @@ namespace {
 
 constexpr size_t kMaxCachedWord = 256;
 constexpr size_t kMaxCachedWords = 8192;  // in each of the caches
-constexpr int32_t kMaxTokenId = 1 << 24;
 
 uint64_t Key(int32_t left, int32_t right) {
   return static_cast<uint64_t>(static_cast<uint32_t>(left)) << 32 | static_cast<uint32_t>(right);

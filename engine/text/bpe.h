@@ -12,6 +12,8 @@
 
 namespace finetuned::text {
 
+inline constexpr int32_t kMaxTokenId = 1 << 24;  // ids are below
+
 // The byte alphabet of byte-level vocabularies: every byte has a visible character of its own.
 const std::array<std::string, 256>& ByteAlphabet();
 // Byte a character stands for, or -1.

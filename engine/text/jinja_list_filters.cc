@@ -267,7 +267,7 @@ Value Select(Runtime& runtime, const Value& subject, CallArgs& args) {
   return runtime.Iterator(std::move(out));
 }
 
-constexpr FilterDef kFilters[] = {
+constexpr FilterDef kListFilters[] = {
     {"length", Length},
     {"count", Length},
     {"first", First},
@@ -293,7 +293,7 @@ constexpr FilterDef kFilters[] = {
 
 }  // namespace
 
-FilterList ListFilters() { return {kFilters, std::size(kFilters)}; }
+FilterList ListFilters() { return {kListFilters, std::size(kListFilters)}; }
 
 const FilterDef* FindFilter(std::string_view name) {
   for (const FilterList list : {StringFilters(), ListFilters()}) {

@@ -7,7 +7,6 @@
 namespace finetuned::text::jinja {
 namespace {
 
-constexpr size_t kBytesPerStep = 64;
 constexpr int64_t kStepsPerCharacter = 4;  // of a string taken apart: each becomes a string
 
 // Bounds of object[start:stop:step] for a length, as slice.indices.

@@ -303,7 +303,7 @@ Value Round(Runtime& runtime, const Value& subject, CallArgs& args) {
   return Value((method == "ceil" ? std::ceil(scaled) : std::floor(scaled)) / scale);
 }
 
-constexpr FilterDef kFilters[] = {
+constexpr FilterDef kStringFilters[] = {
     {"upper", Case<CaseMap::kUpper>},
     {"lower", Case<CaseMap::kLower>},
     {"capitalize", Case<CaseMap::kCapitalize>},
@@ -330,6 +330,6 @@ constexpr FilterDef kFilters[] = {
 
 }  // namespace
 
-FilterList StringFilters() { return {kFilters, std::size(kFilters)}; }
+FilterList StringFilters() { return {kStringFilters, std::size(kStringFilters)}; }
 
 }  // namespace finetuned::text::jinja

@@ -7,7 +7,6 @@
 namespace finetuned::text::jinja {
 namespace {
 
-constexpr int64_t kBytesPerStep = 64;
 constexpr double kTwoTo63 = 9223372036854775808.0;
 
 int64_t AddSaturating(int64_t a, int64_t b) {

@@ -14,6 +14,8 @@
 
 namespace finetuned::text::jinja {
 
+inline constexpr int64_t kBytesPerStep = 64;  // of a string that is copied or compared, in RenderLimits::max_steps
+
 class Runtime;
 struct Activation;
 struct CallArgs;

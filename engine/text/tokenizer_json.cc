@@ -9,7 +9,6 @@ namespace {
 
 using nlohmann::json;
 
-constexpr int32_t kMaxTokenId = 1 << 24;
 
 void ReadAddedTokens(const json& root, TokenizerParts* parts) {
   if (!root.contains("added_tokens")) return;
