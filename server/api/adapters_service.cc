@@ -10,7 +10,7 @@
 namespace finetuned::api {
 namespace {
 
-std::optional<std::string> FieldOf(const v1::Adapter& adapter, const std::string& field) {
+std::optional<std::string> FieldOfAdapter(const v1::Adapter& adapter, const std::string& field) {
   if (field == "base_model") return adapter.base_model();
   if (field == "source_job") return adapter.source_job();
   const auto label = adapter.labels().find(field.substr(std::string_view("labels.").size()));
@@ -56,7 +56,7 @@ absl::Status AdaptersService::List(const auth::Caller& caller, const v1::ListAda
   std::vector<v1::Adapter> found;
   const auto token = ListByName<store::AdapterRecord, v1::Adapter>(
       "adapters", request.filter(), {"base_model", "source_job", "labels."}, request.page_token(), *size, read,
-      [](const store::AdapterRecord& r) -> const v1::Adapter& { return r.adapter; }, FieldOf,
+      [](const store::AdapterRecord& r) -> const v1::Adapter& { return r.adapter; }, FieldOfAdapter,
       [&](const store::AdapterRecord& r) {
         const Access& access = front_.shared->access;
         return access.SeesAll(caller) || access.OwnerOf(r.adapter.name()) == caller.principal;

@@ -15,7 +15,7 @@ constexpr int kDefaultPreviewRows = 3;
 constexpr int kMaxPreviewRows = 100;
 constexpr size_t kMaxPreviewBytes = 3 << 20;  // below what clients accept in one message
 
-std::optional<std::string> FieldOf(const v1::Dataset& dataset, const std::string& field) {
+std::optional<std::string> FieldOfDataset(const v1::Dataset& dataset, const std::string& field) {
   if (field == "state") return v1::Dataset::State_Name(dataset.state());
   if (field == "method") return dataset.method();
   if (field == "format") return dataset.format();
@@ -89,7 +89,7 @@ absl::Status DatasetsService::List(const auth::Caller& caller, const v1::ListDat
   const auto token = ListByName<store::DatasetRecord, v1::Dataset>(
       "datasets", request.filter(), {"state", "method", "format", "sha256"}, request.page_token(), *size,
       [this](const std::string& after, int limit) { return store().ListDatasets(after, limit); },
-      [](const store::DatasetRecord& r) -> const v1::Dataset& { return r.dataset; }, FieldOf,
+      [](const store::DatasetRecord& r) -> const v1::Dataset& { return r.dataset; }, FieldOfDataset,
       [&](const store::DatasetRecord& r) { return front_.shared->access.MaySee(caller, r.owner); }, &found);
   if (!token.ok()) return token.status();
   for (v1::Dataset& dataset : found) *response->add_datasets() = std::move(dataset);

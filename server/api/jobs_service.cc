@@ -143,7 +143,8 @@ grpc::ServerUnaryReactor* JobsService::GetJob(Context* context, const v1::GetJob
   });
 }
 
-absl::Status JobsService::List(const v1::ListJobsRequest& request, v1::ListJobsResponse* response) const {
+absl::Status JobsService::List(const auth::Caller& caller, const v1::ListJobsRequest& request,
+                               v1::ListJobsResponse* response) const {
   const auto violations = CheckReadMask(request.read_mask());
   if (!violations.empty()) return InvalidFields(violations);
   const auto filter = ListFilter::Parse(request.filter(), {"state", "method", "owner", "labels."});

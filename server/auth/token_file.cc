@@ -48,8 +48,8 @@ absl::StatusOr<TokenList> TokenList::Parse(std::string_view text) {
   int number = 0;
   for (absl::string_view line : absl::StrSplit(absl::string_view(text.data(), text.size()), '\n')) {
     ++number;
-    line = absl::StripAsciiWhitespace(line.substr(0, line.find('#')));
-    if (line.empty()) continue;
+    line = absl::StripAsciiWhitespace(line.substr(0, line.find(" #")));
+    if (line.empty() || line[0] == '#') continue;
     const std::vector<absl::string_view> words = absl::StrSplit(line, absl::ByAnyChar(" \t"), absl::SkipEmpty());
     Token token;
     if (words.size() == 1) {

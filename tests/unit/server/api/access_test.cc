@@ -98,7 +98,8 @@ TEST_F(Ownership, AnothersJobIsAnsweredAsOneThatDoesNotExist) {
   };
   both(&Stub::PauseJob, bad_id);
 
-  auto watch = v1::Jobs::NewStub(Tcp())->WatchJob(As(bob_token_).get(), Named<v1::WatchJobRequest>("jobs/anns-job"));
+  auto context = As(bob_token_);
+  auto watch = v1::Jobs::NewStub(Tcp())->WatchJob(context.get(), Named<v1::WatchJobRequest>("jobs/anns-job"));
   EXPECT_EQ(watch->Finish().error_code(), grpc::StatusCode::NOT_FOUND);
   EXPECT_EQ(GetJob("jobs/anns-job").owner(), "token:ann") << "the admin sees it";
 }

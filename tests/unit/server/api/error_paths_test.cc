@@ -80,13 +80,15 @@ TEST_F(ErrorPaths, OfAdapters) {
   v1::DownloadAdapterRequest download;
   download.set_name("adapters/makes-one");
   download.set_file("adapter_config.json");
-  auto reader = adapters_->DownloadAdapter(Context().get(), download);
+  auto context = Context();
+  auto reader = adapters_->DownloadAdapter(context.get(), download);
   v1::DownloadChunk chunk;
   EXPECT_FALSE(reader->Read(&chunk));
   ExpectSilent(reader->Finish(), "DownloadAdapter");
   for (const std::string file : {"../finetuned.db", "/etc/passwd", "", "."}) {
     download.set_file(file);
-    auto other = adapters_->DownloadAdapter(Context().get(), download);
+    auto other_context = Context();
+    auto other = adapters_->DownloadAdapter(other_context.get(), download);
     EXPECT_FALSE(other->Read(&chunk)) << file;
     ExpectSilent(other->Finish(), file);
   }
