@@ -68,7 +68,7 @@ TEST_F(Audited, NeitherTokensNorDataAreWrittenDown) {
   EXPECT_FALSE(v1::Jobs::NewStub(Tcp())->ListJobs(context.get(), {}, &jobs).ok());
   std::string all;
   for (const std::string& line : Audit()) all += line;
-  for (const std::string secret : {ann_token_.token, std::string("wrong-but-secret"), std::string("What is 2+2")}) {
+  for (const std::string& secret : {ann_token_.token, std::string("wrong-but-secret"), std::string("What is 2+2")}) {
     EXPECT_EQ(all.find(secret), std::string::npos);
   }
   EXPECT_EQ(std::filesystem::status(store_->layout().AuditLog()).permissions(),
