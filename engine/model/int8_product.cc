@@ -46,7 +46,8 @@ void Int8Product(const std::vector<kernels::RowCodes>& parts, const at::Tensor& 
                  Workspace& workspace, at::Tensor& y_TO) {
   const int64_t rows = x_TI.size(0), in = x_TI.size(1), padded = kernels::Codes8Rows(rows);
   const Outliers outliers = Split(x_TI, threshold, workspace);
-  at::Tensor codes = workspace.Take("codes8.inputs", 0, {padded * in}, at::kByte).view(at::kChar).view({padded, in}).narrow(0, 0, rows);
+  const at::Tensor memory = workspace.Take("codes8.inputs", 0, {padded * in}, at::kByte);
+  at::Tensor codes = memory.view(at::kChar).view({padded, in}).narrow(0, 0, rows);
   at::Tensor scale = workspace.Take("codes8.scales", 0, {padded}, at::kFloat).narrow(0, 0, rows);
   kernels::QuantizeRows(outliers.rest_TI, codes, scale);
   int64_t first = 0;

@@ -41,8 +41,9 @@ void AddLinears(const PlanInput& in, Collector& c) {
   }
 }
 
-// Upper bound where skip_modules leaves some dense. One reused buffer holds the fused matrix in use, dequantized, with its adapters around it; when pieces of rows come
-// back to the matrices of a layer, those of qkv or gate_up, of down and of o. Small models keep all of them.
+// One reused buffer holds the fused matrix in use, dequantized, with its adapters around it; when pieces of rows come
+// back to the matrices of a layer, those of qkv or gate_up, of down and of o. Small models keep all of them. An upper
+// bound where skip_modules leaves some dense.
 int64_t ScratchElements(const PlanInput& in) {
   const auto of = [](const Fused& f) { return (f.out + f.ranks) * (f.in + SpareColumns(f.ranks)); };
   const FusedLinears fused(in);
