@@ -34,7 +34,7 @@ struct RunFlags {
   std::vector<std::string> targets;
   uint64_t seed = 0;
   bool has_seed = false, packing = false, checkpointing = false, detach = false;
-  bool eval_first = false, deterministic = false, keep_best = false;
+  bool eval_first = false, deterministic = false, keep_best = false, dora = false;
   int early_stopping = 0;
   SchedulingFlags scheduling;
   PreferenceFlags preference;
@@ -56,6 +56,7 @@ void AddSpecFlags(CLI::App* c, RunFlags* f) {
   c->add_option("--optimizer", f->optimizer, "adamw_8bit (default) or adamw");
   c->add_option("--rank", f->rank, "LoRA rank (default 16)");
   c->add_option("--alpha", f->alpha, "LoRA alpha (default 2 x rank)");
+  c->add_flag("--dora", f->dora, "Train the magnitude of outputs apart from their direction");
   c->add_option("--dropout", f->dropout, "LoRA dropout");
   c->add_option("--targets", f->targets, "Linears to adapt (default all-linear)")->delimiter(',');
   c->add_option("--micro-batch-size", f->micro_batch, "Rows in one pass");
@@ -102,6 +103,7 @@ v1::Job JobFromFlags(const RunFlags& f) {
   SetMethod(f, spec);
   v1::LoraSpec* lora = spec->mutable_lora();
   lora->set_rank(f.rank);
+  lora->set_use_dora(f.dora);
   if (f.alpha != 0) lora->set_alpha(f.alpha);
   lora->set_dropout(f.dropout);
   for (const std::string& t : f.targets) lora->add_target_modules(t);
