@@ -16,9 +16,8 @@ constexpr float kInt8Limit = 127.0f;
 RowCodes QuantizeInt8(const at::Tensor& w_OI) {
   const at::Tensor w = w_OI.to(at::kHalf).to(at::kFloat);
   const at::Tensor absmax = w.abs().amax({1});
-  // A division: 127 / tensor would be written as a product with the reciprocal.
-  const at::Tensor inverse = at::div(at::full({}, kInt8Limit, absmax.options()), absmax);
-  at::Tensor codes = w * inverse.unsqueeze(1);
+  // 127.0 / tensor in Python, which bitsandbytes' CPU backend writes, is a product with the reciprocal.
+  at::Tensor codes = w * absmax.reciprocal().mul_(kInt8Limit).unsqueeze(1);
   codes = at::where(absmax.unsqueeze(1) > 0, codes.round_(), 0.0f).to(at::kChar);
   return {codes, absmax * (1.0f / kInt8Limit)};
 }

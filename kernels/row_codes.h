@@ -16,8 +16,8 @@ struct RowCodes {
 };
 
 // w_OI: float32, float16 or bfloat16, finite; on the device of the result. codes: kChar or kFloat8_e4m3fn.
-// INT8: w is rounded to float16 first, as bitsandbytes does; code = round(w * (127 / absmax of the row)), ties to
-// even. FP8: code = w / (absmax / 448), rounded to nearest. A row of zeros has scale 0.
+// INT8: w is rounded to float16 first, as bitsandbytes does; code = round(w * ((1 / absmax of the row) * 127)), ties to
+// even, in float32: the bits of its CPU backend. FP8: code = w / (absmax / 448), rounded to nearest. A row of zeros has scale 0.
 RowCodes QuantizeToRowCodes(const at::Tensor& w_OI, at::ScalarType codes);
 
 // out_OI: float32 or bfloat16, written; rows may lie further apart. One rounding of code * scale. No host sync.
