@@ -182,6 +182,7 @@ TEST_F(RunTest, AdaptersShareOneLoadedBase) {
   job::TrainSpec first = Spec("first"), second = Spec("second");
   for (job::TrainSpec* spec : {&first, &second}) {
     spec->base_quantization = "int8";
+    spec->device = "cpu";  // as the samples
     spec->schedule.max_steps = 2;
   }
   second.lora.dropout = 0;
