@@ -116,6 +116,24 @@ def best(planner):
     return lines
 
 
+def methods(planner):
+    lines = [row(["job", "plan", "how", "estimate, tokens/s"]), row(["---"] * 4)]
+    grpo = dict(method="grpo", group_size=16, max_completion_tokens=512, micro_batch_size=4,
+                gradient_accumulation_steps=4, max_seq_length=1024)
+    jobs = [("DPO, pairs of 2 x 1024", dict(method="dpo", max_seq_length=1024)),
+            ("KTO, rows of 1024", dict(method="kto", max_seq_length=1024)),
+            ("GRPO, 16 completions", grpo)]
+    jobs += [(f"SFT, one row of {n}", dict(micro_batch_size=1, max_seq_length=n)) for n in (4096, 16384, 32768, 65536)]
+    for name, flags in jobs:
+        plan = planner.plan("llama-3.1-8b", "24GB", base_quantization="nf4", **flags)
+        assert plan["admissible"], (name, plan["problems"])
+        host = int(plan["memory"].get("host_bytes", 0))
+        lines.append(row([name, gigabytes(plan["memory"]["total_bytes"]),
+                          settings(plan) + (f" ({gigabytes(host)} of host memory)" if host else ""),
+                          int(round(plan["estimated_tokens_per_second"], -1))]))
+    return lines
+
+
 def reasons(planner):
     plan = planner.plan("llama-3.1-8b", "24GB")
     return [row(["setting", "value", "reason"]), row(["---"] * 3)] + [
@@ -125,7 +143,7 @@ def reasons(planner):
 def main():
     planner = Planner(sys.argv[1])
     text = PAGE.read_text()
-    for name, make in {"wishes": wishes, "seven": seven_billion, "best": best, "reasons": reasons}.items():
+    for name, make in {"wishes": wishes, "seven": seven_billion, "best": best, "methods": methods, "reasons": reasons}.items():
         start, end = f"<!-- {name} -->\n", f"<!-- end {name} -->"
         before, rest = text.split(start)
         text = before + start + "\n".join(make(planner)) + "\n" + end + rest.split(end)[1]

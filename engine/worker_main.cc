@@ -20,6 +20,9 @@ int main(int argc, char** argv) {
   auto* spec = cli.add_option("--spec", alone.spec_file, "Job file (YAML or JSON)")->excludes(connect);
   cli.add_option("--state", alone.state_dir, "Directory for everything the run keeps")->needs(spec);
   cli.add_option("--device", serve.device, "auto, cuda or cpu");
+  cli.add_option("--measurement", serve.measurement_file,
+                 "File that keeps what a process takes of the device beside tensors")
+      ->needs(connect);
   cli.add_option("--cpu-threads", alone.cpu_threads, "0: all cores");
   cli.footer("Exit codes: 0 done, 65 bad data, 70 internal error, 75 checkpointed (run again to go on),\n"
              "78 bad configuration. Signals: USR1 writes a checkpoint, TERM writes one and leaves.");

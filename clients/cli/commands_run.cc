@@ -27,7 +27,7 @@ namespace {
 // Flags of `run` and `plan`; unset ones are left to the daemon.
 struct RunFlags {
   std::string method = "sft";
-  std::string model, data, eval, name, loss_on, scheduler, optimizer, quantization, device;
+  std::string model, data, eval, name, loss_on, scheduler, optimizer, quantization, precision, device;
   double epochs = 0, learning_rate = 0, alpha = 0, dropout = 0, warmup_ratio = 0, every_minutes = 0;
   int64_t max_steps = 0, every_steps = 0, eval_every = 0;
   int rank = 0, micro_batch = 0, accumulation = 0, sequence = 0;
@@ -63,6 +63,7 @@ void AddSpecFlags(CLI::App* c, RunFlags* f) {
   c->add_option("--gradient-accumulation-steps", f->accumulation, "Passes per optimizer step");
   c->add_option("--max-seq-length", f->sequence, "Longest row in tokens");
   c->add_option("--base-quantization", f->quantization, "nf4 (default), fp4, int8, fp8 or none");
+  c->add_option("--matmul-precision", f->precision, "Of the frozen products: bf16 (default), fp8 or int8");
   c->add_option("--device", f->device, "auto (default), cuda or cpu");
   c->add_option("--seed", f->seed, "Seed (default 42)")->each([f](const std::string&) { f->has_seed = true; });
   c->add_option("--checkpoint-every", f->every_steps, "Steps between checkpoints");
@@ -131,6 +132,7 @@ v1::Job JobFromFlags(const RunFlags& f) {
   spec->mutable_checkpoints()->set_keep_best(f.keep_best);
   spec->mutable_quantization()->set_base(f.quantization);
   spec->mutable_compute()->set_device(f.device);
+  spec->mutable_compute()->set_matmul_precision(f.precision);
   if (f.checkpointing) spec->mutable_compute()->set_activation_checkpointing("on");
   if (f.has_seed) spec->set_seed(f.seed);
   spec->set_deterministic(f.deterministic);
@@ -225,6 +227,9 @@ void PrintPlan(const v1::JobPlan& plan) {
   if (plan.memory().budget_bytes() > 0) {
     std::cout << BudgetLine(plan.memory());
   }
+  if (plan.memory().host_bytes() > 0) {
+    std::cout << "host memory " << FormatBytes(static_cast<double>(plan.memory().host_bytes())) << "\n";
+  }
   for (const auto& c : plan.choices()) {
     std::cout << "chosen " << c.field() << " = " << c.value() << ": " << c.reason() << "\n";
   }
@@ -312,6 +317,11 @@ void AddRunCommands(CLI::App& cli, App& app) {
   plan->add_option("--vram", planned->vram, "Memory to plan for: 24GB, 7.5GiB");
   AddSpecFlags(plan, planned.get());
   AddSftFlags(plan, planned.get());
+  plan->add_option("--method", planned->method, "sft (default), dpo, kto or grpo")
+      ->check(CLI::IsMember({"sft", "dpo", "kto", "grpo"}));
+  plan->add_option("--group-size", planned->grpo.group_size, "grpo: completions per prompt (default 8)");
+  plan->add_option("--max-completion-tokens", planned->grpo.max_completion_tokens,
+                   "grpo: longest completion (default 512)");
   AddOutputOption(plan, app);
   plan->callback([&app, planned] { app.action = [&app, planned] { return Plan(app, *planned); }; });
 }

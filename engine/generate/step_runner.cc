@@ -259,6 +259,7 @@ StepResult StepRunner::Decode(const std::vector<int32_t>& slots) {
       const at::Tensor kept = slots_B_.clone();
       slots_B_.fill_(pad_slot_);
       DecodeBody(options_.max_batch);
+      graphs_.Warm([&] { DecodeBody(options_.max_batch); });
       slots_B_.copy_(kept);
       warm_ = true;
     }

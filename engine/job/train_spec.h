@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "engine/plan/memory_plan.h"
 #include "engine/reward/choice.h"
 
 // Plain description of one training run, and what the run says while it goes. Free of LibTorch and of
@@ -147,7 +148,11 @@ struct TrainSpec {
   std::string device = "auto";            // auto | cpu | cuda
   std::string matmul_precision = "bf16";  // of frozen products: "bf16" (the compute type) | "fp8" | "int8"
   bool activation_checkpointing = false;
+  // With it, as plan::PlanInput: layers that keep everything, those that keep attention's part, and rows at a time.
+  int64_t keep_all_layers = 0, keep_attention_layers = 0, activation_piece_rows = 0;
   bool activation_offload = false;        // with it: inputs of layers wait in host memory
+  int64_t memory_limit_bytes = 0;         // of the device, for this process; 0: none but the device's own
+  plan::DeviceConstants device_constants;
   bool deterministic = false;
   uint64_t seed = 42;
   int cpu_threads = 0;                    // 0: all cores

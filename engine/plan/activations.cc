@@ -29,6 +29,10 @@ struct Kept {
 
   explicit Kept(const PlanInput& in) {
     const int64_t layers = in.model.num_hidden_layers, tokens = in.tokens();
+    if (in.method == Method::kEvaluate) {
+      attention = pieces = 1, all = 0, piece_rows = tokens;
+      return;
+    }
     const int64_t rows = in.piece_rows > 0 ? in.piece_rows : LayerPieceRows(in.model.intermediate_size);
     all = in.activation_checkpointing ? std::min(layers, in.keep_all_layers) : layers;
     const int64_t with_attention = std::min(layers - all, in.keep_attention_layers);
@@ -70,19 +74,34 @@ void AddSharedPrefixes(const PlanInput& in, Collector& c) {
   rows.Add("tokens.keys", 1, 3, 4);
 }
 
+void AddDora(const PlanInput& in, const FusedLinears& fused, const Rows& some, Collector& c) {
+  int64_t widest = 0, inputs = 0;  // of the adapted linears
+  for (const Fused& linear : fused.all()) {
+    widest = std::max(widest, linear.ranks > 0 ? linear.out : 0);
+    inputs = std::max(inputs, linear.ranks > 0 ? linear.in : 0);
+  }
+  c.Add("activations", "dora.rows", kDoraRows * inputs * 4);
+  if (in.method != Method::kEvaluate) some.Add("dora.gradient", 1, widest, in.compute_bytes);
+}
+
 // Shared by all layers.
 void AddShared(const PlanInput& in, const FusedLinears& fused, const Kept& kept, Collector& c) {
   const format::ModelConfig& m = in.model;
   const int64_t d = m.hidden_size, f = m.intermediate_size, e = in.compute_bytes;
   const Rows rows(in.tokens(), c), some(kept.shared_rows(in.tokens()), c);
   // Those in host memory take turns in two buffers.
-  rows.Add("layer.input", in.activation_checkpointing && in.activation_offload ? 2 : m.num_hidden_layers + 1, d, e);
+  const bool forward_only = in.method == Method::kEvaluate;
+  const bool two_inputs = forward_only || (in.activation_checkpointing && in.activation_offload);
+  rows.Add("layer.input", two_inputs ? 2 : m.num_hidden_layers + 1, d, e);
   rows.Add("hidden", 1, d, e);
   rows.Add("hidden.rstd", 1, 1, 4);
+  rows.Add("tokens", 1, 4, 4);  // ids, positions, rows and labels of targets
+  some.Add("layer_output", 1, d, e);
+  if (in.use_dora) AddDora(in, fused, some, c);
+  if (forward_only) return;
   rows.Add("hidden.gradient", 1, d + SpareColumns(std::max(fused.o.ranks, fused.down.ranks)), e);
   rows.Add("backward.attn", 1, m.q_size(), e);
   rows.Add("backward.qkv", 1, fused.qkv.out + SpareColumns(fused.qkv.ranks), e);
-  some.Add("layer_output", 1, d, e);
   some.Add("backward.act", 1, f, e);
   some.Add("backward.h", 1, d, e);
   if (in.lora_dropout) {
@@ -90,26 +109,20 @@ void AddShared(const PlanInput& in, const FusedLinears& fused, const Kept& kept,
     for (const Fused& linear : fused.all()) widest = std::max(widest, linear.ranks > 0 ? linear.in : 0);
     some.Add("lora_dropped", 1, widest, e);
   }
-  if (in.use_dora) {
-    int64_t widest = 0, inputs = 0;  // of the adapted linears
-    for (const Fused& linear : fused.all()) {
-      widest = std::max(widest, linear.ranks > 0 ? linear.out : 0);
-      inputs = std::max(inputs, linear.ranks > 0 ? linear.in : 0);
-    }
-    some.Add("dora.gradient", 1, widest, e);
-    c.Add("activations", "dora.rows", kDoraRows * inputs * 4);
-  }
   if (in.train_embed_tokens) rows.Add("embed.gradient", 1, d, 4);
-  rows.Add("tokens", 1, 4, 4);  // ids, positions, rows and labels of targets
   AddSharedPrefixes(in, c);
 }
 
 // Inputs of products in 8-bit codes, one at a time, and what INT8 products sum up (kernels/codes8.h).
 void AddCodes(const PlanInput& in, const FusedLinears& fused, const Kept& kept, Collector& c) {
-  int64_t widest = 0;
-  for (const Fused& linear : fused.all()) widest = std::max({widest, linear.in, linear.out});
+  int64_t widest = 0, widest_input = 0;
+  for (const Fused& linear : fused.all()) {
+    widest = std::max({widest, linear.in, linear.out});
+    widest_input = std::max(widest_input, linear.in);
+  }
   const int64_t rows = std::max<int64_t>(32, kept.shared_rows(in.tokens()));
-  c.Add("activations", "codes8.inputs", rows * widest);
+  // Backward products read what the forward ones write.
+  c.Add("activations", "codes8.inputs", rows * (in.method == Method::kEvaluate ? widest_input : widest));
   c.Add("activations", "codes8.scales", rows * 4);
   if (in.precision == MatmulPrecision::kInt8) {
     c.Add("activations", "codes8.sums", std::min(kCodes8SumRows, rows) * widest * 4);
@@ -165,6 +178,13 @@ int64_t LayerPieceRows(int64_t intermediate_size) {
   return std::clamp<int64_t>(rows / 128 * 128, 1024, 8192);
 }
 
+int64_t PlanHostMemory(const PlanInput& in) {
+  if (!in.on_gpu || !in.activation_checkpointing || !in.activation_offload) return 0;
+  // The last layer's stays on the device (model::LayerInputs).
+  const auto one = static_cast<uint64_t>(in.tokens() * in.model.hidden_size * in.compute_bytes);
+  return (in.model.num_hidden_layers - 1) * static_cast<int64_t>(std::bit_ceil(one));
+}
+
 void AddActivations(const PlanInput& in, Collector& c) {
   const FusedLinears fused(in);
   const Kept kept(in);
@@ -172,7 +192,7 @@ void AddActivations(const PlanInput& in, Collector& c) {
   AddKept(in, fused, kept, c);
   if (in.precision != MatmulPrecision::kCompute) AddCodes(in, fused, kept, c);
   if (in.int8_products) AddInt8Products(in, kept, c);
-  if (!in.on_gpu) return;
+  if (!in.on_gpu || in.method == Method::kEvaluate) return;
   constexpr int64_t kShortest = 1024;  // shorter documents never go to cuDNN
   const bool may_use_cudnn = in.device.cudnn_attention && !in.deterministic && in.max_seq_length >= kShortest;
   const int64_t cudnn = may_use_cudnn ? CudnnWorkspace(in) : 0;

@@ -50,6 +50,7 @@ void AddAdapter(const PlanInput& in, Collector& c) {
   // Where the patterns give linears of one product different scales, the matrices are kept scaled beside the masters.
   if (in.compute_bytes != 4 || in.mixed_scaling) c.Add("adapter", "lora_compute", in.compute_bytes * n);
   c.Add("adapter", "dora_norms", DoraBytes(in));
+  if (in.method == Method::kEvaluate) return;
   c.Add("gradients", "lora_gradients", 4 * n);
   c.Add("optimizer", "moments", MomentBytes(in));
 }

@@ -13,6 +13,7 @@ namespace {
 
 constexpr int64_t kDefaultLength = 1024, kShortestLength = 128, kLengthUnit = 64;
 constexpr int64_t kDefaultRank = 16, kSmallestRank = 8;
+constexpr double kOffloadWorth = 0.08;  // of speed
 
 // A combination of settings with what it costs.
 struct Candidate {
@@ -86,10 +87,14 @@ class Chooser {
     return *best;
   }
 
-  // Equal speed within half a percent: the one that needs less memory.
+  // Equal speed within half a percent: the one that needs less memory. Pinned host memory is dear to others: it must be
+  // worth some speed where the job fits without.
   static bool Faster(const Candidate& a, const Candidate& b) {
-    if (std::abs(a.tokens_per_second / b.tokens_per_second - 1) < 0.005) return a.bytes < b.bytes;
-    return a.tokens_per_second > b.tokens_per_second;
+    const auto speed = [](const Candidate& c) {
+      return c.tokens_per_second * (c.input.activation_offload ? 1 - kOffloadWorth : 1);
+    };
+    if (std::abs(speed(a) / speed(b) - 1) < 0.005) return a.bytes < b.bytes;
+    return speed(a) > speed(b);
   }
 
   std::vector<Candidate> Candidates(int64_t length, int64_t rank) const {
@@ -104,7 +109,8 @@ class Chooser {
           c.input.base = base;
           c.input.activation_checkpointing = checkpointing;
           c.input.activation_offload = offload;
-          c.input.keep_all_layers = c.input.keep_attention_layers = 0;
+          if (r_.open_checkpointing) c.input.keep_all_layers = c.input.keep_attention_layers = c.input.piece_rows = 0;
+          if (offload && r_.open_offload && PlanHostMemory(c.input) > r_.host_bytes) continue;
           all.push_back(Measured(c));
           if (checkpointing && r_.open_checkpointing && r_.open_keep) AddKeeping(all.back(), &all);
         }
@@ -113,8 +119,17 @@ class Chooser {
     return all;
   }
 
-  // The same with as many layers kept as fit: whole ones alone; attention's part of all before whole ones.
-  void AddKeeping(const Candidate& none, std::vector<Candidate>* all) const {
+  // The same with as many layers kept as fit: whole ones alone; attention's part of all before whole ones; in the usual
+  // pieces and in one.
+  void AddKeeping(Candidate none, std::vector<Candidate>* all) const {
+    AddKeepingWithPieces(none, all);
+    const int64_t tokens = none.input.tokens();
+    if (tokens <= LayerPieceRows(none.input.model.intermediate_size)) return;
+    none.input.piece_rows = (tokens + 3) / 4 * 4;
+    all->push_back(Measured(none));
+    AddKeepingWithPieces(Measured(none), all);
+  }
+  void AddKeepingWithPieces(const Candidate& none, std::vector<Candidate>* all) const {
     if (!Fits(none)) return;
     const int64_t n = none.input.model.num_hidden_layers;
     const auto most = [&](auto set) {
@@ -212,13 +227,22 @@ class Chooser {
         Against(in.activation_checkpointing ? "off" : "on", [](PlanInput* o) {
           o->activation_checkpointing = !o->activation_checkpointing;
           o->activation_offload = o->activation_offload && o->activation_checkpointing;
-          o->keep_all_layers = o->keep_attention_layers = 0;
+          o->keep_all_layers = o->keep_attention_layers = o->piece_rows = 0;
         }));
-    add(r_.open_offload, "compute.activation_offload", in.activation_offload ? "on" : "off",
-        in.activation_offload || in.activation_checkpointing
-            ? Against(in.activation_offload ? "off" : "on",
-                      [](PlanInput* o) { o->activation_offload = !o->activation_offload; })
-            : "nothing waits for the backward pass but what is on the device anyway");
+    add(r_.open_offload, "compute.activation_offload", in.activation_offload ? "on" : "off", OffloadReason());
+  }
+
+  std::string OffloadReason() const {
+    PlanInput other = best_.input;
+    if (!other.activation_checkpointing) return "nothing waits for the backward pass but what is on the device anyway";
+    other.activation_offload = true;
+    const int64_t host = PlanHostMemory(other);
+    if (host > r_.host_bytes) {
+      return absl::StrCat("would take ", FormatGigabytes(host), " of host memory, of which ",
+                          FormatGigabytes(r_.host_bytes), " may be used");
+    }
+    return Against(best_.input.activation_offload ? "off" : "on",
+                   [](PlanInput* o) { o->activation_offload = !o->activation_offload; });
   }
 
   std::string LengthReason() const {
@@ -259,18 +283,29 @@ class Chooser {
 
 std::string CheckpointingName(const PlanInput& in) {
   if (!in.activation_checkpointing) return "off";
-  if (in.keep_all_layers + in.keep_attention_layers == 0) return "on";
-  return absl::StrCat("keep:", in.keep_all_layers, ":", in.keep_attention_layers);
+  if (in.keep_all_layers + in.keep_attention_layers + in.piece_rows == 0) return "on";
+  const std::string layers = absl::StrCat("keep:", in.keep_all_layers, ":", in.keep_attention_layers);
+  return in.piece_rows == 0 ? layers : absl::StrCat(layers, ":", in.piece_rows);
 }
 
 bool ParseCheckpointing(const std::string& value, PlanInput* in) {
-  in->activation_checkpointing = value != "off";
-  in->keep_all_layers = in->keep_attention_layers = 0;
-  if (value == "on" || value == "off") return true;
-  const std::vector<std::string> parts = absl::StrSplit(value, ':');
-  return parts.size() == 3 && parts[0] == "keep" && absl::SimpleAtoi(parts[1], &in->keep_all_layers) &&
-         absl::SimpleAtoi(parts[2], &in->keep_attention_layers) && in->keep_all_layers >= 0 &&
-         in->keep_attention_layers >= 0;
+  in->activation_checkpointing = false;
+  in->keep_all_layers = in->keep_attention_layers = in->piece_rows = 0;
+  if (value == "off") return true;
+  int64_t numbers[3] = {};
+  if (value != "on") {
+    const std::vector<std::string> parts = absl::StrSplit(value, ':');
+    if (parts.size() < 3 || parts.size() > 4 || parts[0] != "keep") return false;
+    for (size_t i = 1; i < parts.size(); ++i) {
+      if (!absl::SimpleAtoi(parts[i], &numbers[i - 1]) || numbers[i - 1] < 0) return false;
+    }
+    if (parts.size() == 4 && (numbers[2] == 0 || numbers[2] % 4 != 0)) return false;
+  }
+  in->activation_checkpointing = true;
+  in->keep_all_layers = numbers[0];
+  in->keep_attention_layers = numbers[1];
+  in->piece_rows = numbers[2];
+  return true;
 }
 
 double DataLengths::mean() const {

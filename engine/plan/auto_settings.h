@@ -28,10 +28,11 @@ struct AutoRequest {
   int64_t accumulation = 1;
   bool open_micro_batch = false, open_accumulation = false, open_length = false, open_rank = false;
   bool open_base = false, open_checkpointing = false, open_offload = false;
-  bool open_keep = false;             // with open_checkpointing: what recompute leaves out, layer by layer
+  bool open_keep = false;             // with open_checkpointing: what recompute leaves out, layer by layer, and its pieces
   int64_t model_max_length = 0;       // 0: no limit known
   std::optional<DataLengths> data;    // unset: not known
   int64_t budget_bytes = 0;
+  int64_t host_bytes = 0;             // that offloaded inputs may take, where open_offload
   const DeviceSpeed* device = nullptr;  // null: ReferenceDevice()
 };
 
@@ -53,9 +54,9 @@ struct AutoSettings {
 inline constexpr int64_t kRowsPerStep = 8;
 
 // compute.activation_checkpointing as a word: "off", "on", or "keep:12:20" for recompute that leaves out the last 12
-// layers, and q, k, v and attention of the 20 before these.
+// layers, and q, k, v and attention of the 20 before these; "keep:12:20:8192" works on 8192 rows at a time.
 std::string CheckpointingName(const PlanInput& input);
-// Sets the fields of it; false: not such a word.
+// Sets the fields of it; false: not such a word, and the fields are those of "off".
 bool ParseCheckpointing(const std::string& value, PlanInput* input);
 
 // REQUIRES: budget_bytes > 0.

@@ -1,6 +1,7 @@
 #include "engine/plan/cost.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "absl/strings/match.h"
 #include "engine/plan/linears.h"
@@ -17,12 +18,14 @@ constexpr DeviceSpeed kDevices[] = {
 // Shares of the peaks, and what was counted by hand, on an H100 in docs/measurements.md: whole steps of 135M to 13B
 // come out within 10% where the device and not the host is the limit.
 constexpr double kProductShare = 0.71;      // of the operations of frozen products
+constexpr double kFp8Products = 1.45, kInt8Products = 0.86;  // speed against 16-bit ones
 constexpr double kAttentionShare = 0.36;    // likewise of attention, for heads of 128 columns
 constexpr double kLongAttentionShare = 0.52;  // documents of kLongDocument tokens and more, which cuDNN runs
 constexpr double kLongDocument = 8192;
 constexpr double kBandwidthShare = 0.87;    // of memory, for everything that only moves bytes
 constexpr double kActivationPasses = 7;     // times that a kept activation is read or written in forward and backward
 constexpr double kForwardPasses = 2;        // of these when a forward is repeated
+constexpr double kPieceReads = 0.6;         // of a layer's weights for each piece of rows beyond the first, per use
 constexpr double kLogitPasses = 4;          // of float32 logits
 constexpr double kLaunchSeconds = 0.7e-3;   // of the host, for forward and backward of one layer
 
@@ -68,6 +71,18 @@ struct Repeated {
 // its magnitudes (all linears counted as targets).
 double UsesOfWeights(const PlanInput& in) { return in.use_dora ? 3 : 2; }
 
+// Pieces of rows beyond the first that recomputed layers work on.
+double ExtraPieces(const PlanInput& in, double tokens) {
+  if (!in.activation_checkpointing) return 0;
+  const int64_t rows = in.piece_rows > 0 ? in.piece_rows : LayerPieceRows(in.model.intermediate_size);
+  return std::max(0.0, std::ceil(tokens / static_cast<double>(rows)) - 1);
+}
+
+double ProductShare(MatmulPrecision precision) {
+  if (precision == MatmulPrecision::kCompute) return kProductShare;
+  return kProductShare * (precision == MatmulPrecision::kFp8 ? kFp8Products : kInt8Products);
+}
+
 // Operations of attention of all layers for one token, forward: two products over half the context.
 double AttentionFlops(const PlanInput& in, double mean_length) {
   const format::ModelConfig& m = in.model;
@@ -112,12 +127,15 @@ double MicroBatchSeconds(const PlanInput& in, const DeviceSpeed& device, double 
   const Repeated repeated(in);
   const auto lora = static_cast<double>(CountLoraParameters(in));
   const double used = s.layers * UsesOfWeights(in) * s.layer + repeated.weights(s);  // weights, once per use
-  const double products = 2 * tokens * (used + 2 * s.head) / (kProductShare * device.flops);
+  const double products = 2 * tokens * (used / ProductShare(in.precision) + 2 * s.head / kProductShare) / device.flops;
   const double attention_share = (mean_length < kLongDocument ? kAttentionShare : kLongAttentionShare) *
                                  std::min(1.0, static_cast<double>(in.model.head_dim) / 128);
   const double attention =
       tokens * AttentionFlops(in, mean_length) * (3.5 + repeated.attention) / (attention_share * device.flops);
-  const double moved = used * WeightTraffic(in) +
+  // A recomputed layer is used in the forward, again, and in the backward.
+  const double reread = ExtraPieces(in, tokens) * repeated.layers * s.layers * 3 * s.layer * kPieceReads *
+                        static_cast<double>(in.compute_bytes);
+  const double moved = used * WeightTraffic(in) + reread +
                        tokens * s.layers * s.kept * (kActivationPasses + repeated.layers * kForwardPasses) +
                        tokens * static_cast<double>(in.model.vocab_size) * 4 * kLogitPasses +
                        // Gradients, parameters and moments: read and written once per optimizer step.

@@ -1,9 +1,11 @@
 #include "engine/plan/fall_back.h"
 
+#include <algorithm>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "engine/plan/auto_settings.h"
 
 namespace finetuned::plan {
 namespace {
@@ -23,9 +25,9 @@ int64_t SmallerMicroBatch(const PlanInput& in) {
 
 std::string Describe(const FallBack& from, const FallBack& to) {
   std::vector<std::string> changes;
-  if (!from.input.activation_checkpointing || from.input.keep_all_layers + from.input.keep_attention_layers > 0) {
-    changes.emplace_back("activation_checkpointing on");
-  }
+  const std::string before = CheckpointingName(from.input), after = CheckpointingName(to.input);
+  if (before != after) changes.push_back(absl::StrCat("activation_checkpointing ", before, " -> ", after));
+  if (!from.input.activation_offload && to.input.activation_offload) changes.emplace_back("activation_offload on");
   if (from.input.micro_batch_size != to.input.micro_batch_size) {
     changes.push_back(absl::StrCat("micro_batch_size ", from.input.micro_batch_size, " -> ", to.input.micro_batch_size,
                                    " with gradient_accumulation_steps ", from.accumulation, " -> ", to.accumulation));
@@ -33,22 +35,45 @@ std::string Describe(const FallBack& from, const FallBack& to) {
   return absl::StrJoin(changes, ", ");
 }
 
+bool RecomputesAll(const PlanInput& in) {
+  return in.activation_checkpointing && in.keep_all_layers == 0 && in.keep_attention_layers == 0 && in.piece_rows == 0;
+}
+
+// Recompute that keeps as many whole layers as fit, less than before; none when that is not known.
+void Recompute(PlanInput* in, int64_t most) {
+  const int64_t kept = in->activation_checkpointing ? in->keep_all_layers : in->model.num_hidden_layers;
+  in->activation_checkpointing = true;
+  in->keep_attention_layers = in->piece_rows = 0;
+  int64_t fits = 0, above = most > 0 ? kept : 1;
+  while (above - fits > 1) {
+    in->keep_all_layers = (fits + above) / 2;
+    (PlanMemory(*in).total() <= most ? fits : above) = in->keep_all_layers;
+  }
+  in->keep_all_layers = fits;
+}
+
 }  // namespace
 
-std::optional<FallBack> NextPlan(const PlanInput& input, int64_t accumulation, int64_t available_bytes) {
+std::optional<FallBack> NextPlan(const PlanInput& input, int64_t accumulation, int64_t available_bytes,
+                                 int64_t host_bytes) {
   const FallBack from = {input, accumulation, ""};
   FallBack to = from;
+  // What did not fit is not tried again.
+  const int64_t most = available_bytes > 0 ? std::min(available_bytes, PlanMemory(input).total() - 1) : 0;
   for (;;) {
-    if (!to.input.activation_checkpointing || to.input.keep_all_layers > 0 || to.input.keep_attention_layers > 0) {
-      to.input.activation_checkpointing = true;
-      to.input.keep_all_layers = to.input.keep_attention_layers = 0;
+    PlanInput offloaded = to.input;
+    offloaded.activation_offload = true;
+    if (!RecomputesAll(to.input)) {
+      Recompute(&to.input, most);
+    } else if (to.input.on_gpu && !to.input.activation_offload && PlanHostMemory(offloaded) <= host_bytes) {
+      to.input = offloaded;
     } else if (const int64_t smaller = SmallerMicroBatch(to.input); smaller > 0) {
       to.accumulation *= to.input.micro_batch_size / smaller;
       to.input.micro_batch_size = smaller;
     } else {
       return std::nullopt;
     }
-    if (available_bytes > 0 && PlanMemory(to.input).total() > available_bytes) continue;
+    if (most > 0 && PlanMemory(to.input).total() > most) continue;
     to.changes = Describe(from, to);
     return to;
   }

@@ -14,8 +14,8 @@ namespace {
 
 // What the loss is made of, target by target: loss and entropy, and whether it was the likeliest token.
 void AddPerTarget(const PlanInput& in, Collector& c) {
-  const int64_t targets = in.tokens();
-  if (in.method == Method::kSft) {
+  const int64_t targets = in.targets();
+  if (in.method == Method::kSft || in.method == Method::kEvaluate) {
     c.Add("logits", "loss.per_target", targets * 2 * 4);
     c.Add("logits", "loss.correct", targets);
     return;
@@ -34,7 +34,7 @@ void AddPerTarget(const PlanInput& in, Collector& c) {
 
 void AddLoss(const PlanInput& in, Collector& c) {
   const format::ModelConfig& m = in.model;
-  const int64_t rows = std::min(LogitsChunkRows(m.vocab_size), in.tokens());
+  const int64_t rows = std::min(LogitsChunkRows(m.vocab_size), in.targets());
   c.Add("logits", "logits_chunk", rows * m.vocab_size * 4);
   c.Add("logits", "loss.hidden", rows * m.hidden_size * in.compute_bytes);
   AddPerTarget(in, c);

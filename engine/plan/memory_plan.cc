@@ -1,5 +1,7 @@
 #include "engine/plan/memory_plan.h"
 
+#include <algorithm>
+
 #include "absl/strings/str_format.h"
 #include "engine/plan/collector.h"
 #include "engine/plan/linears.h"
@@ -10,7 +12,7 @@ namespace {
 constexpr struct {
   const char* name;
   Method method;
-} kMethods[] = {{"dpo", Method::kDpo}, {"kto", Method::kKto}, {"grpo", Method::kGrpo}};
+} kMethods[] = {{"dpo", Method::kDpo}, {"kto", Method::kKto}, {"grpo", Method::kGrpo}, {"evaluate", Method::kEvaluate}};
 
 constexpr struct {
   const char* name;
@@ -26,6 +28,10 @@ constexpr struct {
 int64_t PlanInput::tokens() const {
   const int64_t sequences = method == Method::kDpo ? 2 : 1;  // chosen and rejected
   return micro_batch_size * sequences * max_seq_length;
+}
+
+int64_t PlanInput::targets() const {
+  return rollout.max_new_tokens > 0 ? std::min(tokens(), micro_batch_size * rollout.max_new_tokens) : tokens();
 }
 
 const std::vector<std::string>& Components() {

@@ -11,7 +11,8 @@
 // daemon plans and refuses with it, the worker reports it beside what was measured.
 namespace finetuned::plan {
 
-enum class Method { kSft, kDpo, kKto, kGrpo };
+// kEvaluate: forward passes alone, with or without an adapter.
+enum class Method { kSft, kDpo, kKto, kGrpo, kEvaluate };
 // 4-bit codes with a scale per 64 (NF4, FP4), 8-bit codes with a float32 scale per row, or the compute type.
 enum class BaseFormat { kNf4, kInt8, kCompute, kFp4, kFp8 };
 enum class Optimizer { kAdamW, kAdamW8bit };
@@ -30,7 +31,8 @@ struct DeviceConstants {
 // Completions that are generated together; none by default.
 struct Rollout {
   int64_t sequences = 0;
-  int64_t max_tokens = 0;  // prompt and completion of one sequence
+  int64_t max_tokens = 0;      // prompt and completion of one sequence
+  int64_t max_new_tokens = 0;  // of these the completion; 0: not known
 };
 
 struct PlanInput {
@@ -61,12 +63,14 @@ struct PlanInput {
   // With activation_checkpointing: of this many of the last layers everything is kept, before these of so many q, k, v
   // and attention's output.
   int64_t keep_all_layers = 0, keep_attention_layers = 0;
-  int64_t piece_rows = 0;             // with activation_checkpointing: 0: LayerPieceRows
+  int64_t piece_rows = 0;             // with activation_checkpointing, a multiple of 4; 0: LayerPieceRows
   Rollout rollout;                    // GRPO
   DeviceConstants device;
 
   // Of one micro-batch at its longest.
   int64_t tokens() const;
+  // Of these the ones that train: all, but of rollouts the completions.
+  int64_t targets() const;
 };
 
 // One buffer, or the same buffer once per layer.
@@ -108,15 +112,19 @@ inline constexpr int64_t kCodes8SumRows = 1024;
 int64_t LayerPieceRows(int64_t intermediate_size);
 
 // Upper bound of the bytes the engine asks of the device for one micro-batch of input.tokens() tokens,
-// everything included. Evaluation at the same length and export need no more: they use the same buffers.
+// everything included. A run's own evaluation at the same length needs no more: it uses the same buffers. Writing an
+// adapter takes host memory alone.
 MemoryPlan PlanMemory(const PlanInput& input);
+
+// Pinned host memory of offloaded layer inputs: LibTorch rounds each up to a power of two. 0 without activation_offload.
+int64_t PlanHostMemory(const PlanInput& input);
 
 // Parameters of the frozen base (embeddings counted once when tied).
 int64_t CountParameters(const format::ModelConfig& model);
 // Trainable parameters of the adapter.
 int64_t CountLoraParameters(const PlanInput& input);
 
-// Names as in a job: "sft" "dpo" "kto" "grpo"; "nf4" "fp4" "int8" "fp8" "none". Unknown ones: kSft, kCompute.
+// Names as in a job: "sft" "dpo" "kto" "grpo" "evaluate"; "nf4" "fp4" "int8" "fp8" "none". Unknown ones: kSft, kCompute.
 Method ParseMethod(const std::string& name);
 BaseFormat ParseBaseFormat(const std::string& name);
 const char* BaseFormatName(BaseFormat format);

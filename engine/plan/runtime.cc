@@ -1,6 +1,12 @@
 #include "engine/plan/collector.h"
 
 namespace finetuned::plan {
+namespace {
+
+// The allocator's last segment of small and of medium blocks, which what a step makes in passing is taken from.
+constexpr int64_t kOpenSegments = (2 + 20) << 20;
+
+}  // namespace
 
 void AddRuntime(const PlanInput& in, Collector& c) {
   if (!in.on_gpu) {
@@ -10,7 +16,7 @@ void AddRuntime(const PlanInput& in, Collector& c) {
   const int64_t rounding = c.rounding();
   c.Add("runtime", "cuda_context", in.device.context_bytes);
   c.Add("runtime", "library_workspaces", in.device.workspace_bytes);
-  c.Add("runtime", "allocator_rounding", rounding);
+  c.Add("runtime", "allocator_rounding", rounding + kOpenSegments);
 }
 
 }  // namespace finetuned::plan

@@ -23,16 +23,26 @@ struct Lever {
 std::string Number(int64_t n) { return absl::StrCat(n); }
 
 // In the order of what they cost the user: time only, speed only, then what the model learns from.
-std::vector<Lever> Levers() {
+std::vector<Lever> Levers(int64_t host_bytes) {
   const auto on = [](const PlanInput&) { return std::string("on"); };
   return {
       {"compute.activation_checkpointing",
        [](PlanInput* in) {
          const bool was_on = std::exchange(in->activation_checkpointing, true);
-         const int64_t kept = std::exchange(in->keep_all_layers, 0) + std::exchange(in->keep_attention_layers, 0);
+         const int64_t kept = std::exchange(in->keep_all_layers, 0) + std::exchange(in->keep_attention_layers, 0) +
+                              std::exchange(in->piece_rows, 0);
          return !was_on || kept > 0;
        },
        on},
+      {"compute.activation_offload",
+       [host_bytes](PlanInput* in) {
+         PlanInput with = *in;
+         with.activation_checkpointing = with.activation_offload = true;
+         if (in->activation_offload || !in->on_gpu || PlanHostMemory(with) > host_bytes) return false;
+         *in = with;
+         return true;
+       },
+       [](const PlanInput&) { return std::string("on (with activation_checkpointing)"); }},
       {"schedule.micro_batch_size",
        [](PlanInput* in) {
          if (in->micro_batch_size <= 1) return false;
@@ -67,7 +77,8 @@ std::vector<Lever> Levers() {
 
 class Search {
  public:
-  Search(const PlanInput& input, int64_t budget) : input_(input), budget_(budget), levers_(Levers()) {}
+  Search(const PlanInput& input, int64_t budget, int64_t host)
+      : input_(input), budget_(budget), levers_(Levers(host)) {}
 
   // Lowers the chosen levers, the last one step by step and the others as far as they go, until the plan fits. The
   // steps taken are the fewest of the last lever.
@@ -119,8 +130,8 @@ class Search {
 
 }  // namespace
 
-std::vector<Suggestion> SuggestFitting(const PlanInput& input, int64_t budget_bytes) {
-  const Search search(input, budget_bytes);
+std::vector<Suggestion> SuggestFitting(const PlanInput& input, int64_t budget_bytes, int64_t host_bytes) {
+  const Search search(input, budget_bytes, host_bytes);
   std::vector<Suggestion> found;
   const auto consider = [&](const std::vector<size_t>& chosen) {
     if (auto s = search.Try(chosen)) found.push_back(*std::move(s));

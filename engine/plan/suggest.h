@@ -16,7 +16,8 @@ struct Suggestion {
 };
 
 // Settings near `input` whose plan fits `budget_bytes`, cheapest change first; empty when none does. Every suggestion
-// fits. One setting alone is tried first; then two or more together, as few as are needed.
-std::vector<Suggestion> SuggestFitting(const PlanInput& input, int64_t budget_bytes);
+// fits. One setting alone is tried first; then two or more together, as few as are needed. Inputs of layers go to host
+// memory only where `host_bytes` hold them; 0: never.
+std::vector<Suggestion> SuggestFitting(const PlanInput& input, int64_t budget_bytes, int64_t host_bytes);
 
 }  // namespace finetuned::plan

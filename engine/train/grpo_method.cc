@@ -68,12 +68,17 @@ reward::AdvantageOptions AdvantagesOf(const job::GrpoOptions& g) {
 }
 
 generate::GeneratorOptions GeneratorOptionsOf(const MethodInputs& in) {
-  const plan::Rollout rollout =
-      plan::RolloutOf(CompletionsPerRollout(*in.spec), in.spec->schedule.max_seq_length);
+  const plan::Rollout rollout = PlannedRollout(*in.spec);
   generate::GeneratorOptions o;
   o.max_batch = rollout.sequences;
   o.cache_tokens = rollout.sequences * rollout.max_tokens;
   o.max_sequence_tokens = rollout.max_tokens;
+  // Prompts pass through the decoder's buffers, which must not grow for them.
+  const job::TrainSpec& spec = *in.spec;
+  const int64_t piece = spec.activation_piece_rows > 0 ? spec.activation_piece_rows
+                                                       : plan::LayerPieceRows(in.base->config.intermediate_size);
+  o.prefill_tokens = std::min(o.prefill_tokens, spec.schedule.micro_batch_size * spec.schedule.max_seq_length);
+  if (spec.activation_checkpointing) o.prefill_tokens = std::min(o.prefill_tokens, piece);
   o.workspace = &in.decoder->workspace();
   return o;
 }
@@ -106,6 +111,10 @@ data::PackedBatch PackRows(const std::vector<data::TokenizedRow>& rows, const st
 int64_t CompletionsPerRollout(const job::TrainSpec& spec) {
   if (spec.grpo.prompts_per_rollout > 0) return spec.grpo.prompts_per_rollout * spec.grpo.group_size;
   return spec.schedule.micro_batch_size * spec.schedule.gradient_accumulation_steps;
+}
+
+plan::Rollout PlannedRollout(const job::TrainSpec& spec) {
+  return plan::RolloutOf(CompletionsPerRollout(spec), spec.schedule.max_seq_length, spec.grpo.max_completion_tokens);
 }
 
 absl::Status GrpoMethod::Check(const job::TrainSpec& spec, size_t prompts) {

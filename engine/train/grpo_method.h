@@ -13,14 +13,16 @@
 #include "engine/grpo/rollout.h"
 #include "engine/grpo/rollout_maker.h"
 #include "engine/grpo/rollout_schedule.h"
+#include "engine/plan/memory_plan.h"
 #include "engine/reward/reward_set.h"
 #include "engine/train/method.h"
 #include "engine/train/rollout_journal.h"
 
 namespace finetuned::train {
 
-// Completions sampled together.
+// Completions sampled together, and what generating them takes.
 int64_t CompletionsPerRollout(const job::TrainSpec& spec);
+plan::Rollout PlannedRollout(const job::TrainSpec& spec);
 
 // Group relative policy optimisation: samples rollouts with the adapter as it is, has them scored, and trains
 // on their completions. Rollouts, with their scores, are on disk before a step trains on them.

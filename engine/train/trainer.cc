@@ -13,7 +13,6 @@
 #include "engine/job/failpoint.h"
 #include "engine/model/batch.h"
 #include "engine/plan/cost.h"
-#include "engine/plan/rollout.h"
 #include "engine/train/device.h"
 #include "engine/train/files.h"
 #include "engine/train/grpo_method.h"
@@ -77,9 +76,13 @@ plan::PlanInput PlanInputOf(const job::TrainSpec& spec, const model::BaseModel& 
   p.micro_batch_size = spec.schedule.micro_batch_size;
   p.max_seq_length = spec.schedule.max_seq_length;
   p.activation_checkpointing = spec.activation_checkpointing;
+  p.keep_all_layers = spec.keep_all_layers;
+  p.keep_attention_layers = spec.keep_attention_layers;
+  p.piece_rows = spec.activation_piece_rows;
   p.deterministic = spec.deterministic;
+  p.device = spec.device_constants;
   p.device.cudnn_attention = HasCudnnAttention(base.options.device);
-  if (spec.method == "grpo") p.rollout = plan::RolloutOf(CompletionsPerRollout(spec), spec.schedule.max_seq_length);
+  if (spec.method == "grpo") p.rollout = PlannedRollout(spec);
   p.activation_offload = spec.activation_offload;
   return p;
 }
@@ -100,6 +103,10 @@ Trainer::Trainer(TrainerInputs inputs)
       total_steps_(TotalStepsOfRun()) {
   adapter_.Initialize(spec_.seed);
   decoder_->TakeFromBase();
+}
+
+Trainer::~Trainer() {
+  if (cap_ > 0) CapMemory(device_, 0);
 }
 
 absl::StatusOr<job::RunResult> Trainer::Run(const std::optional<FoundCheckpoint>& from) {
@@ -185,7 +192,7 @@ absl::StatusOr<Trainer::StepResult> Trainer::TrainStep() {
       error = e.what_without_backtrace();
     }
     state_ = before;
-    if (!Replan(error)) return absl::ResourceExhaustedError(error);
+    if (!FindMemory(error)) return absl::ResourceExhaustedError(error);
   }
 }
 
@@ -416,7 +423,10 @@ MethodInputs Trainer::InputsOfMethod() {
 
 model::DecoderOptions Trainer::DecoderOptions() const {
   return {.recompute_activations = spec_.activation_checkpointing,
+          .keep_all_layers = spec_.keep_all_layers,
+          .keep_attention_layers = spec_.keep_attention_layers,
           .offload_inputs = spec_.activation_offload,
+          .piece_rows = spec_.activation_piece_rows,
           .deterministic = spec_.deterministic,
           .label_smoothing = spec_.sft.label_smoothing};
 }

@@ -52,6 +52,7 @@ struct TrainerInputs {
 class Trainer {
  public:
   explicit Trainer(TrainerInputs inputs);
+  ~Trainer();
 
   // Initialized from spec.seed; may be filled with other weights before Run.
   lora::Adapter& adapter() { return adapter_; }
@@ -82,6 +83,14 @@ class Trainer {
   // Where memory can run out, takes that of the largest micro-batch now, so that what does not fit shows before step 1
   // and later steps allocate nothing. False: no plan fits.
   bool ProbeLargestBatch();
+  // Tensors may take what the plan gives them and kPlanMargin of it more, but never more than spec.memory_limit_bytes
+  // leaves: whatever takes more fails here and not in another process.
+  void CapToPlan();
+  // What tensors hold or could get, within the limit; 0: not known.
+  int64_t MemoryOfTensors() const;
+  // After a failure for want of memory, goes on with a higher cap where the plan was too low and the limit leaves room,
+  // else as Replan.
+  bool FindMemory(const std::string& error);
   void RunLargestBatch();
   // Goes over to the next plan that fits what is there; false: there is none.
   bool Replan(const std::string& error);
@@ -115,6 +124,8 @@ class Trainer {
   Optimizer optimizer_;
   DeviceMemory own_memory_;
   DeviceMemory& memory_;
+  int64_t cap_ = 0;           // in force; 0: none
+  bool capped_by_plan_ = false;  // and not by what there is
   std::optional<model::Decoder> decoder_;  // empty only while its memory is given back
   const std::unique_ptr<Method> method_;
   const lora::PeftDescription description_;

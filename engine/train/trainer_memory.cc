@@ -5,13 +5,26 @@
 
 #include "absl/strings/str_cat.h"
 #include "engine/plan/fall_back.h"
+#include "engine/plan/host_memory.h"
 #include "engine/train/trainer.h"
 
 namespace finetuned::train {
+namespace {
+
+// The share of a plan that its run may take beyond it: what measurements showed at most (docs/measurements.md).
+constexpr double kPlanMargin = 0.03;
+
+// What of the device a process takes beside tensors.
+int64_t OutsideAllocator(const plan::PlanInput& in) {
+  return in.on_gpu ? in.device.context_bytes : in.device.cpu_process_bytes;
+}
+
+}  // namespace
 
 bool Trainer::ProbeLargestBatch() {
   const bool can_run_out = device_.is_cuda() || in_.memory != nullptr;
   if (!can_run_out || state_.step >= total_steps_) return true;
+  CapToPlan();
   for (;;) {
     std::string error;
     try {
@@ -21,8 +34,39 @@ bool Trainer::ProbeLargestBatch() {
       if (!IsOutOfMemory(e)) throw;
       error = e.what_without_backtrace();
     }
-    if (!Replan(error)) return false;
+    if (!FindMemory(error)) return false;
   }
+}
+
+// 0: not known.
+int64_t Trainer::MemoryOfTensors() const {
+  const int64_t available = memory_.Available(device_);
+  if (available == 0 || spec_.memory_limit_bytes == 0) return available;
+  return std::clamp<int64_t>(spec_.memory_limit_bytes - OutsideAllocator(plan_input_), 1, available);
+}
+
+void Trainer::CapToPlan() {
+  const int64_t planned = plan::PlanMemory(plan_input_).total() - OutsideAllocator(plan_input_);
+  cap_ = planned + static_cast<int64_t>(kPlanMargin * static_cast<double>(planned));
+  const int64_t most = MemoryOfTensors();
+  capped_by_plan_ = most > cap_;
+  if (most > 0) cap_ = std::min(cap_, most);
+  CapMemory(device_, cap_);
+}
+
+bool Trainer::FindMemory(const std::string& error) {
+  const int64_t most = MemoryOfTensors();
+  if (!capped_by_plan_ || most <= cap_) return Replan(error);
+  in_.observer->OnWarning(
+      "PLAN_EXCEEDED",
+      absl::StrCat("the plan of ", plan::FormatGigabytes(plan::PlanMemory(plan_input_).total()),
+                   " is too low for this run; it goes on after step ", state_.step, " with up to ",
+                   plan::FormatGigabytes(most + OutsideAllocator(plan_input_)), " (",
+                   error.substr(0, error.find('\n')), ")"));
+  cap_ = most;
+  capped_by_plan_ = false;
+  CapMemory(device_, cap_);
+  return true;
 }
 
 void Trainer::RunLargestBatch() {
@@ -39,10 +83,10 @@ void Trainer::RunLargestBatch() {
 bool Trainer::Replan(const std::string& error) {
   decoder_.reset();
   ReleaseCachedMemory(device_);
-  const int64_t available = memory_.Available(device_);
-  // Of the plan's runtime part the context is not the allocator's.
-  const int64_t budget = available > 0 ? available + plan_input_.device.context_bytes : 0;
-  const auto next = plan::NextPlan(plan_input_, spec_.schedule.gradient_accumulation_steps, budget);
+  const int64_t available = MemoryOfTensors();
+  const int64_t budget = available > 0 ? available + OutsideAllocator(plan_input_) : 0;
+  const auto next = plan::NextPlan(plan_input_, spec_.schedule.gradient_accumulation_steps, budget,
+                                   plan::OffloadBudget(plan::AvailableHostMemory()));
   if (!next.has_value()) return false;
   in_.observer->OnWarning(
       "REPLANNED",
@@ -57,23 +101,30 @@ bool Trainer::Replan(const std::string& error) {
   spec_.schedule.micro_batch_size = next->input.micro_batch_size;
   spec_.schedule.gradient_accumulation_steps = next->accumulation;
   spec_.activation_checkpointing = next->input.activation_checkpointing;
+  spec_.keep_all_layers = next->input.keep_all_layers;
+  spec_.keep_attention_layers = next->input.keep_attention_layers;
+  spec_.activation_piece_rows = next->input.piece_rows;
+  spec_.activation_offload = next->input.activation_offload;
   plan_ = data::BatchPlan(in_.train->rows, BatchOptions(spec_), state_.epoch);
   state_.micro_batch = std::min(state_.micro_batch, plan_.micro_batches());
   decoder_.emplace(*in_.base, adapter_, DecoderOptions());
+  CapToPlan();
   return true;
 }
 
 absl::Status Trainer::LeaveForMemory() {
-  const int64_t available = memory_.Available(device_);
+  const int64_t available = MemoryOfTensors();
+  const int64_t budget = available + OutsideAllocator(plan_input_);
+  const bool limited = available > 0 && budget <= spec_.memory_limit_bytes;
   result_.outcome = job::Outcome::kCheckpointed;
   result_.reason = "OUT_OF_DEVICE_MEMORY";
   result_.last_step = state_.step;
   result_.message = absl::StrCat(
       "needs ", plan::FormatGigabytes(plan::PlanMemory(plan_input_).total()), ", and ",
-      available > 0 ? absl::StrCat(plan::FormatGigabytes(available + plan_input_.device.context_bytes), " are left")
-                    : std::string("less is left"),
-      " of the device, at ", plan_input_.micro_batch_size, " rows at a time with recompute: another process holds ",
-      "its memory; resume the job when that has ended");
+      available > 0 ? absl::StrCat(plan::FormatGigabytes(budget), " are left") : std::string("less is left"),
+      " of the device, at ", plan_input_.micro_batch_size, " rows at a time with recompute: ",
+      limited ? "that is all the job may take; raise its limit"
+              : "another process holds its memory; resume the job when that has ended");
   return state_.step > 0 ? Checkpoint() : absl::OkStatus();
 }
 

@@ -8,6 +8,7 @@ struct ServeOptions {
   std::string address;         // "unix:///path" of the daemon's worker socket
   int token_fd = -1;           // where the daemon's token is read from
   std::string device = "auto";
+  std::string measurement_file;  // see MeasuredOnce
 };
 
 // Runs the daemon's jobs one after another, keeping the last base model loaded, until told to shut

@@ -1,5 +1,7 @@
 #include "engine/worker/spec_from_proto.h"
 
+#include "engine/plan/auto_settings.h"
+
 namespace finetuned::worker {
 namespace {
 
@@ -99,6 +101,16 @@ void CopyKto(const v1::KtoSpec& from, job::KtoOptions* to) {
   to->chat_template = from.chat_template();
 }
 
+// A standalone run leaves "auto" undecided: everything is kept.
+void CopyCheckpointing(const std::string& word, job::TrainSpec* to) {
+  plan::PlanInput policy;
+  if (!plan::ParseCheckpointing(word, &policy)) return;
+  to->activation_checkpointing = policy.activation_checkpointing;
+  to->keep_all_layers = policy.keep_all_layers;
+  to->keep_attention_layers = policy.keep_attention_layers;
+  to->activation_piece_rows = policy.piece_rows;
+}
+
 }  // namespace
 
 job::TrainSpec ToTrainSpec(const v1::JobSpec& spec, const std::string& job_name,
@@ -139,7 +151,7 @@ job::TrainSpec ToTrainSpec(const v1::JobSpec& spec, const std::string& job_name,
   out.compute_dtype = spec.compute().dtype();
   out.device = spec.compute().device();
   out.matmul_precision = spec.compute().matmul_precision();
-  out.activation_checkpointing = spec.compute().activation_checkpointing() == "on";
+  CopyCheckpointing(spec.compute().activation_checkpointing(), &out);
   out.activation_offload = out.activation_checkpointing && spec.compute().activation_offload() == "on";
   out.deterministic = spec.deterministic();
   out.seed = spec.seed();

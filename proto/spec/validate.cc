@@ -1,8 +1,11 @@
 #include <cmath>
 #include <set>
 
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
 #include "proto/spec/checker.h"
 #include "proto/spec/grpo.h"
 
@@ -154,6 +157,23 @@ void CheckLora(const v1::LoraSpec& lora, Checker& c) {
   }
 }
 
+// "keep:A:B" and "keep:A:B:R" beside the words.
+void CheckCheckpointing(const std::string& word, Checker& c) {
+  const char* kField = "compute.activation_checkpointing";
+  if (!absl::StartsWith(word, "keep:")) return c.OneOf(kField, word, kOnOff);
+  const std::vector<std::string> parts = absl::StrSplit(word, ':');
+  bool good = parts.size() == 3 || parts.size() == 4;
+  for (size_t i = 1; i < parts.size(); ++i) {
+    int64_t number = 0;
+    good = good && absl::SimpleAtoi(parts[i], &number) && number >= 0 && number < (1 << 24) &&
+           (i < 3 || (number > 0 && number % 4 == 0));
+  }
+  if (!good) {
+    c.Add(kField, absl::StrCat("must be auto, on, off, keep:A:B or keep:A:B:R with numbers of layers and a multiple of 4 "
+                               "of rows, got ", word));
+  }
+}
+
 void CheckPrecision(const v1::JobSpec& spec, Checker& c) {
   const std::string& precision = spec.compute().matmul_precision();
   c.OneOf("compute.matmul_precision", precision, kPrecisions);
@@ -243,7 +263,7 @@ std::vector<Violation> ValidateSpec(const v1::JobSpec& spec) {
   }
   c.OneOf("compute.dtype", spec.compute().dtype(), kDtypes);
   c.OneOf("compute.device", spec.compute().device(), kDevices);
-  c.OneOf("compute.activation_checkpointing", spec.compute().activation_checkpointing(), kOnOff);
+  CheckCheckpointing(spec.compute().activation_checkpointing(), c);
   CheckPrecision(spec, c);
   return out;
 }

@@ -7,6 +7,7 @@
 #include "absl/strings/match.h"
 #include "absl/time/clock.h"
 #include "engine/plan/cost.h"
+#include "engine/plan/host_memory.h"
 
 namespace finetuned::api {
 namespace {
@@ -68,6 +69,10 @@ DeviceBudget FindDeviceBudget(const jobs::Daemon& daemon, const v1::Job& job) {
   if (!device.gpu) return DeviceBudget{};
   if (const GpuReading* reading = Select(readings, device.product)) UseReading(*reading, worker, &device);
   if (worker.context_bytes > 0) device.constants.context_bytes = worker.context_bytes;
+  if (worker.hello.has_value() && worker.hello->context_bytes() > 0) {
+    device.constants.workspace_bytes = worker.hello->workspace_bytes();
+  }
+  device.host_bytes = plan::OffloadBudget(plan::AvailableHostMemory());
   const plan::DeviceSpeed* speed = plan::FindDeviceSpeed(device.product);
   device.constants.cudnn_attention = speed != nullptr && speed->cudnn_attention;
   if (device.total_bytes > 0) {
@@ -86,6 +91,7 @@ DeviceBudget ImaginedBudget(const jobs::Daemon& daemon, const v1::Job& job) {
     device.bytes = job.scheduling().vram_limit_bytes();
     device.other_bytes = 0;
     device.constants = {};
+    device.host_bytes = plan::OffloadBudget(kImaginedHostBytes);
   }
   return device;
 }

@@ -6,6 +6,7 @@
 #include <google/protobuf/util/time_util.h>
 
 #include "absl/strings/str_cat.h"
+#include "engine/plan/auto_settings.h"
 #include "engine/plan/module_pattern.h"
 #include "engine/plan/precision.h"
 #include "engine/plan/rollout.h"
@@ -51,7 +52,8 @@ std::vector<spec::Violation> CheckPatterns(const JobSpec& spec) {
 plan::Rollout RolloutOf(const JobSpec& spec) {
   const int64_t per_step = int64_t{spec.schedule().micro_batch_size()} * spec.schedule().gradient_accumulation_steps();
   const int64_t asked = int64_t{spec.grpo().prompts_per_rollout()} * spec.grpo().group_size();
-  return plan::RolloutOf(asked > 0 ? asked : per_step, spec.schedule().max_seq_length());
+  return plan::RolloutOf(asked > 0 ? asked : per_step, spec.schedule().max_seq_length(),
+                         spec.grpo().max_completion_tokens());
 }
 
 plan::PlanInput ToPlanInput(const JobSpec& spec, const format::ModelConfig& model) {
@@ -79,7 +81,7 @@ plan::PlanInput ToPlanInput(const JobSpec& spec, const format::ModelConfig& mode
   in.micro_batch_size = spec.schedule().micro_batch_size();
   in.max_seq_length = spec.schedule().max_seq_length();
   in.deterministic = spec.deterministic();
-  in.activation_checkpointing = spec.compute().activation_checkpointing() == "on";
+  plan::ParseCheckpointing(spec.compute().activation_checkpointing(), &in);  // "auto" is decided later
   if (spec.has_grpo()) in.rollout = RolloutOf(spec);
   in.activation_offload = spec.compute().activation_offload() == "on";
   in.precision = plan::ParsePrecision(spec.compute().matmul_precision());
@@ -127,7 +129,7 @@ void ApplyPlanInput(const plan::PlanInput& in, JobSpec* spec) {
   }
   schedule->set_micro_batch_size(static_cast<int32_t>(rows));
   schedule->set_max_seq_length(static_cast<int32_t>(in.max_seq_length));
-  spec->mutable_compute()->set_activation_checkpointing(in.activation_checkpointing ? "on" : "off");
+  spec->mutable_compute()->set_activation_checkpointing(plan::CheckpointingName(in));
   spec->mutable_compute()->set_activation_offload(in.activation_offload ? "on" : "off");
   spec->mutable_quantization()->set_base(plan::BaseFormatName(in.base));
   spec->mutable_optimizer()->set_kind(in.optimizer == plan::Optimizer::kAdamW ? "adamw" : "adamw_8bit");
@@ -226,13 +228,16 @@ absl::Status JobPlanner::Settle(const v1::Job& job, const format::ModelConfig& c
   out->memory.set_device_free_bytes(out->device.free_bytes);
   out->memory.set_other_processes_bytes(out->device.other_bytes);
   out->memory.set_measured(out->device.constants.context_bytes != plan::DeviceConstants().context_bytes);
+  out->memory.set_host_bytes(plan::PlanHostMemory(out->input));
   out->memory.set_confidence_margin(out->device.gpu ? kDeviceReserve : 0);
   return absl::OkStatus();
 }
 
 absl::StatusOr<PlannedJob> JobPlanner::PlanShape(const v1::Job& job) const {
   std::vector<spec::Violation> violations = spec::ValidateSpec(job.spec());
-  std::erase_if(violations, [](const spec::Violation& v) { return v.path == "job.spec.dataset"; });
+  std::erase_if(violations, [](const spec::Violation& v) {
+    return v.path == "job.spec.dataset" || v.path == "job.spec.grpo.builtin_rewards";  // neither takes device memory
+  });
   if (!violations.empty()) return InvalidFields(violations);
   const auto config = models_->Shape(job.spec().base_model());
   if (!config.ok()) return config.status();
@@ -244,10 +249,18 @@ absl::StatusOr<PlannedJob> JobPlanner::PlanShape(const v1::Job& job) const {
 }
 
 absl::Status JobPlanner::CheckFits(const PlannedJob& planned) {
+  const int64_t host = planned.memory.host_bytes();
+  if (host > planned.device.host_bytes) {
+    return QuotaExceeded("host memory", "HOST_MEMORY_EXCEEDED",
+                         absl::StrCat("compute.activation_offload needs ", plan::FormatGigabytes(host),
+                                      " of pinned host memory, ", plan::FormatGigabytes(planned.device.host_bytes),
+                                      " of this host's free memory may be used; set it to auto or off, or lower "
+                                      "schedule.micro_batch_size or schedule.max_seq_length"));
+  }
   const int64_t budget = planned.memory.budget_bytes();
   const int64_t total = planned.memory.total_bytes();
   if (budget == 0 || total <= budget) return absl::OkStatus();
-  const auto suggestions = plan::SuggestFitting(planned.input, budget);
+  const auto suggestions = plan::SuggestFitting(planned.input, budget, planned.device.host_bytes);
   const std::string suggestion = suggestions.empty() ? "no smaller setting fits either" : suggestions[0].message;
   return VramExceeded(total, budget, suggestion,
                       absl::StrCat("needs ", plan::FormatGigabytes(total), ", you have ",
@@ -258,7 +271,7 @@ std::vector<v1::SpecSuggestion> JobPlanner::Suggest(const PlannedJob& planned) {
   std::vector<v1::SpecSuggestion> out;
   const int64_t budget = planned.memory.budget_bytes();
   if (budget == 0 || planned.memory.total_bytes() <= budget) return out;
-  for (const plan::Suggestion& suggestion : plan::SuggestFitting(planned.input, budget)) {
+  for (const plan::Suggestion& suggestion : plan::SuggestFitting(planned.input, budget, planned.device.host_bytes)) {
     v1::SpecSuggestion& one = out.emplace_back();
     for (const std::string& field : suggestion.fields) {
       one.mutable_fields()->add_paths(field);

@@ -46,7 +46,7 @@ class JobPlanner {
   // not fit: that is CheckFits. INVALID_ARGUMENT, UNIMPLEMENTED, NOT_FOUND, FAILED_PRECONDITION.
   absl::StatusOr<PlannedJob> Plan(const v1::Job& job) const;
 
-  // RESOURCE_EXHAUSTED, VRAM_BUDGET_EXCEEDED, with the cheapest change that would fit.
+  // RESOURCE_EXHAUSTED: VRAM_BUDGET_EXCEEDED with the cheapest change that would fit, or HOST_MEMORY_EXCEEDED.
   static absl::Status CheckFits(const PlannedJob& planned);
   // Changes that would make it fit, cheapest first; empty when it fits.
   static std::vector<v1::SpecSuggestion> Suggest(const PlannedJob& planned);

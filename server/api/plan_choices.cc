@@ -32,7 +32,7 @@ void ChooseDefaults(const v1::JobSpec& sent, PlannedJob* job) {
 }  // namespace
 
 bool NeedsLengths(const v1::JobSpec& sent, const DeviceBudget& device) {
-  return device.bytes > 0 && sent.has_sft() &&
+  return device.bytes > 0 && !sent.has_grpo() &&
          (sent.schedule().max_seq_length() == 0 || sent.schedule().micro_batch_size() == 0);
 }
 
@@ -65,7 +65,9 @@ void ChooseOpenSettings(const v1::JobSpec& sent, const DeviceBudget& device,
   // Products in 8 bits come from an NF4 base alone.
   request.open_base = sent.quantization().base().empty() && job->input.precision == plan::MatmulPrecision::kCompute;
   request.open_checkpointing = OpenSwitch(sent.compute().activation_checkpointing());
-  request.open_offload = false;
+  request.open_keep = request.open_checkpointing;
+  request.open_offload = OpenSwitch(sent.compute().activation_offload());
+  request.host_bytes = device.host_bytes;
   request.model_max_length = model_max_length;
   request.data = lengths;
   request.budget_bytes = device.bytes;

@@ -18,7 +18,8 @@ constexpr double kSmallestContext = 100e6, kLargestContext = 3e9;
 constexpr uint64_t kLostWithXid[] = {48, 79, 95, 119, 120};
 
 std::string ContextKey(const internal::v1::WorkerHello& hello) {
-  return absl::StrCat("device_context/", hello.device(), "/", hello.cuda_version(), "/", hello.libtorch_version());
+  return absl::StrCat("device_context/", hello.device(), "/", hello.driver_version(), "/", hello.cuda_version(), "/",
+                      hello.libtorch_version());
 }
 
 }  // namespace
@@ -61,6 +62,7 @@ void JobManager::Loop::MeasureContext(const internal::v1::WorkerHeartbeat& beat)
 void JobManager::Loop::ReadContext() {
   const auto stored = store_->GetValue(ContextKey(*hello_));
   if (!stored.ok() || !absl::SimpleAtoi(*stored, &context_bytes_)) context_bytes_ = 0;
+  context_bytes_ = std::max(context_bytes_, hello_->context_bytes());
 }
 
 }  // namespace finetuned::jobs

@@ -60,6 +60,11 @@ absl::StatusOr<internal::v1::RunJob> JobManager::Loop::MakeRun(const store::JobR
   }
   run.set_state_dir(store_->layout().JobDir(record.job.uid()));
   run.set_cpu_threads(options_.config->worker.cpu_threads);
+  const int64_t limits[] = {options_.config->worker.vram_budget_bytes, record.job.scheduling().vram_limit_bytes()};
+  for (const int64_t limit : limits) {
+    const int64_t so_far = run.memory_limit_bytes();
+    if (limit > 0) run.set_memory_limit_bytes(so_far > 0 ? std::min(so_far, limit) : limit);
+  }
   std::error_code error;
   const bool made = std::filesystem::create_directories(run.state_dir(), error);
   if (error) {

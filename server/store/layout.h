@@ -19,6 +19,8 @@ struct Layout {
   std::string DaemonLock() const { return state_dir + "/daemon.lock"; }
   // Held (flock) by a living worker; contains its process id.
   std::string WorkerLock() const { return state_dir + "/worker.lock"; }
+  // What the worker measured of its device; written by the worker.
+  std::string DeviceMeasurement() const { return state_dir + "/device.json"; }
   std::string WorkerSocket() const { return state_dir + "/worker.sock"; }
 
   std::string LogDir() const { return state_dir + "/logs"; }

@@ -92,7 +92,8 @@ class Supervisor::Impl {
     LaunchOptions launch = {options_.binary, options_.extra_arguments, token, lock->get()};
     for (const std::string& argument :
          {std::string("--connect"), "unix://" + options_.layout.WorkerSocket(), std::string("--token-fd"),
-          std::to_string(kTokenFd), std::string("--device"), options_.device}) {
+          std::to_string(kTokenFd), std::string("--device"), options_.device, std::string("--measurement"),
+          options_.layout.DeviceMeasurement()}) {
       launch.arguments.push_back(argument);
     }
     absl::StatusOr<Child> child = Launch(launch);

@@ -70,6 +70,21 @@ def check_outputs(daemon):
                daemon.cli("logs", "good", "--type", "metrics").stdout.splitlines())
 
 
+def check_plans(daemon):
+    """A model and a card that are not here, for every method, without a job file."""
+    plans = {}
+    for method in ("sft", "dpo", "kto", "grpo"):
+        extra = ["--group-size", 16, "--max-completion-tokens", 256] if method == "grpo" else []
+        done = daemon.cli("plan", "--shape", "llama-3.1-8b", "--vram", "24GB", "--method", method, "-o", "json", *extra)
+        plans[method] = json.loads(done.stdout)
+        assert plans[method]["admissible"], plans[method]
+        assert method in plans[method]["resolved_spec"]
+    assert plans["grpo"]["resolved_spec"]["grpo"]["group_size"] == 16
+    assert int(plans["grpo"]["memory"]["kv_cache_bytes"]) > 0 and "kv_cache_bytes" not in plans["sft"]["memory"]
+    assert code(daemon, "plan", "--shape", "llama-3.1-8b", "--vram", "24GB", "--method", "ppo") == 2
+    assert "This job would be accepted." in daemon.cli("plan", "--shape", "llama-3.2-1b", "--vram", "8GB").stdout
+
+
 def check_completion(daemon):
     """What TAB offers in bash, through the script the client prints."""
     script = ('source <("$0" completion bash); COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMP_LINE="$*"; '
@@ -136,6 +151,7 @@ def main():
     write_rows(rows, 12)
     check_exit_codes(daemon, rows)
     check_outputs(daemon)
+    check_plans(daemon)
     check_completion(daemon)
     check_terminal(daemon)
     daemon.wait("the cancelled job", lambda: daemon.job("watched")["state"] == "CANCELLED")

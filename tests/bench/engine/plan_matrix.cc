@@ -1,28 +1,35 @@
-// Planned against measured memory: runs the probe and a step of the trainer for each setting, on one model with random
-// weights, and prints one JSON line each. Settings are read from standard input, one JSON object a line:
-//   {"documents": 4, "length": 2048, "rank": 16, "checkpointing": true, "optimizer": "adamw_8bit", "cap_gib": 24}
-// length 0: the longest, in multiples of 64, whose plan fits the cap. The allocator may take the cap less what the
-// plan sets aside for context and rounding. A setting whose plan is above its cap is printed with "skipped".
+// Planned against measured memory: runs the probe, perhaps an evaluation, and a step of the trainer for each setting, on
+// models with random weights, and prints one JSON line each. Settings are read from standard input, one JSON object a
+// line; what is left out has the value given here:
+//   {"shape": "llama-3.1-8b", "format": "nf4", "precision": "bf16", "method": "sft", "documents": 1, "length": 1024,
+//    "accumulation": 1, "rank": 16, "dropout": 0, "targets": [], "optimizer": "adamw_8bit", "checkpointing": "off",
+//    "offload": false, "deterministic": false, "evaluation": false, "cap_gib": 24,
+//    "group": 8, "completion": 64, "prompts": 0}
+// checkpointing: a word as compute.activation_checkpointing. group, completion, prompts: of grpo.
+// length 0: the longest, in multiples of 64, whose plan fits the cap, which is the run's memory_limit_bytes. A setting whose plan is above its cap is printed with "skipped".
 // "trace": true adds how often each size of at least 16 MiB was allocated.
 //
-// plan_matrix --shape llama-3.1-8b --format nf4|none [--device cuda|cpu]
+// plan_matrix STATE_DIR [cuda|cpu]
 #include <c10/core/InferenceMode.h>
 #include <c10/util/Exception.h>
 
+#include <chrono>
 #include <cstdio>
 #include <exception>
 #include <iostream>
-#include <map>
-#include <random>
+#include <optional>
 #include <string>
 #include <utility>
-#include <vector>
 
+#include "engine/plan/auto_settings.h"
 #include "engine/plan/memory_plan.h"
+#include "engine/plan/precision.h"
 #include "engine/train/device.h"
+#include "engine/train/measure_device.h"
 #include "engine/train/trainer.h"
 #include "nlohmann/json.hpp"
 #include "tests/bench/engine/allocation_log.h"
+#include "tests/bench/engine/one_step.h"
 #include "tests/bench/engine/random_model.h"
 
 namespace finetuned::bench {
@@ -30,144 +37,136 @@ namespace {
 
 using nlohmann::json;
 
-// Rows of `length` random tokens that all train.
-data::TokenizedDataset RandomRows(int64_t rows, int64_t length, int64_t vocabulary) {
-  std::mt19937 random(7);
-  std::uniform_int_distribution<int32_t> token(0, static_cast<int32_t>(vocabulary - 1));
-  data::TokenizedDataset set;
-  for (int64_t i = 0; i < rows; ++i) {
-    data::TokenizedRow& row = set.rows.emplace_back();
-    for (int64_t t = 0; t < length; ++t) row.input_ids.push_back(token(random));
-    row.trained.assign(row.input_ids.size(), 1);
-  }
-  set.stats.rows = rows;
-  set.stats.tokens = rows * length;
-  return set;
-}
-
-// Keeps what the first step measured and ends the run after it.
-class OneStep : public job::RunObserver {
- public:
-  explicit OneStep(job::RunControl* control) : control_(control) {}
-  void OnPhase(const std::string&) override {}
-  void OnPlan(int64_t, int64_t, const std::map<std::string, double>&) override {}
-  void OnStep(int64_t, double, const std::map<std::string, double>& values) override {
-    last_ = values;
-    control_->cancel = true;
-  }
-  void OnEval(int64_t, const std::map<std::string, double>&) override {}
-  void OnCheckpoint(int64_t, const std::string&, int64_t) override {}
-  void OnWarning(const std::string& code, const std::string& text) override { warnings_[code] = text; }
-  void OnLog(const std::string&) override {}
-
-  const std::map<std::string, double>& last() const { return last_; }
-  const std::map<std::string, std::string>& warnings() const { return warnings_; }
-
- private:
-  job::RunControl* const control_;
-  std::map<std::string, double> last_;
-  std::map<std::string, std::string> warnings_;
-};
-
-job::TrainSpec SpecOf(const json& setting, const std::string& format) {
+job::TrainSpec SpecOf(const json& setting) {
   job::TrainSpec spec;
+  spec.method = setting.value("method", "sft");
   spec.lora.rank = setting.value("rank", 16);
   spec.lora.alpha = 16;
+  spec.lora.dropout = setting.value("dropout", 0.0);
+  if (setting.contains("targets")) spec.lora.target_modules = setting["targets"];
   spec.optimizer.kind = setting.value("optimizer", "adamw_8bit");
   spec.schedule.micro_batch_size = setting.value("documents", 1);
+  spec.schedule.gradient_accumulation_steps = setting.value("accumulation", 1);
   spec.schedule.max_seq_length = setting.value("length", 1024);
   spec.schedule.epochs = 1000;
-  spec.activation_checkpointing = setting.value("checkpointing", false);
-  spec.base_quantization = format;
+  plan::PlanInput policy;
+  TORCH_CHECK(plan::ParseCheckpointing(setting.value("checkpointing", "off"), &policy), "checkpointing: not such a word");
+  spec.activation_checkpointing = policy.activation_checkpointing;
+  spec.keep_all_layers = policy.keep_all_layers;
+  spec.keep_attention_layers = policy.keep_attention_layers;
+  spec.activation_piece_rows = policy.piece_rows;
+  spec.activation_offload = setting.value("offload", false);
+  spec.deterministic = setting.value("deterministic", false);
+  spec.evaluation.before_training = setting.value("evaluation", false);
+  spec.base_quantization = setting.value("format", "nf4");
+  spec.matmul_precision = setting.value("precision", "bf16");
+  spec.grpo.group_size = setting.value("group", 8);
+  spec.grpo.max_completion_tokens = setting.value("completion", 64);
+  spec.grpo.prompts_per_rollout = setting.value("prompts", 0);
+  spec.grpo.builtin_rewards = {{"length", 1, {{"max", "32"}}}};
   return spec;
 }
 
 // The longest sequence whose plan is at most `cap`; 0 when none is.
-int64_t LongestThatFits(plan::PlanInput input, int64_t cap) {
+int64_t LongestThatFits(job::TrainSpec spec, const model::BaseModel& base, int64_t cap) {
   constexpr int64_t kUnit = 64;
   int64_t fits = 0, above = 4096;  // in units
   while (above - fits > 1) {
     const int64_t middle = (fits + above) / 2;
-    input.max_seq_length = middle * kUnit;
-    (plan::PlanMemory(input).total() <= cap ? fits : above) = middle;
+    spec.schedule.max_seq_length = middle * kUnit;
+    (plan::PlanMemory(train::PlanInputOf(spec, base)).total() <= cap ? fits : above) = middle;
   }
   return fits * kUnit;
 }
 
-// What of a plan does not come from the allocator.
-int64_t OutsideAllocator(const plan::MemoryPlan& plan) {
-  int64_t sum = 0;
-  for (const plan::Buffer& b : plan.buffers) sum += b.name == "cuda_context" || b.name == "process" ? b.bytes : 0;
-  return sum;
-}
-
-void Measure(const job::TrainSpec& spec, const model::BaseModel& base, json* out) {
-  const at::Device device = base.options.device;
-  const data::TokenizedDataset rows =
-      RandomRows(spec.schedule.micro_batch_size, spec.schedule.max_seq_length, base.config.vocab_size);
-  job::RunControl control;
-  OneStep observer(&control);
-  train::ReleaseCachedMemory(device);
-  train::ResetPeak(device);
-  train::TrainerInputs in;
-  in.spec = &spec;
-  in.base = &base;
-  in.train = &rows;
-  in.observer = &observer;
-  in.control = &control;
-  train::Trainer trainer(std::move(in));
-  const auto result = trainer.Run(std::nullopt);
-  if (!result.ok()) (*out)["error"] = std::string(result.status().message());
-  for (const auto& [name, value] : observer.last()) {
-    if (name.starts_with("memory_") || name == "step_time" || name == "tokens_per_second") (*out)[name] = value;
+class Matrix {
+ public:
+  Matrix(std::string state_dir, at::Device device) : state_dir_(std::move(state_dir)), device_(device) {
+    const auto measured = device.is_cuda() ? train::MeasureDevice(device.index()) : std::nullopt;
+    if (measured) constants_ = *measured;
+    std::printf("%s\n", json{{"measured", measured.has_value()},
+                             {"context_bytes", constants_.context_bytes},
+                             {"workspace_bytes", constants_.workspace_bytes}}
+                            .dump()
+                            .c_str());
   }
-  if (!observer.warnings().empty()) (*out)["warnings"] = observer.warnings();
-}
 
-json RunSetting(json setting, const std::string& format, const model::BaseModel& base) {
-  const int64_t cap = static_cast<int64_t>(setting.value("cap_gib", 24.0) * (1 << 30));
-  job::TrainSpec spec = SpecOf(setting, format);
-  if (spec.schedule.max_seq_length == 0) {
-    spec.schedule.max_seq_length = LongestThatFits(train::PlanInputOf(spec, base), cap);
-    setting["length"] = spec.schedule.max_seq_length;
-    setting["filled"] = true;
-    if (spec.schedule.max_seq_length == 0) return setting["skipped"] = true, setting;
-  }
-  const plan::MemoryPlan plan = plan::PlanMemory(train::PlanInputOf(spec, base));
-  setting["planned"] = plan.total();
-  if (plan.total() > cap) return setting["skipped"] = true, setting;
-  train::CapMemory(base.options.device, cap - OutsideAllocator(plan));
-  try {
-    const AllocationLog log;
+  json Run(json setting) {
+    const auto start = std::chrono::steady_clock::now();
+    job::TrainSpec spec = SpecOf(setting);
+    spec.state_dir = state_dir_ + "/" + std::to_string(++runs_);
+    spec.device_constants = constants_;
+    const model::BaseModel& base = Base(setting.at("shape"), spec);
+    const int64_t cap = static_cast<int64_t>(setting.value("cap_gib", 24.0) * (1 << 30));
+    if (spec.schedule.max_seq_length == 0) {
+      spec.schedule.max_seq_length = LongestThatFits(spec, base, cap);
+      setting["length"] = spec.schedule.max_seq_length;
+      setting["filled"] = true;
+      if (spec.schedule.max_seq_length == 0) return setting["skipped"] = true, setting;
+    }
+    const plan::MemoryPlan plan = plan::PlanMemory(train::PlanInputOf(spec, base));
+    setting["planned"] = plan.total();
+    for (const plan::Buffer& b : plan.buffers) {
+      if (b.component == "runtime") setting["runtime"][b.name] = b.bytes;
+    }
+    if (plan.total() > cap) return setting["skipped"] = true, setting;
+    spec.memory_limit_bytes = cap;
+    train::ConfigureLibrary(spec);
     Measure(spec, base, &setting);
-    if (setting.value("trace", false)) setting["large_allocations"] = log.large();
-  } catch (const c10::Error& error) {
-    setting["error"] = std::string(error.what_without_backtrace()).substr(0, 300);
+    setting["seconds"] = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    return setting;
   }
-  train::CapMemory(base.options.device, 0);
-  return setting;
-}
+
+ private:
+  const model::BaseModel& Base(const std::string& shape, const job::TrainSpec& spec) {
+    const std::string key = shape + "/" + spec.base_quantization + "/" + spec.matmul_precision;
+    if (key == base_key_) return *base_;
+    base_.reset();
+    train::ReleaseCachedMemory(device_);
+    format::ModelConfig config = Shape(shape);
+    // Completions of random tokens end here and there, so that rows of every number decode together.
+    for (int64_t id = 0; id < config.vocab_size / 40; ++id) config.eos_token_ids.push_back(static_cast<int32_t>(id));
+    base_ = RandomModel(config, {device_, device_.is_cuda() ? at::kBFloat16 : at::kFloat,
+                                 plan::ParseBaseFormat(spec.base_quantization),
+                                 plan::ParsePrecision(spec.matmul_precision)});
+    base_key_ = key;
+    return *base_;
+  }
+
+  static void Measure(const job::TrainSpec& spec, const model::BaseModel& base, json* out) {
+    try {
+      const AllocationLog log;
+      const StepReport report = RunOneStep(spec, base);
+      if (out->value("trace", false)) (*out)["large_allocations"] = log.large();
+      if (!report.error.empty()) (*out)["error"] = report.error;
+      if (!report.warnings.empty()) (*out)["warnings"] = report.warnings;
+      for (const auto& [name, value] : report.values) {
+        if (name.starts_with("memory_") || name == "step_time" || name == "tokens_per_second") (*out)[name] = value;
+      }
+    } catch (const c10::Error& error) {
+      (*out)["error"] = std::string(error.what_without_backtrace()).substr(0, 300);
+    }
+  }
+
+  const std::string state_dir_;
+  const at::Device device_;
+  plan::DeviceConstants constants_;
+  std::string base_key_;
+  std::shared_ptr<model::BaseModel> base_;
+  int64_t runs_ = 0;
+};
 
 int Main(int argc, char** argv) {
-  std::map<std::string, std::string> arguments = {{"--shape", ""}, {"--format", "nf4"}, {"--device", "cuda"}};
-  for (int i = 1; i + 1 < argc; i += 2) {
-    if (!arguments.contains(argv[i])) {
-      std::fprintf(stderr, "plan_matrix: unknown argument %s; see the head of plan_matrix.cc\n", argv[i]);
-      return 64;
-    }
-    arguments[argv[i]] = argv[i + 1];
+  if (argc < 2) {
+    std::fprintf(stderr, "plan_matrix STATE_DIR [cuda|cpu]; see the head of plan_matrix.cc\n");
+    return 64;
   }
   c10::InferenceMode no_autograd;
-  const std::string& format = arguments["--format"];
-  const at::Device device = arguments["--device"] == "cpu" ? at::Device(at::kCPU) : at::Device(at::kCUDA, 0);
-  const auto base = RandomModel(Shape(arguments["--shape"]),
-                                {device, device.is_cuda() ? at::kBFloat16 : at::kFloat, plan::ParseBaseFormat(format)});
+  const bool cpu = argc > 2 && std::string(argv[2]) == "cpu";
+  Matrix matrix(argv[1], cpu ? at::Device(at::kCPU) : at::Device(at::kCUDA, 0));
   for (std::string line; std::getline(std::cin, line);) {
     if (line.empty()) continue;
-    json out = RunSetting(json::parse(line), format, *base);
-    out["shape"] = arguments["--shape"];
-    out["format"] = format;
-    std::printf("%s\n", out.dump().c_str());
+    std::printf("%s\n", matrix.Run(json::parse(line)).dump().c_str());
     std::fflush(stdout);
   }
   return 0;

@@ -1,73 +1,132 @@
 """Planned against measured memory over many settings.
 
-plan_matrix.py run PLAN_MATRIX [SECONDS]   runs the program once per model and prints one JSON line per setting
-plan_matrix.py report LOG [SVG]            summary of such lines as a Markdown table, and a plot
+plan_matrix.py run PLAN_MATRIX [SECONDS]   runs the program and prints one JSON line per setting
+plan_matrix.py report LOG [SVG]            summary of such lines as Markdown tables, and a plot
 
-Every setting has a cap as small cards have: the allocator may take the cap less what the plan sets aside for context
-and rounding. A length of 0 is the longest whose plan fits the cap, so the plan is tried at its edge.
+Every setting has a cap as small cards have: the allocator may take the cap less what the plan sets aside for the
+context. A length of 0 is the longest whose plan fits the cap, so the plan is tried at its edge.
 """
 
 import collections
 import json
+import queue
 import statistics
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 
 
-def setting(documents, length, cap=24, rank=16, checkpointing=False, **more):
-    return dict(documents=documents, length=length, cap_gib=cap, rank=rank, checkpointing=checkpointing, **more)
+def setting(documents, length, cap=24, checkpointing="off", **more):
+    return dict(documents=documents, length=length, cap_gib=cap, checkpointing=checkpointing, **more)
 
 
 def edge(caps, documents, recompute_caps=(), **more):
     """The longest rows that fit each cap, and with recompute those that fit each of the others."""
     return ([setting(documents, 0, cap, **more) for cap in caps] +
-            [setting(documents, 0, cap, checkpointing=True, **more) for cap in recompute_caps])
+            [setting(documents, 0, cap, "on", **more) for cap in recompute_caps])
 
 
-MODELS = {
-    ("llama-3.1-8b", "nf4"): [
-        setting(1, 1024, 16), setting(2, 2048, 12, checkpointing=True), setting(1, 512, 12, rank=64),
-        *edge((12, 16, 24), 2, (8, 12, 16))],
-    ("llama-2-7b", "nf4"): [
-        setting(2, 1024, 24, rank=32), setting(2, 1024, 8, checkpointing=True), setting(1, 512, 12),
-        setting(4, 1024, 12, rank=64, checkpointing=True, optimizer="adamw"), *edge((12, 16, 24), 2, (8, 12))],
-    ("llama-2-13b", "nf4"): [
-        setting(1, 512, 16), setting(1, 512, 12, checkpointing=True), setting(1, 1024, 24, rank=8),
-        *edge((16, 24), 1, (12, 16))],
-    ("qwen2.5-14b", "nf4"): [
-        setting(1, 512, 24), setting(1, 1024, 16, checkpointing=True, optimizer="adamw"), *edge((24,), 1, (16, 24))],
-    ("llama-3.2-1b", "nf4"): [
-        setting(4, 2048, 24), setting(4, 2048, 8, checkpointing=True), setting(1, 8192, 16, rank=64),
-        setting(1, 1024, 8, rank=8, optimizer="adamw"), *edge((8, 12, 16, 24), 8, (8, 12))],
-    ("smollm2-135m", "nf4"): [
-        setting(1, 512, 8, rank=8), setting(4, 512, 8), setting(8, 1024, 12, rank=64, optimizer="adamw"),
-        setting(16, 1024, 24), setting(2, 4096, 16), setting(16, 1024, 8, checkpointing=True),
-        *edge((8, 12, 16, 24), 16, (8, 16))],
-    ("llama-3.2-3b", "nf4"): [
-        setting(2, 1024, 12), setting(4, 1024, 8, rank=32, checkpointing=True), *edge((12, 16), 2, (8, 16))],
-    ("llama-3.1-8b", "none"): [setting(1, 512, 24, rank=8), setting(1, 1024, 24, checkpointing=True)],
-    ("llama-3.2-1b", "none"): [
-        setting(4, 1024, 16, rank=64), setting(2, 1024, 8, checkpointing=True), *edge((12, 24), 4, (12,), rank=8)],
-    ("smollm2-135m", "none"): [
-        setting(4, 512, 8), setting(8, 1024, 12, rank=64), setting(16, 1024, 12, checkpointing=True),
-        *edge((8, 16), 16, (12,), rank=8)],
-}
+def dpo(documents, length, cap, checkpointing="off", **more):
+    return setting(documents, length, cap, checkpointing, method="dpo", **more)
+
+
+def kto(documents, length, cap, checkpointing="off", **more):
+    return setting(documents, length, cap, checkpointing, method="kto", **more)
+
+
+def grpo(documents, length, cap, checkpointing="off", **more):
+    return setting(documents, length, cap, checkpointing, method="grpo", **{"accumulation": 2, **more})
+
+
+# Shape, base format, number format of the products: settings.
+MATRIX = [
+    ("smollm2-135m", "nf4", "bf16", [
+        dpo(4, 512, 8), dpo(8, 0, 12, evaluation=True), dpo(4, 0, 8, "on"), kto(8, 512, 8, evaluation=True),
+        kto(8, 0, 16), kto(4, 0, 12, "keep:8:10"), grpo(16, 512, 8), grpo(32, 0, 24, completion=128),
+        grpo(8, 1024, 8, "on", evaluation=True), grpo(8, 0, 12, accumulation=8, group=16),
+        setting(8, 1024, 12, rank=64, optimizer="adamw", deterministic=True), setting(16, 0, 16, evaluation=True),
+        setting(16, 0, 8, "on"), setting(1, 512, 8, rank=8), setting(16, 0, 24)]),
+    ("llama-3.2-1b", "nf4", "bf16", [
+        dpo(2, 1024, 12), setting(4, 0, 16, dropout=0.05), dpo(2, 0, 8, "on", evaluation=True), kto(4, 1024, 12),
+        kto(4, 0, 24, deterministic=True), kto(8, 0, 8, "on", offload=True), grpo(8, 512, 12, evaluation=True),
+        grpo(8, 0, 16, accumulation=4, completion=128), grpo(16, 0, 12, "on"), grpo(4, 256, 8, prompts=8, accumulation=16),
+        setting(4, 2048, 24), setting(1, 0, 16, rank=64, deterministic=True), setting(8, 0, 8, "keep:4:8"),
+        setting(4, 4096, 8, "on", offload=True), setting(8, 0, 12, targets=["q_proj", "v_proj"])]),
+    ("llama-3.1-8b", "nf4", "bf16", [
+        dpo(1, 512, 16), dpo(1, 0, 24, evaluation=True), dpo(2, 0, 12, "on"), dpo(1, 0, 8, "on", rank=8),
+        kto(2, 512, 16), kto(2, 0, 24), kto(2, 0, 12, "on", evaluation=True), kto(4, 1024, 8, "on", offload=True),
+        grpo(4, 512, 16), grpo(4, 0, 24, accumulation=4, completion=128), grpo(8, 0, 12, "on"),
+        grpo(2, 512, 12, "on", accumulation=32, evaluation=True), setting(2, 1024, 24, deterministic=True),
+        setting(4, 2048, 24, "keep:8:24"), setting(2, 0, 16, "keep:4:0"), setting(4, 2048, 16, "keep:0:32", offload=True),
+        setting(1, 16384, 12, "on", offload=True), setting(1, 8192, 24, "keep:2:30:8192"),
+        *edge((12, 16, 24), 2, (8, 12), optimizer="adamw")]),
+    ("llama-3.1-8b", "nf4", "fp8", [
+        setting(2, 1024, 24), setting(2, 0, 16), setting(2, 2048, 12, "on"), setting(4, 2048, 16, "keep:0:32"),
+        dpo(1, 0, 24), grpo(4, 512, 16, "on"), setting(4, 2048, 8, "on", offload=True)]),
+    ("llama-3.1-8b", "nf4", "int8", [setting(2, 0, 24), setting(2, 2048, 12, "on"), kto(2, 0, 16)]),
+    ("llama-3.1-8b", "int8", "bf16", [setting(2, 0, 24), setting(2, 2048, 16, "on"), dpo(1, 512, 24), grpo(4, 512, 24, "on")]),
+    ("llama-3.2-1b", "fp8", "bf16", [setting(4, 0, 12), kto(4, 1024, 12, "on", evaluation=True)]),
+    ("llama-3.2-3b", "fp4", "bf16", [setting(2, 0, 16), dpo(2, 1024, 12, "on")]),
+    ("llama-2-13b", "nf4", "bf16", [
+        setting(1, 512, 16), setting(1, 0, 24), setting(1, 0, 12, "on"), dpo(1, 0, 16, "on"), kto(2, 0, 24),
+        grpo(4, 0, 24, "on")]),
+    ("qwen2.5-14b", "nf4", "bf16", [
+        setting(1, 512, 24), setting(1, 0, 16, "on"), dpo(1, 512, 24, "on", optimizer="adamw"), kto(2, 0, 24, "on"),
+        grpo(4, 512, 24, "on", completion=128), setting(1, 0, 24, "keep:10:20")]),
+    ("llama-2-7b", "nf4", "bf16", [
+        setting(2, 1024, 24, rank=32), setting(2, 1024, 8, "on"), setting(2, 0, 16), dpo(1, 1024, 16),
+        grpo(4, 0, 16, "on")]),
+    ("llama-3.1-8b", "none", "bf16", [setting(1, 512, 24, rank=8), dpo(1, 512, 24, "on"), grpo(2, 512, 24, "on")]),
+    ("llama-3.2-1b", "none", "bf16", [
+        setting(4, 0, 12), dpo(2, 0, 16), kto(4, 0, 12, "on"), grpo(8, 0, 24), setting(4, 0, 24, rank=64)]),
+    ("smollm2-135m", "none", "bf16", [
+        setting(16, 0, 8), dpo(8, 0, 16), kto(8, 512, 8, "on"), grpo(16, 512, 12, completion=128)]),
+    ("llama-3.2-3b", "nf4", "bf16", [setting(2, 0, 12), dpo(2, 0, 16), kto(2, 1024, 8, "on"), grpo(8, 512, 16)]),
+]
+
+
+def all_settings():
+    return [dict(shape=shape, format=base, precision=precision, **s)
+            for shape, base, precision, settings in MATRIX for s in settings]
+
+
+def lines_of(stream):
+    """The lines of a stream as they come, None at its end."""
+    lines = queue.Queue()
+
+    def read():
+        for line in stream:
+            lines.put(line)
+        lines.put(None)
+
+    threading.Thread(target=read, daemon=True).start()
+    return lines
 
 
 def run(program, limit):
-    start = time.time()
-    for (shape, base), settings in MODELS.items():
-        lines = "".join(json.dumps(s) + "\n" for s in settings)
-        left = limit - (time.time() - start)
-        try:
-            done = subprocess.run([program, "--shape", shape, "--format", base], input=lines, capture_output=True,
-                                  text=True, timeout=max(1, left))
-            out, problem = done.stdout, done.stderr.strip()
-        except subprocess.TimeoutExpired as late:
-            out, problem = (late.stdout or b"").decode(), "no time left"
-        print(out, end="")
-        print(f"{shape} {base}: {time.time() - start:.0f} s {problem[:300]}", file=sys.stderr, flush=True)
+    """Prints what the program says; a setting that ends it is left out, and the next ones go to a new process."""
+    end = time.time() + limit
+    left = all_settings()
+    while left and time.time() < end:
+        with tempfile.TemporaryDirectory() as state:
+            process = subprocess.Popen([program, state], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            said = lines_of(process.stdout)
+            for s in left:
+                process.stdin.write(json.dumps(s) + "\n")
+            process.stdin.close()
+            try:
+                while (line := said.get(timeout=max(0.1, end - time.time()))) is not None:
+                    print(line, end="", flush=True)
+                    left = left[1:] if '"shape"' in line else left
+                if left:
+                    print(json.dumps(dict(left[0], error="the program ended")), flush=True)
+                    left = left[1:]
+            except queue.Empty:
+                print(f"no time for {len(left)} settings", file=sys.stderr)
+            process.kill()
+            process.wait()
 
 
 def used(row):
@@ -77,14 +136,31 @@ def used(row):
 
 def ran(row):
     """Within its cap and by the plan it was given."""
-    return "memory_device_used_bytes" in row and "error" not in row and "warnings" not in row
+    exceeded = {"REPLANNED", "PLAN_EXCEEDED"} & set(row.get("warnings", {}))
+    return "memory_device_used_bytes" in row and "error" not in row and not exceeded
 
 
 def summary(rows):
     """Settings, used at most planned, above 1.03 x planned or out of memory; median, worst under, worst over."""
-    over = sorted(r["planned"] / used(r) - 1 for r in rows if ran(r))
+    over = sorted(r["planned"] / used(r) - 1 for r in rows if ran(r)) or [float("nan")]
     above = sum(used(r) > 1.03 * r["planned"] for r in rows if ran(r)) + sum(not ran(r) for r in rows)
     return [len(rows), sum(o >= 0 for o in over), above, statistics.median(over), over[0], over[-1]]
+
+
+def names_of(row):
+    """The groups that a setting counts in."""
+    policy = {"off": "no recompute", "on": "recompute"}.get(row["checkpointing"], "recompute but for some layers")
+    yield f"cap {row['cap_gib']:2} GiB"
+    yield f"method {row.get('method', 'sft')}"
+    yield f"model {row['shape']} {row['format']}"
+    yield f"policy {policy}"
+    if row["precision"] != "bf16":
+        yield f"products in {row['precision']}"
+    for name in ("offload", "deterministic", "evaluation"):
+        if row.get(name):
+            yield f"with {name}"
+    if row.get("filled"):
+        yield "longest rows that fit the cap"
 
 
 def line(cells):
@@ -92,7 +168,7 @@ def line(cells):
 
 
 def report(log, svg):
-    rows = [json.loads(text) for text in open(log) if text.startswith("{")]
+    rows = [r for text in open(log) if text.startswith("{") and "shape" in (r := json.loads(text))]
     measured = [r for r in rows if not r.get("skipped")]
     for r in measured:
         if not ran(r):
@@ -102,10 +178,9 @@ def report(log, svg):
     line(["---"] * 7)
     groups = collections.defaultdict(list)
     for r in measured:
-        groups[f"{r['shape']} {r['format']}"].append(r)
-        groups[f"cap {r['cap_gib']} GiB"].append(r)
-        groups[r.get("method", "sft")].append(r)
-    for name, some in [*groups.items(), ("all", measured)]:
+        for name in names_of(r):
+            groups[name].append(r)
+    for name, some in [*sorted(groups.items()), ("all", measured)]:
         n, within, above, median, low, high = summary(some)
         line([name, n, within, above, f"{median:.1%}", f"{-min(low, 0):.1%}", f"{max(high, 0):.1%}"])
     if svg:

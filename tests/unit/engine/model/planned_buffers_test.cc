@@ -6,8 +6,10 @@
 #include <map>
 #include <memory>
 
+#include "engine/generate/generator.h"
 #include "engine/model/decoder.h"
 #include "engine/plan/memory_plan.h"
+#include "engine/plan/rollout.h"
 #include "tests/bench/engine/random_model.h"
 
 namespace finetuned::model {
@@ -80,12 +82,13 @@ class PlannedBuffers : public testing::TestWithParam<Variant> {
   }
 
   // The plan cannot know how many tokens are targets, so it counts all: two documents end without one.
-  void ExpectWorkspaceAsPlanned() const {
+  void ExpectWorkspaceAsPlanned() const { ExpectAsPlanned(decoder_->workspace()); }
+  void ExpectAsPlanned(const Workspace& workspace) const {
     const std::map<std::string, int64_t> per_target = {
         {"loss.per_target", 8},   {"loss.correct", 1},      {"log_probs.per_target", 2 * 20},
         {"log_probs.correct", 2}, {"logits_chunk", 4 * 1000}, {"loss.hidden", 4 * 576}};
     std::map<std::string, int64_t> planned = Planned();
-    for (const auto& [name, bytes] : decoder_->workspace().Bytes()) {
+    for (const auto& [name, bytes] : workspace.Bytes()) {
       const auto found = per_target.find(name);
       EXPECT_EQ(bytes, planned[name] - (found == per_target.end() ? 0 : 2 * found->second)) << name;
     }
@@ -122,6 +125,59 @@ TEST_P(PlannedBuffers, OfLogProbabilitiesAreThoseTheEngineTakes) {
   input_.method = plan::Method::kDpo;  // one row is a pair
   input_.micro_batch_size = 1;
   ExpectWorkspaceAsPlanned();
+}
+
+// KTO's estimate of the KL looks at pairs of prompts and answers that do not belong together, with and without adapter.
+TEST_P(PlannedBuffers, OfKtoAreThoseTheEngineTakes) {
+  const DeviceBatch batch = TwoDocuments();
+  decoder_->LogProbs(batch, {}, AdapterUse::kOn);
+  decoder_->LogProbs(batch, {}, AdapterUse::kOff);
+  decoder_->LogProbs(batch, {}, AdapterUse::kOff);
+  decoder_->ForwardLogProbs(batch, {.mean_logits = true}, DropoutPass{1, 0});
+  decoder_->BackwardLogProbs(batch, {.mean_logits = true}, at::ones({batch.targets}), DropoutPass{1, 0});
+  input_.method = plan::Method::kKto;
+  input_.micro_batch_size = 2;
+  ExpectWorkspaceAsPlanned();
+}
+
+// Generation takes its own buffers, and for prompts those of the decoder.
+TEST_P(PlannedBuffers, OfGrpoAreThoseTheEngineTakes) {
+  const plan::Rollout rollout = plan::RolloutOf(4, 24, 24);
+  generate::GeneratorOptions options;
+  options.max_batch = rollout.sequences;
+  options.cache_tokens = rollout.sequences * rollout.max_tokens;
+  options.max_sequence_tokens = rollout.max_tokens;
+  options.prefill_tokens = GetParam().checkpointing && GetParam().piece_rows > 0 ? GetParam().piece_rows : 48;
+  options.workspace = &decoder_->workspace();
+  generate::Generator generator(*base_, adapter_.get(), options);
+  generate::Request request;
+  request.prompt_ids.assign(16, 1);
+  request.num_samples = 4;
+  request.sampling.max_new_tokens = 3;
+  ASSERT_TRUE(generator.Generate({request}).ok());
+  const DeviceBatch batch = TwoDocuments();
+  decoder_->LogProbs(batch, {}, AdapterUse::kOff);
+  decoder_->ForwardLogProbs(batch, {}, DropoutPass{1, 0});
+  decoder_->BackwardLogProbs(batch, {}, at::ones({batch.targets}), DropoutPass{1, 0});
+  input_.method = plan::Method::kGrpo;
+  input_.micro_batch_size = 2;
+  input_.rollout = rollout;
+  ExpectWorkspaceAsPlanned();
+  // What only a GPU takes is planned for the variant that pretends to be on one.
+  std::map<std::string, int64_t> planned = Planned();
+  for (const auto& [name, bytes] : generator.Bytes()) EXPECT_EQ(bytes, planned[name]) << name;
+}
+
+TEST_P(PlannedBuffers, OfEvaluationAreThoseTheEngineTakes) {
+  at::Tensor sums = at::zeros({kLossSums}, at::kDouble);
+  Decoder plain(*base_, *adapter_, DecoderOptions{.standing_weights = false});
+  plain.Evaluate(TwoDocuments(), sums);
+  decoder_.reset();
+  input_.method = plan::Method::kEvaluate;
+  input_.on_gpu = false;
+  input_.activation_checkpointing = input_.lora_dropout = false;
+  input_.micro_batch_size = 2;
+  ExpectAsPlanned(plain.workspace());
 }
 
 INSTANTIATE_TEST_SUITE_P(Variants, PlannedBuffers,

@@ -14,20 +14,23 @@ namespace {
 
 using job::Outcome;
 using parity::Recorder;
+using testing::AllOf;
 using testing::ElementsAre;
 using testing::HasSubstr;
 
 // Has no memory for the passes that `fails` names, counted from 0.
 class TakenMemory : public DeviceMemory {
  public:
-  explicit TakenMemory(std::function<bool(int64_t pass)> fails) : fails_(std::move(fails)) {}
-  int64_t Available(const at::Device&) const override { return 0; }
+  explicit TakenMemory(std::function<bool(int64_t pass)> fails, int64_t available = 0)
+      : fails_(std::move(fails)), available_(available) {}
+  int64_t Available(const at::Device&) const override { return available_; }
   void BeforePass() override {
     TORCH_CHECK_WITH(OutOfMemoryError, !fails_(passes_++), "CUDA out of memory. Tried to allocate 2 GiB");
   }
 
  private:
   const std::function<bool(int64_t)> fails_;
+  const int64_t available_;
   int64_t passes_ = 0;
 };
 
@@ -86,10 +89,35 @@ TEST_F(OutOfMemoryTest, StepGoesOnWithRecomputeAndEndsWithTheSameBytes) {
   ASSERT_EQ(result.outcome, Outcome::kDone) << result.message;
   ASSERT_EQ(disturbed.warnings.size(), 1u);
   EXPECT_THAT(disturbed.warnings[0], HasSubstr("REPLANNED: the plan of "));
-  EXPECT_THAT(disturbed.warnings[0], HasSubstr("Going on after step 1 with activation_checkpointing on: "));
+  EXPECT_THAT(disturbed.warnings[0], HasSubstr("Going on after step 1 with activation_checkpointing off -> on: "));
   EXPECT_LT(disturbed.steps[2].at("memory_planned_bytes"), disturbed.steps[0].at("memory_planned_bytes"));
   ExpectSameSteps(whole, disturbed);
   EXPECT_EQ(AdapterBytes("whole"), AdapterBytes("disturbed"));
+}
+
+// The allocator is capped to the plan: a step that takes more fails before another process' memory is gone, and goes
+// on as it was where the device has the room.
+TEST_F(OutOfMemoryTest, APlanThatWasTooLowIsToldAndExceeded) {
+  Recorder whole, exceeded;
+  ASSERT_EQ(Go(Spec("whole"), &whole).outcome, Outcome::kDone);
+  TakenMemory memory([](int64_t pass) { return pass == 4; }, int64_t{64} << 30);
+  ASSERT_EQ(Go(Spec("exceeded"), &exceeded, &memory).outcome, Outcome::kDone);
+  EXPECT_THAT(exceeded.warnings, ElementsAre(AllOf(HasSubstr("PLAN_EXCEEDED: the plan of "),
+                                                   HasSubstr("goes on after step 1 with up to 69.3 GB"))));
+  EXPECT_EQ(exceeded.steps[2].at("memory_planned_bytes"), exceeded.steps[0].at("memory_planned_bytes"));
+  EXPECT_EQ(AdapterBytes("whole"), AdapterBytes("exceeded"));
+}
+
+TEST_F(OutOfMemoryTest, TheLimitOfTheJobIsNeverExceeded) {
+  job::TrainSpec spec = Spec("s");
+  spec.memory_limit_bytes = plan::DeviceConstants().cpu_process_bytes + 1;
+  Recorder recorder;
+  TakenMemory memory([](int64_t pass) { return pass == 4; }, int64_t{64} << 30);
+  const job::RunResult left = Go(spec, &recorder, &memory);
+  EXPECT_EQ(left.outcome, Outcome::kCheckpointed);
+  EXPECT_THAT(recorder.warnings, testing::IsEmpty());
+  EXPECT_THAT(left.message, HasSubstr("0.6 GB are left"));
+  EXPECT_THAT(left.message, HasSubstr("that is all the job may take"));
 }
 
 TEST_F(OutOfMemoryTest, SmallerMicroBatchesMakeTheSameSteps) {

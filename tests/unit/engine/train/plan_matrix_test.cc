@@ -3,9 +3,11 @@
 #include <c10/core/InferenceMode.h>
 #include <gtest/gtest.h>
 
+#include "engine/plan/auto_settings.h"
 #include "engine/plan/memory_plan.h"
 #include "engine/train/trainer.h"
 #include "tests/bench/engine/allocation_log.h"
+#include "tests/bench/engine/one_step.h"
 #include "tests/bench/engine/random_model.h"
 #include "tests/parity/parity_testing.h"
 
@@ -13,9 +15,12 @@ namespace finetuned::train {
 namespace {
 
 struct Setting {
-  bool nf4, checkpointing;
+  const char* method;
+  bool nf4;
+  const char* checkpointing;
   int64_t documents, length, rank;
-  const char* optimizer;
+  const char* optimizer = "adamw_8bit";
+  bool evaluation = false;
 };
 
 class PlanMatrix : public testing::TestWithParam<Setting> {};
@@ -28,32 +33,27 @@ TEST_P(PlanMatrix, PeakIsWhatWasPlanned) {
   config.vocab_size = 4096;
   const auto base = bench::RandomModel(config, {at::kCPU, at::kFloat, s.nf4 ? plan::BaseFormat::kNf4 : plan::BaseFormat::kCompute});
   job::TrainSpec spec;
+  spec.method = s.method;
+  spec.state_dir = parity::NewTemporaryDirectory("plan_matrix");
   spec.lora.rank = s.rank;
   spec.optimizer.kind = s.optimizer;
   spec.schedule.micro_batch_size = s.documents;
   spec.schedule.max_seq_length = s.length;
-  spec.activation_checkpointing = s.checkpointing;
+  plan::PlanInput policy;
+  ASSERT_TRUE(plan::ParseCheckpointing(s.checkpointing, &policy));
+  spec.activation_checkpointing = policy.activation_checkpointing;
+  spec.keep_all_layers = policy.keep_all_layers;
+  spec.keep_attention_layers = policy.keep_attention_layers;
+  spec.activation_piece_rows = policy.piece_rows;
+  spec.evaluation.before_training = s.evaluation;
   spec.base_quantization = s.nf4 ? "nf4" : "none";
-  data::TokenizedDataset rows;
-  for (int64_t i = 0; i < s.documents; ++i) {
-    data::TokenizedRow& row = rows.rows.emplace_back();
-    row.input_ids.assign(s.length, static_cast<int32_t>(i));
-    row.trained.assign(s.length, 1);
-  }
-  job::RunControl control;
-  parity::Recorder recorder;
-  recorder.after_step = [&](int64_t step) { control.cancel = step == 2; };
-  spec.schedule.max_steps = 3;
-  TrainerInputs in;
-  in.spec = &spec;
-  in.base = base.get();
-  in.train = &rows;
-  in.observer = &recorder;
-  in.control = &control;
+  spec.grpo.group_size = 2;
+  spec.grpo.max_completion_tokens = 4;
+  spec.grpo.builtin_rewards = {{"length", 1, {{"max", "3"}}}};
 
   const bench::AllocationLog log;
-  Trainer trainer(std::move(in));
-  ASSERT_TRUE(trainer.Run(std::nullopt).ok());
+  const bench::StepReport report = bench::RunOneStep(spec, *base);
+  ASSERT_EQ(report.error, "");
   const plan::MemoryPlan plan = plan::PlanMemory(PlanInputOf(spec, *base));
   const auto planned = static_cast<double>(plan.total() - plan::DeviceConstants().cpu_process_bytes);
   const auto held = static_cast<double>(base->bytes() + log.peak(c10::DeviceType::CPU));
@@ -63,11 +63,18 @@ TEST_P(PlanMatrix, PeakIsWhatWasPlanned) {
 
 INSTANTIATE_TEST_SUITE_P(
     Settings, PlanMatrix,
-    testing::Values(Setting{true, false, 1, 128, 8, "adamw_8bit"}, Setting{true, true, 1, 128, 8, "adamw_8bit"},
-                    Setting{false, false, 1, 128, 8, "adamw_8bit"}, Setting{false, true, 1, 128, 8, "adamw"},
-                    Setting{true, false, 4, 64, 16, "adamw"}, Setting{true, true, 4, 64, 16, "adamw"},
-                    Setting{true, false, 2, 96, 64, "adamw_8bit"}, Setting{true, true, 2, 96, 64, "adamw_8bit"},
-                    Setting{false, false, 8, 32, 4, "adamw_8bit"}, Setting{true, true, 8, 32, 4, "adamw_8bit"}));
+    testing::Values(
+        Setting{"sft", true, "off", 1, 128, 8}, Setting{"sft", true, "on", 1, 128, 8},
+        Setting{"sft", false, "off", 1, 128, 8}, Setting{"sft", false, "on", 1, 128, 8, "adamw"},
+        Setting{"sft", true, "off", 4, 64, 16, "adamw"}, Setting{"sft", true, "on", 4, 64, 16, "adamw", true},
+        Setting{"sft", true, "off", 2, 96, 64}, Setting{"sft", true, "on", 2, 96, 64},
+        Setting{"sft", false, "off", 8, 32, 4}, Setting{"sft", true, "on", 8, 32, 4},
+        Setting{"sft", true, "keep:1:2:64", 2, 96, 8}, Setting{"sft", true, "keep:0:4", 2, 96, 8},
+        Setting{"dpo", true, "off", 1, 96, 8}, Setting{"dpo", false, "on", 2, 48, 8, "adamw", true},
+        Setting{"dpo", true, "keep:2:1", 1, 96, 16}, Setting{"kto", true, "off", 2, 64, 8, "adamw_8bit", true},
+        Setting{"kto", true, "on", 2, 96, 8}, Setting{"kto", false, "off", 4, 32, 8},
+        Setting{"grpo", true, "off", 4, 48, 8}, Setting{"grpo", true, "on", 4, 64, 8},
+        Setting{"grpo", false, "off", 4, 32, 16, "adamw", true}, Setting{"grpo", true, "keep:2:0", 2, 96, 8}));
 
 }  // namespace
 }  // namespace finetuned::train

@@ -56,6 +56,8 @@ int FakeWorker::Start() {
     hello.set_device(device_);
     hello.set_device_total_bytes(device_bytes_);
     hello.set_device_free_bytes(device_bytes_);
+    hello.set_context_bytes(context_bytes_);
+    hello.set_workspace_bytes(workspace_bytes_);
     events_->OnWorkerReady(number, hello);
   });
   return number;

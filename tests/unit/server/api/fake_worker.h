@@ -20,6 +20,11 @@ class FakeWorker : public supervisor::WorkerControl {
   explicit FakeWorker(std::string device = "cpu", int64_t device_bytes = 0);
   ~FakeWorker() override;
   void Connect(supervisor::WorkerEvents* events) { events_ = events; }
+  // What it says to have measured of its device. Before it is started.
+  void Measured(int64_t context_bytes, int64_t workspace_bytes) {
+    context_bytes_ = context_bytes;
+    workspace_bytes_ = workspace_bytes;
+  }
 
   // The job handed over last; waits until there is one (30 s, then the test fails).
   internal::v1::RunJob WaitForRun();
@@ -63,6 +68,7 @@ class FakeWorker : public supervisor::WorkerControl {
 
   const std::string device_;
   const int64_t device_bytes_;
+  int64_t context_bytes_ = 0, workspace_bytes_ = 0;
   supervisor::WorkerEvents* events_ = nullptr;
   std::mutex mutex_;
   std::condition_variable changed_;

@@ -1,6 +1,9 @@
 // What PlanJob and CreateJob make of a card's memory.
 #include <gmock/gmock.h>
 
+#include <map>
+#include <string>
+
 #include "absl/time/clock.h"
 #include "api_testing.h"
 
@@ -47,6 +50,7 @@ class PlanningApi : public ApiTest {
   }
 
   grpc::Status status_;
+  int64_t budget_ = 0;  // worker.vram_budget_bytes of a GPU
 };
 
 class GpuPlanningApi : public PlanningApi {
@@ -54,6 +58,7 @@ class GpuPlanningApi : public PlanningApi {
   std::unique_ptr<FakeWorker> MakeWorker() override {
     return std::make_unique<FakeWorker>("cuda:0 NVIDIA GeForce RTX 3090", kTotal);
   }
+  void Configure(config::Config* config) override { config->worker.vram_budget_bytes = budget_; }
   void WaitForDevice() {
     while (!manager_->Worker().hello.has_value()) absl::SleepFor(absl::Milliseconds(5));
   }
@@ -99,6 +104,37 @@ TEST_F(GpuPlanningApi, MicroBatchesFillTheCardAndAlphaFollowsTheRank) {
   for (const auto& choice : plan.choices()) EXPECT_FALSE(choice.reason().empty()) << choice.field();
 }
 
+class LimitedApi : public GpuPlanningApi {
+ protected:
+  LimitedApi() { budget_ = 18'000'000'000; }
+};
+
+TEST_F(LimitedApi, WorkerIsToldTheLeastLimit) {
+  v1::CreateJobRequest request = GoodJob();
+  request.mutable_job()->mutable_scheduling()->set_vram_limit_bytes(20'000'000'000);
+  Create(request);
+  EXPECT_EQ(worker_->WaitForRun().memory_limit_bytes(), 18'000'000'000);
+}
+
+class MeasuredDeviceApi : public GpuPlanningApi {
+ protected:
+  std::unique_ptr<FakeWorker> MakeWorker() override {
+    auto worker = GpuPlanningApi::MakeWorker();
+    worker->Measured(333'000'000, 9'000'000);
+    return worker;
+  }
+};
+
+TEST_F(MeasuredDeviceApi, PlansRestOnWhatTheWorkerMeasured) {
+  WaitForDevice();
+  const v1::JobPlan plan = PlanGood(GoodJob().job());
+  EXPECT_TRUE(plan.memory().measured());
+  std::map<std::string, int64_t> items;
+  for (const auto& item : plan.memory().items()) items[item.name()] = item.bytes();
+  EXPECT_EQ(items["cuda_context"], 333'000'000);
+  EXPECT_EQ(items["library_workspaces"], 9'000'000);
+}
+
 class NoWorkerYetApi : public PlanningApi {
  protected:
   void Configure(config::Config* config) override { config->worker.prestart = false; }
@@ -128,6 +164,61 @@ TEST_F(PlanningApi, ShapeOfAModelIsPlannedForACardThatIsNotHere) {
   }
 }
 
+TEST_F(PlanningApi, EveryMethodIsPlannedFromAShapeAlone) {
+  std::map<std::string, v1::MemoryEstimate> memory;
+  for (const char* method : {"sft", "dpo", "kto", "grpo"}) {
+    v1::Job job = Shape("llama-3.1-8b", 24'000'000'000);
+    v1::JobSpec* spec = job.mutable_spec();
+    if (method == std::string("dpo")) spec->mutable_dpo();
+    if (method == std::string("kto")) spec->mutable_kto();
+    if (method == std::string("grpo")) spec->mutable_grpo()->set_group_size(16);
+    spec->mutable_schedule()->set_micro_batch_size(1);
+    spec->mutable_schedule()->set_gradient_accumulation_steps(16);
+    spec->mutable_compute()->set_activation_checkpointing("on");
+    const v1::JobPlan plan = PlanGood(job);
+    EXPECT_TRUE(plan.admissible()) << method;
+    memory[method] = plan.memory();
+  }
+  EXPECT_GT(memory["dpo"].activation_bytes(), memory["sft"].activation_bytes());
+  EXPECT_GT(memory["kto"].logits_bytes(), memory["sft"].logits_bytes());
+  EXPECT_GT(memory["grpo"].kv_cache_bytes(), 1'000'000'000);
+  EXPECT_EQ(memory["sft"].kv_cache_bytes(), 0);
+}
+
+TEST_F(PlanningApi, RecomputeLeavesOutWhatFitsAndIsAcceptedAsItIsWritten) {
+  v1::Job job = Shape("llama-3.1-8b", 24'000'000'000);
+  job.mutable_spec()->mutable_schedule()->set_micro_batch_size(4);
+  job.mutable_spec()->mutable_schedule()->set_max_seq_length(2048);
+  job.mutable_spec()->mutable_quantization()->set_base("nf4");
+  const v1::JobPlan plan = PlanGood(job);
+  EXPECT_TRUE(plan.admissible());
+  const std::string word = plan.resolved_spec().compute().activation_checkpointing();
+  EXPECT_THAT(word, testing::StartsWith("keep:"));
+  *job.mutable_spec() = plan.resolved_spec();
+  const v1::JobPlan again = PlanGood(job);
+  EXPECT_EQ(again.memory().total_bytes(), plan.memory().total_bytes());
+  EXPECT_EQ(again.resolved_spec().compute().activation_checkpointing(), word);
+  job.mutable_spec()->mutable_compute()->set_activation_checkpointing("keep:1:2:3");
+  Plan(job);
+  EXPECT_EQ(status_.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_THAT(status_.error_message(), HasSubstr("must be auto, on, off, keep:A:B or keep:A:B:R"));
+}
+
+TEST_F(PlanningApi, OffloadBeyondTheHostsMemoryIsRefused) {
+  v1::Job job = Shape("llama-3.1-8b", 80'000'000'000);
+  job.mutable_spec()->mutable_schedule()->set_micro_batch_size(1);
+  job.mutable_spec()->mutable_schedule()->set_max_seq_length(131072);
+  job.mutable_spec()->mutable_compute()->set_activation_checkpointing("on");
+  job.mutable_spec()->mutable_compute()->set_activation_offload("on");
+  const v1::JobPlan plan = PlanGood(job);
+  EXPECT_FALSE(plan.admissible());
+  EXPECT_EQ(plan.memory().host_bytes(), 31ll << 30);
+  EXPECT_THAT(plan.problems(0).message(), HasSubstr("needs 33.3 GB of pinned host memory, 22.4 GB of this host's free "
+                                                    "memory may be used"));
+  job.mutable_spec()->mutable_compute()->clear_activation_offload();
+  EXPECT_TRUE(PlanGood(job).admissible());
+}
+
 TEST_F(PlanningApi, WhatNoSettingCanHoldIsRefusedWithoutASuggestion) {
   const v1::JobPlan plan = PlanGood(Shape("llama-3.1-70b", 24'000'000'000));
   EXPECT_FALSE(plan.admissible());
@@ -141,6 +232,7 @@ TEST_F(PlanningApi, SuggestionsKeepTheRowsOfAnOptimizerStep) {
   job.mutable_spec()->mutable_schedule()->set_gradient_accumulation_steps(2);
   job.mutable_spec()->mutable_schedule()->set_max_seq_length(2048);
   job.mutable_spec()->mutable_compute()->set_activation_checkpointing("on");
+  job.mutable_spec()->mutable_compute()->set_activation_offload("off");
   const v1::JobPlan plan = PlanGood(job);
   ASSERT_FALSE(plan.admissible());
   ASSERT_GT(plan.suggestions_size(), 0);
