@@ -78,7 +78,7 @@ MATRIX = [
     ("llama-2-7b", "nf4", "bf16", [
         setting(2, 1024, 24, rank=32), setting(2, 1024, 8, "on"), setting(2, 0, 16), dpo(1, 1024, 16),
         grpo(4, 0, 16, "on")]),
-    ("llama-3.1-8b", "none", "bf16", [setting(1, 512, 24, rank=8), dpo(1, 512, 24, "on"), grpo(2, 512, 24, "on")]),
+    ("llama-3.1-8b", "none", "bf16", [setting(1, 512, 24, rank=8), dpo(1, 512, 24, "on"), grpo(2, 512, 24, "on", accumulation=4)]),
     ("llama-3.2-1b", "none", "bf16", [
         setting(4, 0, 12), dpo(2, 0, 16), kto(4, 0, 12, "on"), grpo(8, 0, 24), setting(4, 0, 24, rank=64)]),
     ("smollm2-135m", "none", "bf16", [
