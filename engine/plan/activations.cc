@@ -129,21 +129,6 @@ void AddCodes(const PlanInput& in, const FusedLinears& fused, const Kept& kept, 
   }
 }
 
-// Of an INT8 base whose products take INT8 inputs (model/int8_product.h), matrix by matrix.
-void AddInt8Products(const PlanInput& in, const Kept& kept, Collector& c) {
-  int64_t inputs = 0, outputs = 0;
-  for (const Linear& linear : LayerLinears(in.model)) {
-    inputs = std::max(inputs, linear.in);
-    outputs = std::max(outputs, linear.out);
-  }
-  const int64_t some = kept.shared_rows(in.tokens()), rows = std::max<int64_t>(32, some);
-  c.Add("activations", "codes8.inputs", rows * inputs);
-  c.Add("activations", "codes8.scales", rows * 4);
-  c.Add("activations", "codes8.sums", std::min(kCodes8SumRows, rows) * outputs * 4);
-  c.Add("activations", "int8.rest", some * inputs * in.compute_bytes);
-  c.Add("activations", "int8.outliers", some * std::min(kInt8Outliers, inputs) * in.compute_bytes);
-}
-
 // Of the backward of cuDNN's attention, as an H100 asked for it: every document padded as there, float32
 // gradients of q, sums of rows, and, where query heads share keys, 16-bit gradients of k and v of every query head.
 int64_t CudnnWorkspace(const PlanInput& in) {
@@ -185,13 +170,27 @@ int64_t PlanHostMemory(const PlanInput& in) {
   return (in.model.num_hidden_layers - 1) * static_cast<int64_t>(std::bit_ceil(one));
 }
 
+void AddInt8Inputs(const PlanInput& in, int64_t some, const std::string& prefix, Collector& c) {
+  int64_t inputs = 0, outputs = 0;
+  for (const Linear& linear : LayerLinears(in.model)) {
+    inputs = std::max(inputs, linear.in);
+    outputs = std::max(outputs, linear.out);
+  }
+  const int64_t rows = std::max<int64_t>(32, some);
+  c.Add("activations", prefix + "codes8.inputs", rows * inputs);
+  c.Add("activations", prefix + "codes8.scales", rows * 4);
+  c.Add("activations", prefix + "codes8.sums", std::min(kCodes8SumRows, rows) * outputs * 4);
+  c.Add("activations", prefix + "int8.rest", some * inputs * in.compute_bytes);
+  c.Add("activations", prefix + "int8.outliers", some * std::min(kInt8Outliers, inputs) * in.compute_bytes);
+}
+
 void AddActivations(const PlanInput& in, Collector& c) {
   const FusedLinears fused(in);
   const Kept kept(in);
   AddShared(in, fused, kept, c);
   AddKept(in, fused, kept, c);
   if (in.precision != MatmulPrecision::kCompute) AddCodes(in, fused, kept, c);
-  if (in.int8_products) AddInt8Products(in, kept, c);
+  if (in.int8_products) AddInt8Inputs(in, kept.shared_rows(in.tokens()), "", c);
   if (!in.on_gpu || in.method == Method::kEvaluate) return;
   constexpr int64_t kShortest = 1024;  // shorter documents never go to cuDNN
   const bool may_use_cudnn = in.device.cudnn_attention && !in.deterministic && in.max_seq_length >= kShortest;

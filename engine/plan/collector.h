@@ -28,6 +28,9 @@ class Collector {
   int64_t rounding_ = 0;
 };
 
+// Inputs of INT8 products of `rows` rows, in a workspace whose names begin with `prefix`.
+void AddInt8Inputs(const PlanInput& in, int64_t rows, const std::string& prefix, Collector& c);  // activations.cc
+
 // One function per part of a step, each in a file of its own. They name buffers as the engine's workspace does.
 void AddWeights(const PlanInput& in, Collector& c);      // weights.cc
 void AddAdapter(const PlanInput& in, Collector& c);      // adapter.cc: adapter, gradients, optimizer

@@ -35,6 +35,7 @@ void AddDecodeStep(const PlanInput& in, int64_t rows, Collector& c) {
   add("decode.ids", 1, 4);
   add("decode.positions", 1, 4);
   add("decode.logits", m.vocab_size, 4);
+  if (in.int8_products) AddInt8Inputs(in, rows, "decode.", c);
   if (!in.on_gpu) return;
   int64_t partial = 0;
   for (const Fused& linear : fused.all()) {
