@@ -111,7 +111,9 @@ class Client:
     def __init__(self, daemon):
         self.channel = grpc.insecure_channel(
             f"unix:{daemon.socket}", [("grpc.default_authority", "localhost"), ("grpc.initial_reconnect_backoff_ms", 50),
-                                      ("grpc.min_reconnect_backoff_ms", 50), ("grpc.max_reconnect_backoff_ms", 200)])
+                                      ("grpc.min_reconnect_backoff_ms", 50), ("grpc.max_reconnect_backoff_ms", 200),
+                                      # A connection of its own: the daemon allows so many streams on each.
+                                      ("grpc.use_local_subchannel_pool", 1)])
         self.ledger = []
         self.also_retried = set()
 
