@@ -55,7 +55,7 @@ std::string LoadCommands(const ExportOptions& o) {
 std::string Readme(const ExportOptions& o) {
   return absl::StrCat("# ", o.name, "\n\n", o.base_name, o.adapter_dir.empty() ? "" : " with a LoRA adapter", ", as ",
                       o.format, o.quantization.empty() ? "" : " " + o.quantization,
-                      ", written by finetuned. What the check measured is in export.json.\n\n", LoadCommands(o));
+                      ", written by finetuned. Files and checksums are in export.json.\n\n", LoadCommands(o));
 }
 
 absl::Status CopyPeft(const ExportOptions& o, const std::string& folder) {

@@ -9,10 +9,10 @@ namespace {
 using format::DType;
 
 constexpr GgufQuantization kQuantizations[] = {
-    {"f32", DType::kF32, 0, 0.001},    {"f16", DType::kF16, 1, 0.005},    {"bf16", DType::kBF16, 32, 0.01},
-    {"q8_0", DType::kQ8_0, 7, 0.01},   {"q6_k", DType::kQ6_K, 18, 0.02},  {"q5_k_m", DType::kQ5_K, 17, 0.04},
-    {"q5_1", DType::kQ5_1, 9, 0.05},   {"q5_0", DType::kQ5_0, 8, 0.05},   {"q4_k_m", DType::kQ4_K, 15, 0.1},
-    {"q4_1", DType::kQ4_1, 3, 0.15},   {"q4_0", DType::kQ4_0, 2, 0.15},
+    {"f32", DType::kF32, 0, 0.001},   {"f16", DType::kF16, 1, 0.005},   {"bf16", DType::kBF16, 32, 0.01},
+    {"q8_0", DType::kQ8_0, 7, 0.02},  {"q6_k", DType::kQ6_K, 18, 0.03}, {"q5_k_m", DType::kQ5_K, 17, 0.2},
+    {"q5_1", DType::kQ5_1, 9, 0.2},   {"q5_0", DType::kQ5_0, 8, 0.2},   {"q4_k_m", DType::kQ4_K, 15, 0.2},
+    {"q4_1", DType::kQ4_1, 3, 0.25},  {"q4_0", DType::kQ4_0, 2, 0.4},
 };
 
 bool IsMix(const GgufQuantization& q) { return absl::EndsWith(q.name, "_k_m"); }
