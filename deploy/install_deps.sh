@@ -63,6 +63,14 @@ if [ ! -e /usr/local/cuda/lib64/libcudart.so.13 ]; then
 fi
 install_pinned torch "${torch_packages[@]}"
 
+# LibTorch's header of gloo, which adds up between processes on CPUs, names types of gloo's: headers only, unpacked.
+if [ ! -e "$deps/gloo/usr/include/gloo/context.h" ]; then
+  echo "Unpacking Debian's headers of gloo"
+  mkdir -p "$deps/gloo"
+  (cd "$deps/gloo" && apt-get download -qq libgloo-dev >/dev/null && dpkg-deb -x libgloo-dev_*.deb . &&
+    rm libgloo-dev_*.deb)
+fi
+
 if [ $want_oracles = 1 ]; then
   stamp="$deps/.stamp-oracles"
   if ! cmp -s tests/requirements-oracles.txt "$stamp"; then

@@ -111,6 +111,7 @@ void Decoder::BackwardLayers(const PassContext& pass, const Extended& gradient_T
   const bool embeds = adapter_.embed_tokens().weight_VD.defined();
   for (int64_t i = n - 1; i >= 0; --i) {
     LayerBackward(pass, i, KeepOf(i), input(i), /*need_input_gradient=*/i > 0 || embeds, gradient_TD);
+    if (options_.layer_done) options_.layer_done(i);
   }
   if (embeds) AddEmbeddingGradient(adapter_, *pass.batch, dx_TD, workspace_);
 }

@@ -5,6 +5,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <vector>
 
@@ -30,6 +31,8 @@ struct DecoderOptions {
   std::optional<bool> standing_weights;
   bool deterministic = false;
   double label_smoothing = 0;
+  // Called in each backward pass when the gradients of a layer's adapters have been added, from the last layer on.
+  std::function<void(int64_t layer)> layer_done;
 };
 
 // Chooses the dropout masks of a pass; `pass` counts micro-batches.

@@ -110,6 +110,7 @@ absl::Status DpoMethod::Precompute(const data::TokenizedDataset& dataset, const 
   std::vector<double> sums(dataset.rows.size());
   const data::BatchPlan plan(dataset.rows, EvalBatchOptions(*in_.spec), 0);
   for (int64_t i = 0; i < plan.micro_batches(); ++i) {
+    if (!ShareOf(in_.world).Holds(i)) continue;
     const data::PackedBatch batch = plan.Build(i);
     const auto groups = preference::GroupTargets(batch, in_.device);
     const Tensor sums_N =
@@ -118,8 +119,11 @@ absl::Status DpoMethod::Precompute(const data::TokenizedDataset& dataset, const 
       sums[static_cast<size_t>(batch.rows[n])] = sums_N.const_data_ptr<double>()[n];
     }
   }
-  *table = std::move(sums);
-  return file.Write(**table);
+  const Tensor all = at::from_blob(sums.data(), {static_cast<int64_t>(sums.size())}, at::kDouble).to(in_.device);
+  SumOver(in_.world, all);
+  const Tensor host = all.to(at::kCPU);
+  table->emplace(host.const_data_ptr<double>(), host.const_data_ptr<double>() + host.numel());
+  return ShareOf(in_.world).index == 0 ? file.Write(**table) : absl::OkStatus();
 }
 
 Tensor DpoMethod::ReferenceSums(const data::PackedBatch& batch, const model::DeviceBatch& on_device,
@@ -183,7 +187,9 @@ Tensor DpoMethod::Run(const data::PackedBatch& batch, const Table& reference, do
 Tensor DpoMethod::AccumulateGradients(const Window& window) {
   Tensor totals =
       at::zeros({kDpoMetricCount}, at::TensorOptions().device(in_.device).dtype(at::kDouble));
-  for (const data::PackedBatch& batch : window.batches) {
+  for (size_t i = 0; i < window.batches.size(); ++i) {
+    if (!window.share.Holds(static_cast<int64_t>(i))) continue;
+    const data::PackedBatch& batch = window.batches[i];
     in_.doing(DescribeBatch(window, batch));
     totals.add_(Run(batch, train_reference_, 1.0 / static_cast<double>(window.batches.size())));
   }
@@ -208,10 +214,11 @@ std::map<std::string, double> DpoMethod::Evaluate() {
   for (int64_t i = 0; i < plan.micro_batches(); ++i) {
     const data::PackedBatch batch = plan.Build(i);
     const double here = static_cast<double>(batch.rows.size()) / 2;
-    totals.add_(Run(batch, eval_reference_, /*grad_scale=*/0), here);
     pairs += here;
     tokens += static_cast<double>(batch.num_targets);
+    if (ShareOf(in_.world).Holds(i)) totals.add_(Run(batch, eval_reference_, /*grad_scale=*/0), here);
   }
+  SumOver(in_.world, totals);
   const Tensor host = totals.to(at::kCPU);
   std::map<std::string, double> values;
   for (int64_t i = 0; i < kDpoMetricCount; ++i) {

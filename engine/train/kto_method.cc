@@ -106,7 +106,7 @@ absl::Status KtoMethod::Prepare() {
 }
 
 std::vector<Tensor> KtoMethod::EstimateKl(const data::TokenizedDataset& dataset,
-                                          const std::vector<data::PackedBatch>& batches) {
+                                          const std::vector<data::PackedBatch>& batches, const job::Share& share) {
   const auto f64 = at::TensorOptions().device(in_.device).dtype(at::kDouble);
   std::vector<Tensor> kl(batches.size(), at::zeros({}, f64));
   if (!loss_.uses_kl) return kl;
@@ -115,16 +115,17 @@ std::vector<Tensor> KtoMethod::EstimateKl(const data::TokenizedDataset& dataset,
   Tensor single_sum = at::zeros({}, f64);
   int64_t singles = 0;
   for (size_t i = 0; i < batches.size(); ++i) {
+    if (batches[i].rows.size() == 1) ++singles;
+    if (!share.Holds(static_cast<int64_t>(i))) continue;
     const model::DeviceBatch on_device = model::Upload(mismatched[i], in_.device);
     const Tensor policy = in_.decoder->LogProbs(on_device, {}, model::AdapterUse::kOn).log_probs_M;
     const Tensor reference =
         in_.decoder->LogProbs(on_device, {}, model::AdapterUse::kOff).log_probs_M;
     kl[i] =
         (policy.to(at::kDouble) - reference).sum() / static_cast<double>(batches[i].rows.size());
-    if (batches[i].rows.size() > 1) continue;
-    single_sum = single_sum + kl[i];
-    ++singles;
+    if (batches[i].rows.size() == 1) single_sum = single_sum + kl[i];
   }
+  if (share.count > 1 && singles > 0) SumOver(in_.world, single_sum);
   for (size_t i = 0; i < batches.size(); ++i) {
     kl[i] = (batches[i].rows.size() > 1 ? kl[i] : single_sum / static_cast<double>(singles))
                 .clamp_min(0);
@@ -169,10 +170,11 @@ Tensor KtoMethod::Run(const data::TokenizedDataset& dataset, const data::PackedB
 
 Tensor KtoMethod::AccumulateGradients(const Window& window) {
   in_.doing(absl::StrCat("estimating the KL of step ", window.step));
-  const std::vector<Tensor> kl = EstimateKl(*in_.train, window.batches);
+  const std::vector<Tensor> kl = EstimateKl(*in_.train, window.batches, window.share);
   Tensor totals =
       at::zeros({kKtoMetricCount}, at::TensorOptions().device(in_.device).dtype(at::kDouble));
   for (size_t i = 0; i < window.batches.size(); ++i) {
+    if (!window.share.Holds(static_cast<int64_t>(i))) continue;
     in_.doing(DescribeBatch(window, window.batches[i]));
     totals.add_(Run(*in_.train, window.batches[i], kl[i],
                     1.0 / static_cast<double>(window.batches.size())));
@@ -212,21 +214,24 @@ std::map<std::string, double> KtoMethod::Evaluate() {
     std::vector<data::PackedBatch> batches;
     for (int64_t i = first; i < std::min(first + window, plan.micro_batches()); ++i)
       batches.push_back(plan.Build(i));
-    const std::vector<Tensor> kl = EstimateKl(*in_.eval, batches);
+    const std::vector<Tensor> kl = EstimateKl(*in_.eval, batches, ShareOf(in_.world));
     for (size_t i = 0; i < batches.size(); ++i) {
       const Classes classes(*in_.eval, batches[i]);
       const double here[3] = {static_cast<double>(batches[i].rows.size()),
                               static_cast<double>(classes.chosen),
                               static_cast<double>(classes.rejected)};
-      const Tensor measured = Run(*in_.eval, batches[i], kl[i], /*grad_scale=*/0);
-      for (int64_t m = 0; m < kMargins; ++m) {
-        totals.narrow(0, m, 1).add_(measured.narrow(0, m, 1),
-                                    here[static_cast<int>(kKtoMetrics[m].over)]);
+      if (ShareOf(in_.world).Holds(static_cast<int64_t>(i))) {
+        const Tensor measured = Run(*in_.eval, batches[i], kl[i], /*grad_scale=*/0);
+        for (int64_t m = 0; m < kMargins; ++m) {
+          totals.narrow(0, m, 1).add_(measured.narrow(0, m, 1),
+                                      here[static_cast<int>(kKtoMetrics[m].over)]);
+        }
       }
       for (int k = 0; k < 3; ++k) rows[k] += here[k];
       tokens += static_cast<double>(batches[i].num_targets);
     }
   }
+  SumOver(in_.world, totals);
   const Tensor host = totals.to(at::kCPU);
   std::map<std::string, double> values;
   for (int64_t m = 0; m < kMargins; ++m) {

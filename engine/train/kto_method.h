@@ -30,9 +30,9 @@ class KtoMethod : public Method {
   std::map<std::string, double> Evaluate() override;
 
  private:
-  // The KL estimate of each micro-batch: float64 [], on the device.
+  // The KL estimate of each micro-batch of the share: float64 [], on the device.
   std::vector<at::Tensor> EstimateKl(const data::TokenizedDataset& dataset,
-                                     const std::vector<data::PackedBatch>& batches);
+                                     const std::vector<data::PackedBatch>& batches, const job::Share& share);
   // float64 [metrics] of a micro-batch; 0 for a class that it lacks. grad_scale not 0: adds its
   // gradients times that.
   at::Tensor Run(const data::TokenizedDataset& dataset, const data::PackedBatch& batch,

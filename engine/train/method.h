@@ -20,6 +20,7 @@
 #include "engine/model/base_model.h"
 #include "engine/model/decoder.h"
 #include "engine/text/tokenizer.h"
+#include "engine/train/world.h"
 
 namespace finetuned::train {
 
@@ -28,6 +29,7 @@ struct Window {
   std::vector<data::PackedBatch> batches;
   int64_t step = 0;         // that they make, from 1
   uint64_t first_pass = 0;  // number of the first micro-batch since the start of the run
+  job::Share share;         // of the batches, which this process computes
 };
 
 // What rollouts are made of, beside the rows; unset for other methods.
@@ -52,6 +54,7 @@ struct MethodInputs {
   std::string run_identity;  // text that differs for every other run
   job::RunObserver* observer = nullptr;
   const job::RunControl* control = nullptr;
+  World* world = nullptr;    // null: this process is alone
   std::function<void(std::string)> doing;  // told before each pass over a micro-batch what runs now
 };
 
@@ -72,7 +75,8 @@ class Method {
   // The largest micro-batch there will be.
   virtual Window ProbeWindow(const data::BatchPlan& plan);
 
-  // Adds the gradients of the window's loss to the adapter's. Waits for nothing: what was measured
+  // Adds the gradients of this process' share of the window's loss to the adapter's: over all processes they add up to
+  // those of the loss, and so do the values measured. Waits for nothing: what was measured
   // is returned as float64 on the device and read together with everything else of the step.
   virtual at::Tensor AccumulateGradients(const Window& window) = 0;
 
@@ -82,7 +86,7 @@ class Method {
                                                    const double* measured) const = 0;
 
   // Metrics of the evaluation set, names beginning with "eval_". REQUIRES: MethodInputs::eval is
-  // set. Needs no more memory than a step.
+  // set. Needs no more memory than a step. The processes of a run share the work and return the same.
   virtual std::map<std::string, double> Evaluate() = 0;
 };
 

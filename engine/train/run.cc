@@ -27,6 +27,7 @@
 #include "engine/train/grpo_method.h"
 #include "engine/train/spec_check.h"
 #include "engine/train/trainer.h"
+#include "engine/train/world.h"
 
 namespace finetuned::train {
 namespace {
@@ -89,11 +90,13 @@ data::TokenizeOptions TokenizeOptionsOf(const job::TrainSpec& spec) {
 class Run {
  public:
   Run(const job::TrainSpec& spec, job::RunObserver& observer, job::RunControl& control,
-      BaseModelCache* cache, DeviceMemory* memory, job::RemoteScorer* scorer)
-      : spec_(spec), observer_(observer), control_(control), cache_(cache), memory_(memory), scorer_(scorer) {}
+      BaseModelCache* cache, DeviceMemory* memory, job::RemoteScorer* scorer, const job::WorldOptions& world)
+      : spec_(spec), observer_(observer), control_(control), cache_(cache), memory_(memory), scorer_(scorer),
+        world_options_(world) {}
 
   job::RunResult Execute() {
     std::optional<job::RunResult> failed = Prepare();
+    if (!failed) failed = MeetOthers();
     if (!failed) failed = OpenSource();
     if (!failed) failed = Tokenize();
     if (!failed) failed = FindResumePoint();
@@ -113,6 +116,7 @@ class Run {
     in.control = &control_;
     in.doing = &doing_;
     in.memory = memory_;
+    in.world = world_.get();
     Trainer trainer(std::move(in));
     absl::StatusOr<job::RunResult> result = trainer.Run(checkpoint_);
     return result.ok() ? *std::move(result) : TrainerFailure(result.status());
@@ -149,10 +153,52 @@ class Run {
     if (absl::Status s = CheckPrecision(spec_, target_); !s.ok()) {
       return Failed(Outcome::kBadConfig, "INVALID_SPEC", s.message());
     }
+    if (world_options_.rank > 0) return std::nullopt;
     auto lock = DirectoryLock::Take(spec_.state_dir);
     if (!lock.ok()) return ConfigOrIo(lock.status(), "STATE_DIR_BUSY");
     lock_ = *std::move(lock);
     FT_FAILPOINT("run.locked");
+    return std::nullopt;
+  }
+
+  Failure MeetOthers() {
+    const int size = world_options_.size;
+    if (size == 1) return std::nullopt;
+    if (spec_.method == "grpo") {
+      return Failed(Outcome::kBadConfig, "INVALID_SPEC",
+                    "method: grpo runs in one process; several share sft, dpo and kto");
+    }
+    const job::ScheduleOptions& s = spec_.schedule;
+    if (s.gradient_accumulation_steps < size) {
+      return Failed(Outcome::kBadConfig, "INVALID_SPEC",
+                    absl::StrCat("schedule.gradient_accumulation_steps: is ", s.gradient_accumulation_steps, ", which ", size,
+                                 " processes cannot share; set it to ", size, " or more, with micro_batch_size ",
+                                 std::max<int64_t>(1, s.micro_batch_size * s.gradient_accumulation_steps / size),
+                                 " for about as many rows a step"));
+    }
+    doing_ = absl::StrCat("waiting for ", size, " processes at ", world_options_.master_address, ":",
+                          world_options_.master_port);
+    world_ = JoinWorld(world_options_, target_.device);
+    return std::nullopt;
+  }
+
+  // All go on from the same step: a folder that is not shared shows here.
+  Failure CompareResumePoints() {
+    if (world_ == nullptr) return std::nullopt;
+    const double here = checkpoint_.has_value() ? static_cast<double>(checkpoint_->state.step) : 0;
+    at::Tensor steps = at::zeros({world_->size()}, at::kDouble);
+    steps[world_->rank()] = here;
+    steps = steps.to(target_.device);
+    world_->Sum(steps);
+    world_->AwaitSums();
+    const at::Tensor all = steps.to(at::kCPU);
+    for (int i = 0; i < world_->size(); ++i) {
+      const double there = all.const_data_ptr<double>()[i];
+      if (there == here) continue;
+      return Failed(Outcome::kBadConfig, "CHECKPOINT_MISMATCH",
+                    absl::StrCat("process ", world_->rank(), " finds the checkpoint of step ", here, ", process ", i,
+                                 " that of step ", there, "; the state directory must be one that all of them see"));
+    }
     return std::nullopt;
   }
 
@@ -271,7 +317,7 @@ class Run {
     if (!found.ok()) return ConfigOrIo(found.status(), "CHECKPOINT_MISMATCH");
     checkpoint_ = *found;
     FT_FAILPOINT("run.checkpoint_found");
-    return std::nullopt;
+    return CompareResumePoints();
   }
 
   model::LoadOptions Wanted() const {
@@ -306,8 +352,10 @@ class Run {
   BaseModelCache* const cache_;
   DeviceMemory* const memory_;
   job::RemoteScorer* const scorer_;
+  const job::WorldOptions world_options_;
   std::string doing_;
   ComputeTarget target_;
+  std::unique_ptr<World> world_;
   std::unique_ptr<DirectoryLock> lock_;
   std::shared_ptr<const format::ModelSource> source_;
   std::shared_ptr<const text::Tokenizer> tokenizer_;
@@ -346,14 +394,17 @@ job::RunResult DeviceFailure(const Run& run, const std::string& what, bool out_o
 
 job::RunResult RunTraining(const job::TrainSpec& spec, job::RunObserver& observer,
                            job::RunControl& control, BaseModelCache* cache, DeviceMemory* memory,
-                           job::RemoteScorer* scorer) {
+                           job::RemoteScorer* scorer, const job::WorldOptions& world) {
   job::RunResult result;
   at::Device device = at::kCPU;
   {
-    Run run(spec, observer, control, cache, memory, scorer);
+    Run run(spec, observer, control, cache, memory, scorer, world);
     try {
       c10::InferenceMode no_autograd;
       result = run.Execute();
+    } catch (const PeerLost& e) {
+      result = Failed(Outcome::kCheckpointed, "PEER_LOST",
+                      absl::StrCat("while ", run.doing(), ": ", e.what(), "; start all processes again"));
     } catch (const std::bad_alloc&) {
       result = DeviceFailure(run, "out of host memory", true);
     } catch (const c10::Error& e) {

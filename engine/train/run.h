@@ -4,6 +4,7 @@
 
 #include "engine/job/remote_scorer.h"
 #include "engine/job/train_spec.h"
+#include "engine/job/world.h"
 
 // The whole of a training run behind one call. Free of LibTorch: what the worker's RPC half includes.
 namespace finetuned::train {
@@ -29,9 +30,13 @@ class BaseModelCache {
 // Runs or resumes the job of `spec.state_dir` on the calling thread until it is done or `control` says
 // otherwise. `scorer` carries the questions of jobs with remote rewards. Never throws: errors of LibTorch and CUDA
 // end here. Outcomes:
+// With world.size > 1 it is one of that many processes with the same arguments, but for the rank, that see the same
+// files; they run sft, dpo and kto. The first has what all have: its observer is told, and it writes.
 //   kDone          adapter_dir holds the adapter as PEFT files.
 //   kCheckpointed  control.leave; calling again goes on from there. OUT_OF_DEVICE_MEMORY: a plan that this device can
-//                  hold does not fit what other processes leave of it now; the last step done is saved.
+//                  hold does not fit what other processes leave of it now; the last step done is saved. PEER_LOST:
+//                  another process of the world is gone; the run goes on from the last checkpoint, with any number of
+//                  processes.
 //   kCancelled     control.cancel; nothing was saved.
 //   kBadConfig     INVALID_SPEC (message begins with the field), INVALID_MODEL, STATE_DIR_BUSY,
 //                  CHECKPOINT_MISMATCH (state_dir belongs to another spec, base or dataset),
@@ -42,6 +47,7 @@ class BaseModelCache {
 //                  INTERNAL.
 job::RunResult RunTraining(const job::TrainSpec& spec, job::RunObserver& observer,
                            job::RunControl& control, BaseModelCache* cache = nullptr,
-                           DeviceMemory* memory = nullptr, job::RemoteScorer* scorer = nullptr);
+                           DeviceMemory* memory = nullptr, job::RemoteScorer* scorer = nullptr,
+                           const job::WorldOptions& world = {});
 
 }  // namespace finetuned::train

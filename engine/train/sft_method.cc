@@ -18,11 +18,13 @@ at::Tensor SftMethod::AccumulateGradients(const Window& window) {
   at::Tensor totals = at::zeros({model::kLossSums}, options.dtype(at::kDouble));
   at::Tensor sums = at::zeros_like(totals);
   uint64_t pass = window.first_pass;
-  for (const data::PackedBatch& batch : window.batches) {
+  for (size_t i = 0; i < window.batches.size(); ++i, ++pass) {
+    if (!window.share.Holds(static_cast<int64_t>(i))) continue;
+    const data::PackedBatch& batch = window.batches[i];
     in_.doing(DescribeBatch(window, batch));
     sums.zero_();
     in_.decoder->ForwardBackward(model::Upload(batch, in_.device), grad_scale, in_.spec->seed,
-                                 pass++, sums);
+                                 pass, sums);
     totals.narrow(0, 0, 1).add_(sums.narrow(0, 0, 1), scale);
     if (batch.num_targets > 0) {
       totals.narrow(0, 1, 2).add_(sums.narrow(0, 1, 2),
@@ -51,9 +53,10 @@ std::map<std::string, double> SftMethod::Evaluate() {
   int64_t targets = 0;
   for (int64_t i = 0; i < plan.micro_batches(); ++i) {
     const data::PackedBatch batch = plan.Build(i);
-    in_.decoder->Evaluate(model::Upload(batch, in_.device), sums);
     targets += batch.num_targets;
+    if (ShareOf(in_.world).Holds(i)) in_.decoder->Evaluate(model::Upload(batch, in_.device), sums);
   }
+  SumOver(in_.world, sums);
   const at::Tensor host = sums.to(at::kCPU);
   const double* values = host.const_data_ptr<double>();
   const double n = static_cast<double>(std::max<int64_t>(1, targets));

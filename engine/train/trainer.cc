@@ -24,6 +24,7 @@ namespace finetuned::train {
 namespace {
 
 constexpr int64_t kSkippedStepsLimit = 5;
+constexpr int64_t kWishes = 4;  // of RunControl
 
 lora::Options LoraOptions(const job::TrainSpec& spec) {
   // The spec was validated, so the targets parse.
@@ -94,6 +95,7 @@ Trainer::Trainer(TrainerInputs inputs)
       adapter_(in_.base->config, LoraOptions(spec_), device_, in_.base->options.dtype),
       optimizer_(spec_.optimizer, &adapter_),
       memory_(in_.memory != nullptr ? *in_.memory : own_memory_),
+      gradient_sum_(in_.world, &adapter_),
       decoder_(std::in_place, *in_.base, adapter_, DecoderOptions()),
       method_(MakeMethod(InputsOfMethod())),
       description_{spec_.base_model_name.empty() ? spec_.base_model_path : spec_.base_model_name,
@@ -144,7 +146,7 @@ absl::StatusOr<job::RunResult> Trainer::Run(const std::optional<FoundCheckpoint>
 
 // Returns with result_.outcome set.
 absl::Status Trainer::Loop() {
-  job::RunControl& control = *in_.control;
+  job::RunControl& control = this->control();
   while (state_.step < total_steps_ && !control.finish && !StoppedEarly()) {
     if (control.cancel) {
       result_.outcome = job::Outcome::kCancelled;
@@ -188,7 +190,7 @@ absl::StatusOr<Trainer::StepResult> Trainer::TrainStep() {
     try {
       return TryStep();
     } catch (const c10::Error& e) {
-      if (!IsOutOfMemory(e) || updating_) throw;
+      if (!IsOutOfMemory(e) || updating_ || in_.world != nullptr) throw;
       error = e.what_without_backtrace();
     }
     state_ = before;
@@ -202,7 +204,9 @@ absl::StatusOr<Trainer::StepResult> Trainer::TryStep() {
   if (!made.ok()) return made.status();
   const Window& window = *made;
   adapter_.ZeroGradients();
+  gradient_sum_.Begin(window.share.Of(static_cast<int64_t>(window.batches.size())));
   const at::Tensor measured = method_->AccumulateGradients(window);
+  gradient_sum_.Finish();
   Doing(absl::StrCat("updating the adapter in step ", window.step));
   StepResult result = UpdateAdapter(window, measured);
   for (const data::PackedBatch& batch : window.batches) {
@@ -237,6 +241,7 @@ absl::StatusOr<Window> Trainer::NextWindow() {
   Window window;
   window.step = state_.step + 1;
   window.first_pass = static_cast<uint64_t>(state_.pass);
+  window.share = ShareOf(in_.world);
   for (; state_.micro_batch < end; ++state_.micro_batch) {
     window.batches.push_back(plan_.Build(state_.micro_batch));
   }
@@ -244,7 +249,8 @@ absl::StatusOr<Window> Trainer::NextWindow() {
 }
 
 // Clips, updates and reads everything the step measured: the only wait for the device in a step.
-Trainer::StepResult Trainer::UpdateAdapter(const Window& window, const at::Tensor& measured) {
+Trainer::StepResult Trainer::UpdateAdapter(const Window& window, const at::Tensor& measured_here) {
+  const at::Tensor measured = MeasuredByAll(measured_here);
   StepResult result;
   result.learning_rate = LearningRate(spec_.optimizer, total_steps_, state_.step);
   const auto f32 = at::TensorOptions().device(device_).dtype(at::kFloat);
@@ -257,13 +263,35 @@ Trainer::StepResult Trainer::UpdateAdapter(const Window& window, const at::Tenso
   updating_ = false;
   FT_FAILPOINT("trainer.after_update");
 
+  if (in_.world != nullptr) in_.world->AwaitSums();
   const at::Tensor host =
       at::cat({measured, norm.to(at::kDouble), skip.to(at::kDouble)}).to(at::kCPU);
   const double* values = host.const_data_ptr<double>();
   result.values = method_->StepValues(window, values);
   result.grad_norm = values[measured.numel()];
   result.skipped = values[measured.numel() + 1] != 0;
+  if (in_.world != nullptr) Agree(values + measured_here.numel());
   return result;
+}
+
+// With the wishes of each process behind the values measured: one more sum for both.
+at::Tensor Trainer::MeasuredByAll(const at::Tensor& measured) {
+  if (in_.world == nullptr) return measured;
+  job::RunControl& told = *in_.control;
+  const double wishes[kWishes] = {told.checkpoint.exchange(false) ? 1.0 : 0.0, told.leave ? 1.0 : 0.0,
+                                  told.finish ? 1.0 : 0.0, told.cancel ? 1.0 : 0.0};
+  const at::Tensor host = at::empty({kWishes}, at::TensorOptions().dtype(at::kDouble).pinned_memory(device_.is_cuda()));
+  std::copy(wishes, wishes + kWishes, host.data_ptr<double>());
+  const at::Tensor all = at::cat({measured, host.to(device_, /*non_blocking=*/true)});
+  in_.world->Sum(all);
+  return all;
+}
+
+void Trainer::Agree(const double* wishes) {
+  if (wishes[0] > 0) agreed_.checkpoint = true;
+  if (wishes[1] > 0) agreed_.leave = true;
+  if (wishes[2] > 0) agreed_.finish = true;
+  if (wishes[3] > 0) agreed_.cancel = true;
 }
 
 absl::Status Trainer::CountSkipped(const StepResult& result) {
@@ -346,7 +374,7 @@ absl::Status Trainer::LoadBest() {
                                      spec_.checkpoints.best_metric, " did not improve in ",
                                      state_.evaluations_without_improvement, " evaluations"));
   }
-  if (!spec_.checkpoints.keep_best || !state_.best_value || state_.best_step == state_.step) {
+  if (!spec_.checkpoints.keep_best || !state_.best_value || state_.best_step == state_.step || !IsFirst()) {
     return absl::OkStatus();
   }
   in_.observer->OnLog(absl::StrCat("the adapter of step ", state_.best_step, " is exported: its ",
@@ -356,7 +384,7 @@ absl::Status Trainer::LoadBest() {
 }
 
 absl::Status Trainer::Checkpoint() {
-  if (checkpointed_step_ == state_.step) return absl::OkStatus();
+  if (checkpointed_step_ == state_.step || !IsFirst()) return absl::OkStatus();
   Doing(absl::StrCat("writing the checkpoint of step ", state_.step));
   const auto start = std::chrono::steady_clock::now();
   auto written =
@@ -374,6 +402,8 @@ absl::Status Trainer::Checkpoint() {
 
 absl::StatusOr<std::string> Trainer::Export() {
   FT_FAILPOINT("trainer.export");
+  const std::string path = spec_.state_dir + "/adapter";
+  if (!IsFirst()) return path;
   Doing("writing the adapter");
   RemoveLeftovers(spec_.state_dir);
   auto directory = NewDirectory::Create(spec_.state_dir, "adapter");
@@ -384,7 +414,7 @@ absl::StatusOr<std::string> Trainer::Export() {
   auto bytes = (*directory)->Commit();
   if (!bytes.ok()) return bytes.status();
   FT_FAILPOINT("trainer.exported");
-  return spec_.state_dir + "/adapter";
+  return path;
 }
 
 double Trainer::Epoch() const {
@@ -414,6 +444,7 @@ MethodInputs Trainer::InputsOfMethod() {
   m.run_identity = absl::StrCat(in_.identity.spec.dump(), in_.identity.base_fingerprint, in_.identity.dataset_sha256);
   m.observer = in_.observer;
   m.control = in_.control;
+  m.world = in_.world;
   m.doing = [this](std::string what) {
     Doing(std::move(what));
     memory_.BeforePass();
@@ -421,14 +452,16 @@ MethodInputs Trainer::InputsOfMethod() {
   return m;
 }
 
-model::DecoderOptions Trainer::DecoderOptions() const {
+model::DecoderOptions Trainer::DecoderOptions() {
   return {.recompute_activations = spec_.activation_checkpointing,
           .keep_all_layers = spec_.keep_all_layers,
           .keep_attention_layers = spec_.keep_attention_layers,
           .offload_inputs = spec_.activation_offload,
           .piece_rows = spec_.activation_piece_rows,
           .deterministic = spec_.deterministic,
-          .label_smoothing = spec_.sft.label_smoothing};
+          .label_smoothing = spec_.sft.label_smoothing,
+          .layer_done = in_.world == nullptr ? std::function<void(int64_t)>()
+                                             : [this](int64_t layer) { gradient_sum_.LayerDone(layer); }};
 }
 
 TrainerState Trainer::StateOfJob() const {

@@ -21,6 +21,7 @@
 #include "engine/plan/memory_plan.h"
 #include "engine/train/checkpoint.h"
 #include "engine/train/device.h"
+#include "engine/train/gradient_sum.h"
 #include "engine/train/method.h"
 #include "engine/train/optimizer.h"
 
@@ -41,6 +42,7 @@ struct TrainerInputs {
   job::RunControl* control = nullptr;
   std::string* doing = nullptr;  // kept at what runs now, for the message of a failure
   DeviceMemory* memory = nullptr;  // null: the device's own
+  World* world = nullptr;          // null: the run is one process
 };
 
 // One run: adapter, optimizer, the order of the data, and the loop; what is special to a method is in Method. Use once,
@@ -49,6 +51,10 @@ struct TrainerInputs {
 // Memory that another process took is not such a failure: the step that did not fit is done again with the next plan
 // (plan::NextPlan), which leaves the optimizer steps what they are; the warning REPLANNED tells. When there is none,
 // the run leaves with a checkpoint: kCheckpointed, OUT_OF_DEVICE_MEMORY.
+//
+// With a world every process runs the same steps over the same windows and computes its share of each. What one is told
+// to do (RunControl) all do after the same step; the first writes checkpoints and the adapter. PeerLost is thrown. Memory
+// that runs out ends the process.
 class Trainer {
  public:
   explicit Trainer(TrainerInputs inputs);
@@ -79,7 +85,9 @@ class Trainer {
   absl::StatusOr<StepResult> TryStep();
   // The micro-batches of the next optimizer step; moves the cursor past them.
   absl::StatusOr<Window> NextWindow();
-  StepResult UpdateAdapter(const Window& window, const at::Tensor& measured);
+  StepResult UpdateAdapter(const Window& window, const at::Tensor& measured_here);
+  at::Tensor MeasuredByAll(const at::Tensor& measured);
+  void Agree(const double* wishes);
   // Where memory can run out, takes that of the largest micro-batch now, so that what does not fit shows before step 1
   // and later steps allocate nothing. False: no plan fits.
   bool ProbeLargestBatch();
@@ -95,6 +103,10 @@ class Trainer {
   // Goes over to the next plan that fits what is there; false: there is none.
   bool Replan(const std::string& error);
   absl::Status LeaveForMemory();
+
+  // What all processes do next: in_.control of a run alone, else what any of them was told up to the last step.
+  job::RunControl& control() { return in_.world == nullptr ? *in_.control : agreed_; }
+  bool IsFirst() const { return ShareOf(in_.world).index == 0; }
 
   absl::Status CountSkipped(const StepResult& result);
   void ReportStep(const StepResult& result);
@@ -112,7 +124,7 @@ class Trainer {
   double Epoch() const;
   int64_t TotalStepsOfRun() const;
   MethodInputs InputsOfMethod();
-  model::DecoderOptions DecoderOptions() const;
+  model::DecoderOptions DecoderOptions();
   // The state with its cursor in micro-batches of the job, whatever the plan is now: what a checkpoint keeps.
   TrainerState StateOfJob() const;
   void Doing(std::string what);
@@ -126,6 +138,8 @@ class Trainer {
   DeviceMemory& memory_;
   int64_t cap_ = 0;           // in force; 0: none
   bool capped_by_plan_ = false;  // and not by what there is
+  GradientSum gradient_sum_;
+  job::RunControl agreed_;
   std::optional<model::Decoder> decoder_;  // empty only while its memory is given back
   const std::unique_ptr<Method> method_;
   const lora::PeftDescription description_;

@@ -29,6 +29,26 @@ void OnSignal(int signal) {
   }
 }
 
+// The first process of a world tells what all do; of the others only what goes wrong is shown.
+class Quiet : public job::RunObserver {
+ public:
+  explicit Quiet(int rank) : rank_(rank) {}
+  void OnPhase(const std::string&) override {}
+  void OnPlan(int64_t, int64_t, const std::map<std::string, double>&) override {}
+  void OnStep(int64_t, double, const std::map<std::string, double>&) override {}
+  void OnEval(int64_t, const std::map<std::string, double>&) override {}
+  void OnCheckpoint(int64_t, const std::string&, int64_t) override {}
+  void OnWarning(const std::string&, const std::string&) override {}
+  void OnLog(const std::string&) override {}
+  void Finished(const job::RunResult& result) const {
+    if (result.reason.empty()) return;
+    std::fprintf(stderr, "process %d: %s: %s\n", rank_, result.reason.c_str(), result.message.c_str());
+  }
+
+ private:
+  const int rank_;
+};
+
 int Refuse(const std::string& message) {
   std::fprintf(stderr, "finetune-worker: %s\n", message.c_str());
   return static_cast<int>(job::Outcome::kBadConfig);
@@ -71,12 +91,23 @@ int RunStandalone(const StandaloneOptions& options) {
   struct sigaction action {};
   action.sa_handler = OnSignal;
   for (int signal : {SIGUSR1, SIGTERM, SIGINT}) sigaction(signal, &action, nullptr);
-  EventFile events(options.state_dir + "/events.jsonl");
   const job::TrainSpec train_spec =
       ToTrainSpec(*resolved, parsed->name().empty() ? "job" : parsed->name(), paths, options.cpu_threads);
-  const job::RunResult result = train::RunTraining(train_spec, events, g_control, nullptr);
-  events.Finished(result);
-  return static_cast<int>(result.outcome);
+  const auto run = [&](auto&& observer) {
+    const job::RunResult result =
+        train::RunTraining(train_spec, observer, g_control, nullptr, nullptr, nullptr, options.world);
+    observer.Finished(result);
+    return result;
+  };
+  const job::RunResult result =
+      options.world.rank == 0 ? run(EventFile(options.state_dir + "/events.jsonl")) : run(Quiet(options.world.rank));
+  const int code = static_cast<int>(result.outcome);
+  // Taking down a group whose peer is gone would wait for it.
+  if (result.reason == "PEER_LOST") {
+    std::fflush(nullptr);
+    _exit(code);
+  }
+  return code;
 }
 
 }  // namespace finetuned::worker

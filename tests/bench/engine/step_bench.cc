@@ -6,6 +6,8 @@
 //            [--format nf4|fp4|int8|fp8|bf16] [--precision bf16|fp8|int8] [--steps 5] [--profile] [--device cuda|cpu] [--cap-gib N]
 //            [--dora] [--int8-threshold X]
 //            [--load FOLDER]  (a stored model instead of random weights; --shape names it in the output only)
+// Started once per GPU with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT set, it also times the exchange of the
+// gradients: "alone" without, "after" behind the whole backward pass, "overlapped" beside it.
 // --steps 0: only the first step is run and timed. With --checkpointing: [--keep-all N] [--keep-attention N] (layers, see DecoderOptions) [--offload] [--pieces ROWS]
 #include <ATen/ATen.h>
 #include <ATen/Context.h>
@@ -28,7 +30,9 @@
 #include "engine/plan/memory_plan.h"
 #include "engine/plan/precision.h"
 #include "engine/train/device.h"
+#include "engine/train/gradient_sum.h"
 #include "engine/train/optimizer.h"
+#include "engine/train/world.h"
 #include "kernels/finite.h"
 #include "nlohmann/json.hpp"
 #include "tests/bench/engine/random_model.h"
@@ -92,19 +96,21 @@ void Wait(at::Device device) {
 // One job's machinery around one batch that never changes.
 class Stepper {
  public:
-  Stepper(const Arguments& a, const model::BaseModel& base)
+  Stepper(const Arguments& a, const model::BaseModel& base, train::World* world)
       : device_(base.options.device),
         packed_(RandomBatch(base.config, a.documents, a.length)),
         adapter_(base.config,
                  {.rank = a.rank, .alpha = 2.0 * static_cast<double>(a.rank), .targets = *lora::ParseTargets({}), .use_dora = a.dora},
                  device_, base.options.dtype),
         optimizer_({}, &adapter_),
+        gradient_sum_(world, &adapter_),
         decoder_(base, adapter_,
                  {.recompute_activations = a.checkpointing,
                   .keep_all_layers = a.keep_all,
                   .keep_attention_layers = a.keep_attention,
                   .offload_inputs = a.offload,
-                  .piece_rows = a.pieces}) {
+                  .piece_rows = a.pieces,
+                  .layer_done = [this](int64_t layer) { gradient_sum_.LayerDone(layer); }}) {
     adapter_.Initialize(1);
     decoder_.TakeFromBase();
   }
@@ -114,14 +120,19 @@ class Stepper {
     const auto f32 = at::device(device_).dtype(at::kFloat);
     adapter_.ZeroGradients();
     at::Tensor sums = at::zeros({model::kLossSums}, at::device(device_).dtype(at::kDouble));
+    gradient_sum_.Begin(exchange == Exchange::kOverlapped ? 1 : 0);
     const at::Tensor scale = at::full({1}, 1.0 / static_cast<double>(packed_.num_targets), f32);
     decoder_.ForwardBackward(model::Upload(packed_, device_), scale, 1, static_cast<uint64_t>(step_), sums);
+    if (exchange != Exchange::kNone) gradient_sum_.Finish();
     at::Tensor norm = at::empty({1}, f32), clip = at::empty({1}, f32), skip = at::empty({1}, f32);
     kernels::GradNormAndScale({adapter_.gradients()}, 1.0, norm, clip, skip);
     optimizer_.Step(1e-4, ++step_, clip, skip);
     return sums.cpu()[0].item<double>() / static_cast<double>(packed_.num_targets);
   }
 
+  enum class Exchange { kNone, kAfter, kOverlapped };
+  Exchange exchange = Exchange::kNone;
+  int64_t gradient_bytes() const { return static_cast<int64_t>(adapter_.parameters().nbytes()); }
   int64_t tokens() const { return static_cast<int64_t>(packed_.input_ids.size()); }
   const model::Decoder& decoder() const { return decoder_; }
 
@@ -130,6 +141,7 @@ class Stepper {
   const data::PackedBatch packed_;
   lora::Adapter adapter_;
   train::Optimizer optimizer_;
+  train::GradientSum gradient_sum_;
   model::Decoder decoder_;
   int64_t step_ = 0;
 };
@@ -242,6 +254,34 @@ nlohmann::json Profile(Stepper& stepper) {
   return out;
 }
 
+int Number(const char* name) {
+  const char* value = std::getenv(name);
+  return value == nullptr ? 0 : std::atoi(value);
+}
+
+std::unique_ptr<train::World> Others(at::Device device) {
+  if (Number("WORLD_SIZE") < 2) return nullptr;
+  return train::JoinWorld({Number("RANK"), Number("WORLD_SIZE"), std::getenv("MASTER_ADDR"), Number("MASTER_PORT")},
+                          device);
+}
+
+// Milliseconds of a step with each kind of exchange.
+nlohmann::json TimeExchange(Stepper& stepper, train::World& world, int64_t steps) {
+  nlohmann::json out = {{"processes", world.size()}, {"gradient_bytes", stepper.gradient_bytes()}};
+  using Exchange = Stepper::Exchange;
+  for (const auto& [name, exchange] : std::map<std::string, Exchange>{
+           {"alone", Exchange::kNone}, {"after", Exchange::kAfter}, {"overlapped", Exchange::kOverlapped}}) {
+    stepper.exchange = exchange;
+    const auto step = [&] {
+      stepper.Step();
+      world.AwaitSums();
+    };
+    step();
+    out[name + "_ms"] = 1e3 * MedianSeconds(std::max<int64_t>(1, steps), step);
+  }
+  return out;
+}
+
 int Main(int argc, char** argv) {
   const Arguments a = Parse(argc, argv);
   c10::InferenceMode no_autograd;
@@ -259,7 +299,8 @@ int Main(int argc, char** argv) {
   const auto base = a.load.empty() ? RandomModel(config, options) : Load(a.load, options);
   Wait(device);
   out["seconds_to_base"] = Now() - start;
-  Stepper stepper(a, *base);
+  const std::unique_ptr<train::World> world = Others(device);
+  Stepper stepper(a, *base, world.get());
   out["base_bytes"] = base->bytes();
   train::ReleaseCachedMemory(device);
   train::ResetPeak(device);
@@ -282,6 +323,7 @@ int Main(int argc, char** argv) {
   for (const auto& [name, bytes] : stepper.decoder().workspace().Bytes()) out["workspace"][name] = bytes;
   out["host_bytes"] = stepper.decoder().host_bytes();
   out["predicted_bytes"] = plan::PlanMemory(PlanOf(a, *base)).total();
+  if (world != nullptr) out["exchange"] = TimeExchange(stepper, *world, a.steps);
   if (a.profile) out["profile"] = Profile(stepper);
   if (a.cap_gib == 0) {
     const double products = ProductSeconds(base->config, stepper.tokens(), device, options.dtype);
