@@ -31,8 +31,8 @@ int main(int argc, char** argv) {
       ->needs(spec)
       ->check(CLI::Range(1, 1024));
   cli.footer("Exit codes: 0 done, 65 bad data, 70 internal error, 75 checkpointed (run again to go on),\n"
-             "78 bad configuration. Signals: USR1 writes a checkpoint, TERM writes one and leaves. Under torchrun or\n"
-             "srun it is one of the processes they start (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT).");
+             "78 bad configuration. Signals: USR1 writes a checkpoint, USR2 finishes early, TERM writes a\n"
+             "checkpoint and leaves. Under torchrun or srun it is one of the processes they start (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT).");
   CLI11_PARSE(cli, argc, argv);
   if (!serve.address.empty()) return finetuned::worker::Serve(serve);
   if (!alone.spec_file.empty() && !alone.state_dir.empty()) {

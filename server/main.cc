@@ -26,6 +26,7 @@
 #include "server/metrics/gpu_monitor.h"
 #include "server/metrics/metrics.h"
 #include "server/store/store.h"
+#include "server/supervisor/slurm.h"
 #include "server/supervisor/supervisor.h"
 #include "server/supervisor/worker_process.h"
 #include "server/web/http_server.h"
@@ -107,6 +108,20 @@ void WaitUntilDrained(const Wakers& wakers, const config::Environment& environme
   }
 }
 
+// Where jobs run.
+absl::StatusOr<std::unique_ptr<supervisor::WorkerControl>> MakeBackend(const config::Config& config, const store::Layout& layout,
+                                                                       supervisor::WorkerEvents* events) {
+  if (config.worker.backend == "slurm") {
+    const config::SlurmConfig& slurm = config.slurm;
+    return std::make_unique<supervisor::Slurm>(
+        supervisor::SlurmOptions{slurm.script, slurm.arguments, config.worker.binary, slurm.vram_bytes, slurm.poll_interval},
+        events);
+  }
+  auto local = supervisor::Supervisor::Create({layout, config.worker.binary, config.worker.device}, events);
+  if (!local.ok()) return local.status();
+  return *std::move(local);
+}
+
 absl::Status Serve(const config::Config& config, const config::Environment& environment) {
   const Wakers wakers = MakeWakers();
   umask(0077);  // what the daemon keeps is nobody else's
@@ -125,10 +140,9 @@ absl::Status Serve(const config::Config& config, const config::Environment& envi
   options.on_loop = WatchdogTicker(environment);
   options.on_drained = [fd = wakers.drained.get()] { eventfd_write(fd, 1); };
   jobs::JobManager jobs(options, store->get(), &metrics);
-  auto supervisor = supervisor::Supervisor::Create({layout, config.worker.binary, config.worker.device},
-                                                   jobs.worker_events());
-  if (!supervisor.ok()) return supervisor.status();
-  if (absl::Status status = jobs.Start(supervisor->get()); !status.ok()) return status;
+  const auto backend = MakeBackend(config, layout, jobs.worker_events());
+  if (!backend.ok()) return backend.status();
+  if (absl::Status status = jobs.Start(backend->get()); !status.ok()) return status;
   // In this order the worker is stopped after the queue no longer acts on its end.
   struct Stopper {
     jobs::JobManager* jobs;

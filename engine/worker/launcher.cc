@@ -135,7 +135,7 @@ int LaunchProcesses(const std::vector<std::string>& arguments, int processes) {
   struct sigaction action {};
   action.sa_handler = PassOn;
   action.sa_flags = SA_RESTART;
-  for (int signal : {SIGUSR1, SIGTERM, SIGINT}) sigaction(signal, &action, nullptr);
+  for (int signal : {SIGUSR1, SIGUSR2, SIGTERM, SIGINT}) sigaction(signal, &action, nullptr);
   for (int rank = 0; rank < processes; ++rank) {
     g_pids[rank] = Start(arguments, rank, processes, port);
     g_children = rank + 1;

@@ -17,7 +17,7 @@ absl::StatusOr<job::WorldOptions> WorldFromEnvironment();
 void SeeOnlyOwnGpu();
 
 // Runs `arguments` (program first) `processes` times on this machine, as the ranks of one world, with a port that is free.
-// TERM, INT and USR1 are passed on; when one process fails the others are ended. Returns the exit code for all: 0 when all
+// TERM, INT, USR1 and USR2 are passed on; when one process fails the others are ended. Returns the exit code for all: 0 when all
 // succeeded, else the first of 78, 65, 70 that any has, else 75.
 int LaunchProcesses(const std::vector<std::string>& arguments, int processes);
 

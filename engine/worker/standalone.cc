@@ -24,6 +24,8 @@ job::RunControl g_control;
 void OnSignal(int signal) {
   if (signal == SIGUSR1) {
     g_control.checkpoint = true;
+  } else if (signal == SIGUSR2) {
+    g_control.finish = true;
   } else {
     g_control.leave = true;
   }
@@ -90,7 +92,7 @@ int RunStandalone(const StandaloneOptions& options) {
   std::filesystem::create_directories(options.state_dir);
   struct sigaction action {};
   action.sa_handler = OnSignal;
-  for (int signal : {SIGUSR1, SIGTERM, SIGINT}) sigaction(signal, &action, nullptr);
+  for (int signal : {SIGUSR1, SIGUSR2, SIGTERM, SIGINT}) sigaction(signal, &action, nullptr);
   const job::TrainSpec train_spec =
       ToTrainSpec(*resolved, parsed->name().empty() ? "job" : parsed->name(), paths, options.cpu_threads);
   const auto run = [&](auto&& observer) {

@@ -13,8 +13,8 @@ struct StandaloneOptions {
   job::WorldOptions world;
 };
 
-// Runs one job without a daemon, for Slurm, Kubernetes or by hand. USR1 writes a checkpoint, TERM and
-// INT write one and leave. As one of several processes (options.world) it shares the work of each step with the others;
+// Runs one job without a daemon, for Slurm, Kubernetes or by hand. USR1 writes a checkpoint, USR2
+// finishes early (evaluates, exports), TERM and INT write a checkpoint and leave. As one of several processes (options.world) it shares the work of each step with the others;
 // all of them see state_dir. Events are appended to state_dir/events.jsonl, one JSON object a line.
 // Exit codes: 0 done, 65 bad data, 70 internal error, 75 checkpointed (run again to go on), 78 bad
 // configuration.

@@ -58,6 +58,7 @@ struct ModelsConfig {
 
 struct WorkerConfig {
   std::string binary;                  // default: finetune-worker beside finetuned
+  std::string backend = "local";       // where jobs run: local (a process of the daemon's) or slurm
   std::string device = "auto";         // auto, cuda, cpu
   int cpu_threads = 0;                 // 0: all cores
   bool prestart = true;                // start it with the daemon, to know the device
@@ -69,6 +70,13 @@ struct WorkerConfig {
   absl::Duration idle_timeout = absl::Minutes(10);      // without a job it leaves the device; 0: stays for ever
   int max_crashes = 3;                 // of one job, then it fails
   int64_t vram_budget_bytes = 0;       // 0: all of the device's memory
+};
+
+struct SlurmConfig {                   // of worker.backend slurm; see docs/scaling.md
+  std::string script = "/usr/share/finetuned/finetune.sbatch";
+  std::vector<std::string> arguments;  // of sbatch: "--partition=gpu", "--ntasks=2"
+  int64_t vram_bytes = 0;              // of a GPU of the nodes; 0: unknown, no job is refused for its size
+  absl::Duration poll_interval = absl::Seconds(5);
 };
 
 struct MetricsConfig {
@@ -100,6 +108,7 @@ struct Config {
   AuditConfig audit;
   ModelsConfig models;                 // keys `models` and `model_roots`
   WorkerConfig worker;
+  SlurmConfig slurm;
   MetricsConfig metrics;
   WebConfig web;
   LimitsConfig limits;

@@ -160,6 +160,14 @@ absl::Status CheckConfig(const Config& config) {
     return absl::InvalidArgumentError(
         absl::StrCat("worker.device: must be auto, cuda or cpu, it is \"", device, "\""));
   }
+  if (config.worker.backend != "local" && config.worker.backend != "slurm") {
+    return absl::InvalidArgumentError(
+        absl::StrCat("worker.backend: must be local or slurm, it is \"", config.worker.backend, "\""));
+  }
+  if (config.worker.backend == "slurm" && !std::filesystem::exists(config.slurm.script)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("slurm.script: ", config.slurm.script, " does not exist; name a batch script like finetune.sbatch"));
+  }
   if (absl::Status status = CheckAddress("tcp.address", config.tcp.address); !status.ok()) return status;
   if (absl::Status status = CheckAddress("metrics.address", config.metrics.address); !status.ok()) {
     return status;

@@ -43,6 +43,7 @@ void VisitFields(Visitor& v, ConfigT& c) {
   v.Field("model_roots", c.models.roots);
   v.Begin("worker");
   v.Field("binary", c.worker.binary);
+  v.Field("backend", c.worker.backend);
   v.Field("device", c.worker.device);
   v.Number("cpu_threads", c.worker.cpu_threads, 0, 4096);
   v.Field("prestart", c.worker.prestart);
@@ -54,6 +55,12 @@ void VisitFields(Visitor& v, ConfigT& c) {
   v.Time("idle_timeout", c.worker.idle_timeout, kZero, 365 * kDay);
   v.Number("max_crashes", c.worker.max_crashes, 1, 100);
   v.Bytes("vram_budget_bytes", c.worker.vram_budget_bytes, 0, kTiB);
+  v.End();
+  v.Begin("slurm");
+  v.Field("script", c.slurm.script);
+  v.Field("arguments", c.slurm.arguments);
+  v.Bytes("vram_bytes", c.slurm.vram_bytes, 0, kTiB);
+  v.Time("poll_interval", c.slurm.poll_interval, absl::Milliseconds(100), absl::Hours(1));
   v.End();
   v.Begin("metrics");
   v.Field("address", c.metrics.address);

@@ -24,7 +24,8 @@ class WorkerEvents {
   virtual void OnWorkerExit(int worker, const std::string& how, const std::string& log) = 0;
 };
 
-// What the daemon wants of the worker. One process at a time. Thread-safe; no call blocks for long.
+// What the daemon wants of the worker: the backends, a process of the daemon's (Supervisor) and Slurm, implement it. One
+// worker at a time. Thread-safe; no call blocks for long.
 class WorkerControl {
  public:
   virtual ~WorkerControl() = default;

@@ -18,7 +18,7 @@ SAMPLES = ROOT / "deploy/samples"
 class Daemon:
     """One daemon with its own state directory, which a second start() finds again. `models`: name -> path."""
 
-    def __init__(self, build_dir, config_extra="", models=None):
+    def __init__(self, build_dir, config_extra="", models=None, worker="device: cpu"):
         self.bin = pathlib.Path(build_dir) / "bin"
         self.dir = pathlib.Path(tempfile.mkdtemp(prefix="ftd-"))
         self.socket = self.dir / "d.sock"
@@ -27,7 +27,7 @@ class Daemon:
             f"state_dir: {self.dir}/state\n"
             f"socket:\n  path: {self.socket}\n"
             "models:\n" + "".join(f"  {k}: {v}\n" for k, v in (models or {"smollm2": MODEL}).items()) +
-            f"worker:\n  device: cpu\n"
+            f"worker:\n  {worker}\n"
             f"metrics:\n  address: 127.0.0.1:0\n" + config_extra
         )
         self.process = None
