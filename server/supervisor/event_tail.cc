@@ -1,6 +1,7 @@
 #include "server/supervisor/event_tail.h"
 
 #include <fstream>
+#include <limits>
 #include <utility>
 
 #include <nlohmann/json.hpp>
@@ -10,14 +11,16 @@ namespace {
 
 using nlohmann::json;
 
+double Number(const json& value) {
+  return value.is_number() ? value.get<double>() : std::numeric_limits<double>::quiet_NaN();
+}
+
 template <typename Map>
 void Numbers(const json& event, const char* key, Map* out) {
   const auto found = event.find(key);
   if (found == event.end() || !found->is_object()) return;
-  for (const auto& [name, value] : found->items()) {
-    // JSON has no NaN: null stands for it.
-    (*out)[name] = value.is_number() ? value.get<double>() : std::numeric_limits<double>::quiet_NaN();
-  }
+  // JSON has no NaN: null stands for it.
+  for (auto it = found->begin(); it != found->end(); ++it) (*out)[it.key()] = Number(it.value());
 }
 
 std::string Below(const std::string& directory, const std::string& path) {
@@ -36,11 +39,8 @@ void Fill(const json& in, v1::SampleOutput* out) {
   out->set_completion(in.value("completion", ""));
   out->set_prompt_id(in.value("prompt_id", ""));
   out->set_completion_index(in.value("completion_index", 0));
-  const auto number = [&](const char* key) {
-    return in.contains(key) && in[key].is_number() ? in[key].get<double>() : std::numeric_limits<double>::quiet_NaN();
-  };
-  out->set_reward(number("reward"));
-  out->set_advantage(number("advantage"));
+  out->set_reward(Number(in.value("reward", json())));
+  out->set_advantage(Number(in.value("advantage", json())));
   out->set_truncated(in.value("truncated", false));
   Numbers(in, "rewards", out->mutable_rewards());
 }
