@@ -3,6 +3,8 @@
 #include <ATen/ATen.h>
 #include <ATen/record_function.h>
 
+#include <numeric>
+
 #include "kernels/blockwise8.h"
 #include "kernels/dispatch.h"
 #include "kernels/nf4_params.h"
@@ -78,6 +80,29 @@ Nf4Tensor Nf4Quantize(const at::Tensor& w, bool double_quant, FourBitType type) 
   }
   if (double_quant) Nest(op, q);
   return q;
+}
+
+int64_t Nf4RowStep(int64_t columns) {
+  constexpr int64_t kGroup = kNf4Block * kNf4NestedBlock;
+  return kGroup / std::gcd(columns, kGroup);
+}
+
+Nf4Tensor Nf4Rows(const Nf4Tensor& q, int64_t first, int64_t count) {
+  TORCH_CHECK(q.shape.size() == 2 && first >= 0 && count > 0 && first + count <= q.shape[0], "Nf4Rows: rows ", first,
+              " to ", first + count, " of a weight of ", q.shape);
+  const int64_t columns = q.shape[1], begin = first * columns, n = count * columns;
+  TORCH_CHECK(first % Nf4RowStep(columns) == 0, "Nf4Rows: row ", first, " is not a multiple of ", Nf4RowStep(columns));
+  const int64_t block = begin / kNf4Block, blocks = CeilDiv(n, kNf4Block);
+  Nf4Tensor rows = q;
+  rows.shape = {count, columns};
+  rows.codes = q.codes.narrow(0, begin / 2, (n + 1) / 2);
+  if (q.nested) {
+    rows.absmax_q = q.absmax_q.narrow(0, block, blocks);
+    rows.absmax2 = q.absmax2.narrow(0, block / kNf4NestedBlock, CeilDiv(blocks, kNf4NestedBlock));
+  } else {
+    rows.absmax = q.absmax.narrow(0, block, blocks);
+  }
+  return rows;
 }
 
 void Nf4Dequantize(const Nf4Tensor& q, at::Tensor& out) {

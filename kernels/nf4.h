@@ -36,6 +36,11 @@ struct Nf4Tensor {
 // rounding; a few codes next to a midpoint differ by one).
 Nf4Tensor Nf4Quantize(const at::Tensor& w, bool double_quant, FourBitType type = FourBitType::kNf4);
 
+// Rows [first, first + count) of a matrix whose double quantization allows it, as views. REQUIRES: first is a multiple of
+// Nf4RowStep: there scales begin anew.
+int64_t Nf4RowStep(int64_t columns);
+Nf4Tensor Nf4Rows(const Nf4Tensor& q, int64_t first, int64_t count);
+
 // out: float32 or bfloat16, n elements, written; contiguous, or a matrix whose rows lie further apart than
 // their length. No host sync.
 void Nf4Dequantize(const Nf4Tensor& q, at::Tensor& out);

@@ -5,6 +5,7 @@
 // a quad owns inputs 32 q .. 32 q + 31, that is 16 bytes of a weight row; step j takes 4 of them. Rows of x lie in
 // shared memory in pieces of 16 bytes, piece (q, j / 2) at 64 (j / 2) + 16 q, rows 320 bytes apart: no bank conflicts.
 // Legend: see nf4_gemm.h.
+#include "kernels/cuda_async.cuh"
 #include "kernels/cuda_common.cuh"
 #include "kernels/nf4_gemm_params.h"
 
@@ -30,17 +31,6 @@ struct Layout {
   static constexpr int kNested = 1024;
   static constexpr int kBytes = kTableBytes + kNested + kStages * kStage;
 };
-
-__device__ __forceinline__ void CopyAsync16(void* to, const void* from, bool valid) {
-  const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(to));
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(from),
-               "r"(valid ? 16 : 0));
-}
-__device__ __forceinline__ void CommitAsync() { asm volatile("cp.async.commit_group;"); }
-template <int kPending>
-__device__ __forceinline__ void WaitAsync() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(kPending));
-}
 
 __device__ __forceinline__ void Mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
   asm volatile(

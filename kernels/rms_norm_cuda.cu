@@ -107,8 +107,7 @@ __global__ void __launch_bounds__(kThreads) rms_norm_backward_kernel(RmsNormBack
   const int lane = threadIdx.x % kRow;
   const int64_t t = int64_t{blockIdx.x} * (kThreads / kRow) + threadIdx.x / kRow;
   if (t >= p.T) return;
-  Vec<T, kVec<T>> x[kVectors];
-  Vec<T, kVec<T>> dy[kVectors];
+  Vec<T, kVec<T>> x[kVectors], dy[kVectors], dx[kVectors];
   float dot = 0;
 #pragma unroll
   for (int i = 0; i < kVectors; ++i) {
@@ -116,6 +115,7 @@ __global__ void __launch_bounds__(kThreads) rms_norm_backward_kernel(RmsNormBack
     if (d >= p.D) break;
     x[i] = LoadVec<T, kVec<T>>(static_cast<const T*>(p.x) + t * p.D + d);
     dy[i] = LoadVec<T, kVec<T>>(static_cast<const T*>(p.dy) + t * p.dy_stride + d);
+    if (p.accumulate) dx[i] = LoadVec<T, kVec<T>>(static_cast<T*>(p.dx) + t * p.dx_stride + d);
     const auto w = LoadVec<W, kVec<T>>(static_cast<const W*>(p.w) + d);
 #pragma unroll
     for (int j = 0; j < kVec<T>; ++j) {
@@ -130,15 +130,12 @@ __global__ void __launch_bounds__(kThreads) rms_norm_backward_kernel(RmsNormBack
     const int64_t d = int64_t{i * kRow + lane} * kVec<T>;
     if (d >= p.D) break;
     const auto w = LoadVec<W, kVec<T>>(static_cast<const W*>(p.w) + d);
-    T* out = static_cast<T*>(p.dx) + t * p.dx_stride + d;
-    Vec<T, kVec<T>> dx;
-    if (p.accumulate) dx = LoadVec<T, kVec<T>>(out);
 #pragma unroll
     for (int j = 0; j < kVec<T>; ++j) {
       const float g = rstd * (ToFloat(dy[i].v[j]) * ToFloat(w.v[j]) - ToFloat(x[i].v[j]) * c);
-      dx.v[j] = FromFloat<T>(p.accumulate ? ToFloat(dx.v[j]) + g : g);
+      dx[i].v[j] = FromFloat<T>(p.accumulate ? ToFloat(dx[i].v[j]) + g : g);
     }
-    StoreVec(out, dx);
+    StoreVec(static_cast<T*>(p.dx) + t * p.dx_stride + d, dx[i]);
   }
 }
 

@@ -10,8 +10,9 @@
 
 #include "engine/generate/paged_forward.h"
 #include "engine/model/dora.h"
-#include "engine/model/lm_head_chunks.h"
+#include "engine/model/lm_head.h"
 #include "engine/model/trained_modules.h"
+#include "engine/plan/head.h"
 #include "kernels/embedding.h"
 #include "kernels/nf4_gemm.h"
 #include "kernels/rms_norm.h"
@@ -164,7 +165,12 @@ void StepRunner::Choose(const at::Tensor& x_BD, const at::Tensor& slots_B, int64
   at::Tensor rstd_B = decode_.Take("hidden.rstd", 0, {rows}, at::kFloat);
   kernels::RmsNormForward(x_BD, base_.final_norm_D, base_.config.rms_norm_eps, hidden_BD, rstd_B);
   at::Tensor logits_BV = logits_BV_.narrow(0, 0, rows);
-  model::FloatLogits(hidden_BD, model::HeadOf(base_, adapter_), logits_BV);
+  model::LmHead head = model::HeadOf(base_, adapter_);
+  if (head.stored != nullptr) {
+    const int64_t n = plan::HeadScratchElements(model::PlanInputOf(base_), 0);
+    head.scratch = decode_.Take("dequantized_head", 0, {n}, base_.options.dtype);
+  }
+  model::HeadLogits(head, hidden_BD, logits_BV);
   at::Tensor out_2B = out_2B_.narrow(0, 0, 2 * rows).view({2, rows});
   kernels::SampleTokens(logits_BV, slots_B, state_, out_2B);
 }

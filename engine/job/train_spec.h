@@ -144,6 +144,8 @@ struct TrainSpec {
   bool double_quant = true;               // of "nf4" and "fp4": scales in 8 bits
   double int8_threshold = 0;              // of "int8": above 0, inputs in INT8 but for columns with such magnitudes
   std::vector<std::string> skip_modules;  // patterns of linears in the compute dtype
+  std::string lm_head_quantization = "none";  // of an untied head: "nf4" | "none"
+  std::string embed_tokens;               // of an untied head, on a GPU: "host" (the default) | "device"
   std::string compute_dtype = "auto";     // auto: bf16 on CUDA, f32 on the CPU | "bf16" | "f32"
   std::string device = "auto";            // auto | cpu | cuda
   std::string matmul_precision = "bf16";  // of frozen products: "bf16" (the compute type) | "fp8" | "int8"

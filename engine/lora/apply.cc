@@ -2,8 +2,10 @@
 
 #include <ATen/ATen.h>
 
+#include "engine/plan/low_rank.h"
 #include "kernels/dropout.h"
 #include "kernels/low_rank_border.h"
+#include "kernels/low_rank_gradients.h"
 
 namespace finetuned::lora {
 namespace {
@@ -42,12 +44,18 @@ void ForEachSite(const Group& group, const at::Tensor& output_TO, const at::Tens
   }
 }
 
-// dB of every site.
-void AddUpGradients(const Group& group, double scaling, const at::Tensor& dy_TO,
-                    const at::Tensor& u_TG) {
-  ForEachSite(group, dy_TO, u_TG, [&](const Site& site, const at::Tensor& dy, const at::Tensor& u) {
-    AccumulateProduct(site.db_OR, dy.t(), u, scaling);
-  });
+std::vector<kernels::LowRankGradientPart> GradientParts(const Group& group) {
+  std::vector<kernels::LowRankGradientPart> parts;
+  for (size_t i = 0; i < group.sites.size(); ++i) {
+    parts.push_back({group.sites[i].compute_b_OR, group.sites[i].db_OR, group.first_column[i]});
+  }
+  return parts;
+}
+
+plan::LowRankSums SumsOf(const Group& group, int64_t rows) {
+  std::vector<int64_t> widths;
+  for (const Site& site : group.sites) widths.push_back(site.out);
+  return plan::LowRankSumsOf(widths, group.sites[0].compute_b_OR.size(1), rows);
 }
 
 std::vector<kernels::LowRankPart> LowRankParts(const Group& group) {
@@ -69,14 +77,27 @@ kernels::LowRankTerm LowRankTermOf(const Group& group, double scaling, const at:
   return {u_TG, LowRankParts(group), scaling};
 }
 
-void AddGradients(const Group& group, double scaling, const at::Tensor& dy_TO,
-                  const at::Tensor& du_TG, const at::Tensor& x_TI, const at::Tensor& u_TG) {
+int64_t GradientSums(const Group& group, const at::Tensor& dy_TO) {
+  if (group.sites.empty() || !kernels::LowRankGradientsFused(dy_TO, GradientParts(group))) return 0;
+  return SumsOf(group, dy_TO.size(0)).elements;
+}
+
+void UpBackward(const Group& group, double scaling, const at::Tensor& dy_TO, const at::Tensor& u_TG,
+                const at::Tensor& sums, at::Tensor& du_TG) {
   if (group.sites.empty()) return;
-  AddUpGradients(group, scaling, dy_TO, u_TG);
+  const int64_t splits = SumsOf(group, dy_TO.size(0)).splits;
+  kernels::LowRankGradients(dy_TO, u_TG, GradientParts(group), scaling, splits, sums, du_TG);
+}
+
+void AddDownGradients(const Group& group, const at::Tensor& du_TG, const at::Tensor& x_TI) {
+  if (group.sites.empty()) return;
   if (!group.mixed) return AccumulateProduct(group.da_GI, du_TG.t(), x_TI, 1);
-  ForEachSite(group, dy_TO, du_TG, [&](const Site& site, const at::Tensor&, const at::Tensor& du) {
-    AccumulateProduct(site.da_RI, du.t(), x_TI, site.a_scale);
-  });
+  int64_t first = 0;
+  for (const Site& site : group.sites) {
+    const int64_t rank = site.compute_a_RI.size(0);
+    AccumulateProduct(site.da_RI, Columns(du_TG, first, rank).t(), x_TI, site.a_scale);
+    first += rank;
+  }
 }
 
 void Down(const Group& group, const at::Tensor& x_TI, const DropoutKey& key, at::Tensor& scratch_TI,
@@ -104,17 +125,14 @@ void AddUp(const Group& group, double scaling, const at::Tensor& u_TG, const at:
 
 void AddBackward(const Group& group, double scaling, const at::Tensor& dy_TO,
                  const at::Tensor& x_TI, const at::Tensor& u_TG, const DropoutKey& key,
-                 at::Tensor& scratch_TI, at::Tensor& du_TG, at::Tensor& dx_TI) {
+                 const at::Tensor& sums, at::Tensor& scratch_TI, at::Tensor& du_TG, at::Tensor& dx_TI) {
   if (group.sites.empty()) return;
-  ForEachSite(group, dy_TO, du_TG, [&](const Site& site, const at::Tensor& dy, at::Tensor du) {
-    at::addmm_out(du, du, dy, site.compute_b_OR, /*beta=*/0, /*alpha=*/scaling);
-  });
+  UpBackward(group, scaling, dy_TO, u_TG, sums, du_TG);
   if (key.p == 0) {
-    AddGradients(group, scaling, dy_TO, du_TG, x_TI, u_TG);
+    AddDownGradients(group, du_TG, x_TI);
     if (dx_TI.defined()) dx_TI.addmm_(du_TG, group.compute_a_GI);
     return;
   }
-  AddUpGradients(group, scaling, dy_TO, u_TG);
   ForEachSite(group, dy_TO, du_TG, [&](const Site& site, const at::Tensor&, const at::Tensor& du) {
     Drop(site, x_TI, key, scratch_TI);
     AccumulateProduct(site.da_RI, du.t(), scratch_TI, site.a_scale);

@@ -32,9 +32,15 @@ void ExtendWeight(const Group& group, double scaling, bool with_a, at::Tensor& e
 // The group's part of a product with the stored weight; u_TG = x A^T.
 kernels::LowRankTerm LowRankTermOf(const Group& group, double scaling, const at::Tensor& u_TG);
 
-// Adds to the group's dA and dB. u_TG = x A^T; du_TG = scaling * dy B per site.
-void AddGradients(const Group& group, double scaling, const at::Tensor& dy_TO,
-                  const at::Tensor& du_TG, const at::Tensor& x_TI, const at::Tensor& u_TG);
+// Elements of `sums` below, float32; 0: none is needed.
+int64_t GradientSums(const Group& group, const at::Tensor& dy_TO);
+
+// Written: du_TG = scaling * dy B per site. Added: the group's dB. u_TG = x A^T.
+void UpBackward(const Group& group, double scaling, const at::Tensor& dy_TO, const at::Tensor& u_TG,
+                const at::Tensor& sums, at::Tensor& du_TG);
+
+// Adds to the group's dA what x_TI gives without dropout.
+void AddDownGradients(const Group& group, const at::Tensor& du_TG, const at::Tensor& x_TI);
 
 // u_TG = dropout(x) A^T per site, kept for the backward. scratch_TI: memory for dropped inputs, needed
 // when key.p > 0 only.
@@ -45,9 +51,9 @@ void Down(const Group& group, const at::Tensor& x_TI, const DropoutKey& key, at:
 void AddUp(const Group& group, double scaling, const at::Tensor& u_TG, const at::Tensor& y_TO);
 
 // Adds to the group's dA and dB, and, when dx_TI is defined, the gradient of the input to dx_TI.
-// du_TG: scratch. x_TI, u_TG, key as in the forward.
+// sums, du_TG: scratch. x_TI, u_TG, key as in the forward.
 void AddBackward(const Group& group, double scaling, const at::Tensor& dy_TO,
                  const at::Tensor& x_TI, const at::Tensor& u_TG, const DropoutKey& key,
-                 at::Tensor& scratch_TI, at::Tensor& du_TG, at::Tensor& dx_TI);
+                 const at::Tensor& sums, at::Tensor& scratch_TI, at::Tensor& du_TG, at::Tensor& dx_TI);
 
 }  // namespace finetuned::lora

@@ -12,6 +12,7 @@
 #include "engine/format/rope.h"
 #include "engine/model/packed_weight.h"
 #include "engine/model/weight_upload.h"
+#include "engine/plan/head.h"
 #include "engine/plan/module_pattern.h"
 #include "kernels/codes8.h"
 
@@ -106,6 +107,14 @@ class Loader {
     }
     if (codes) linear.PrepareCodes(*codes);
     return linear;
+  }
+
+  // A head of its own.
+  absl::StatusOr<FrozenLinear> Head(int64_t vocab, int64_t hidden) {
+    absl::StatusOr<at::Tensor> stored = Stored("lm_head.weight", {vocab, hidden});
+    if (!stored.ok()) return stored.status();
+    if (!options_.nf4_lm_head) return FrozenLinear::Dense(stored->to(options_.dtype), {});
+    return FrozenLinear::Stored({StoreMatrix(*stored, plan::BaseFormat::kNf4, /*double_quant=*/true, options_.dtype)}, hidden, {});
   }
 
  private:
@@ -243,8 +252,8 @@ absl::Status LoadLayer(Loader& loader, const format::ModelConfig& m, int64_t ind
 
 int64_t BaseModel::bytes() const {
   auto of = [](const at::Tensor& t) { return static_cast<int64_t>(t.nbytes()); };
-  int64_t sum = of(lm_head_VD) + of(final_norm_D) + of(inv_freq);
-  if (!lm_head_VD.is_same(embed_VD) && embed_VD.device() == lm_head_VD.device()) sum += of(embed_VD);
+  int64_t sum = lm_head.bytes() + of(final_norm_D) + of(inv_freq);
+  if (!config.tie_word_embeddings && embed_VD.device() == final_norm_D.device()) sum += of(embed_VD);
   for (const LayerWeights& l : layers) {
     sum += of(l.input_norm_D) + of(l.post_norm_D) + l.qkv.bytes() + l.o.bytes() +
            l.gate_up.bytes() + l.down.bytes();
@@ -271,12 +280,14 @@ plan::PlanInput PlanInputOf(const BaseModel& base) {
   input.compute_bytes = base.options.dtype == at::kFloat ? 4 : 2;
   input.precision = base.options.precision;
   input.on_gpu = base.options.device.is_cuda();
+  input.nf4_lm_head = base.options.nf4_lm_head;
+  input.embed_on_device = base.options.embed_on_device;
   return input;
 }
 
-at::Tensor PlaceEmbedding(const at::Tensor& embed_VD, const format::ModelConfig& config,
-                          at::Device device) {
-  if (!device.is_cuda() || config.tie_word_embeddings) return embed_VD.to(device);
+at::Tensor PlaceEmbedding(const at::Tensor& embed_VD, const format::ModelConfig& config, const LoadOptions& options) {
+  const bool on_device = !options.device.is_cuda() || config.tie_word_embeddings || options.embed_on_device;
+  if (on_device) return embed_VD.to(options.device);
   at::Tensor host = at::empty(embed_VD.sizes(), embed_VD.options().device(at::kCPU).pinned_memory(true));
   host.copy_(embed_VD);
   return host;
@@ -294,16 +305,20 @@ absl::StatusOr<std::shared_ptr<BaseModel>> LoadBaseModel(const format::ModelSour
   model->config = m;
   model->options = options;
   model->fingerprint = source.fingerprint();
+  if (options.nf4_lm_head && m.tie_word_embeddings) {
+    return absl::InvalidArgumentError(absl::StrCat(path, ": ", plan::kTiedHead));
+  }
   Loader loader(source, path, options);
-  absl::StatusOr<at::Tensor> t =
-      loader.Compute("model.embed_tokens.weight", {m.vocab_size, m.hidden_size});
+  absl::StatusOr<at::Tensor> t = loader.Compute("model.embed_tokens.weight", {m.vocab_size, m.hidden_size});
   if (!t.ok()) return t.status();
-  model->embed_VD = model->lm_head_VD = *t;
-  if (!m.tie_word_embeddings) {
-    t = loader.Compute("lm_head.weight", {m.vocab_size, m.hidden_size});
-    if (!t.ok()) return t.status();
-    model->lm_head_VD = *t;
-    model->embed_VD = PlaceEmbedding(model->embed_VD, m, options.device);
+  model->embed_VD = PlaceEmbedding(*t, m, options);
+  t->reset();  // the head may have its memory
+  if (m.tie_word_embeddings) {
+    model->lm_head = FrozenLinear::Dense(model->embed_VD, {});
+  } else {
+    absl::StatusOr<FrozenLinear> head = loader.Head(m.vocab_size, m.hidden_size);
+    if (!head.ok()) return head.status();
+    model->lm_head = *std::move(head);
   }
   t = loader.Compute("model.norm.weight", {m.hidden_size});
   if (!t.ok()) return t.status();

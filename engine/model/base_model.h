@@ -26,6 +26,8 @@ struct LoadOptions {
   bool double_quant = true;           // of 4-bit formats: the scales in 8 bits
   double int8_threshold = 0;          // above 0: products of an INT8 base take INT8 inputs (int8_product.h)
   std::vector<std::string> skip_modules;  // of linears in the compute type: see plan/module_pattern.h
+  bool nf4_lm_head = false;      // the head as NF4 with double quantization; refused where it is the embedding too
+  bool embed_on_device = false;  // see PlaceEmbedding
 
   bool quantized() const { return base != plan::BaseFormat::kCompute; }
 
@@ -45,7 +47,8 @@ struct BaseModel {
   format::ModelConfig config;
   LoadOptions options;
   std::string fingerprint;
-  at::Tensor embed_VD, lm_head_VD;  // the same tensor when tied; see PlaceEmbedding
+  at::Tensor embed_VD;              // see PlaceEmbedding
+  FrozenLinear lm_head;             // [V, D]; when tied the embedding itself
   at::Tensor final_norm_D;
   at::Tensor inv_freq;              // float32 [E/2], scaling applied
   std::vector<LayerWeights> layers;
@@ -60,9 +63,8 @@ std::optional<at::ScalarType> CodesOf(plan::MatmulPrecision precision);
 plan::PlanInput PlanInputOf(const BaseModel& base);
 
 // Where the embedding lies: a step reads one row per token, so unless it is the lm_head too, a GPU reads it from
-// pinned host memory and its own is left to what is used in full.
-at::Tensor PlaceEmbedding(const at::Tensor& embed_VD, const format::ModelConfig& config,
-                          at::Device device);
+// pinned host memory and its own is left to what is used in full; or options.embed_on_device asks otherwise.
+at::Tensor PlaceEmbedding(const at::Tensor& embed_VD, const format::ModelConfig& config, const LoadOptions& options);
 
 // float32 [E/2], on the device.
 at::Tensor InverseFrequencies(const format::ModelConfig& config, at::Device device);

@@ -6,6 +6,7 @@
 
 #include "engine/model/dora.h"
 #include "engine/model/trained_modules.h"
+#include "engine/plan/head.h"
 #include "engine/plan/memory_plan.h"
 #include "engine/plan/standing_weights.h"
 #include "kernels/embedding.h"
@@ -24,17 +25,32 @@ Decoder::Decoder(const BaseModel& base, lora::Adapter& adapter, const DecoderOpt
       workspace_(base.options.device),
       inputs_(&workspace_, base.options.device, static_cast<int64_t>(base.layers.size()),
               options.recompute_activations && options.offload_inputs) {
-  if (!KeepsDequantized()) return;  // never with DoRA, which needs scratch beside them
-  scratch_elements_ = StandingElements(base, adapter);
-  const at::Tensor memory = workspace_.Take("dequantized_weight", 0, {scratch_elements_}, base.options.dtype);
-  standing_ = PlaceStandingWeights(base, adapter, memory);
+  if (base.options.quantized() && !adapter.options().use_dora) PlaceStanding();  // DoRA needs scratch beside them
 }
 
-bool Decoder::KeepsDequantized() const {
-  if (options_.recompute_activations || !base_.options.quantized() || adapter_.options().use_dora) return false;
-  if (options_.standing_weights.has_value()) return *options_.standing_weights;
-  const int64_t bytes = StandingElements(base_, adapter_) * static_cast<int64_t>(c10::elementSize(base_.options.dtype));
-  return base_.options.device.is_cuda() && bytes <= plan::kStandingWeightBytes;
+void Decoder::PlaceStanding() {
+  const int64_t layers = static_cast<int64_t>(base_.layers.size());
+  int64_t elements = 0;
+  for (int64_t i = 0; i < layers; ++i) elements += StandingElements(base_, adapter_, i);
+  const int64_t bytes = elements * static_cast<int64_t>(c10::elementSize(base_.options.dtype));
+  const int64_t standing = plan::StandingLayers(options_.standing_layers, layers, bytes, base_.options.device.is_cuda(),
+                                                options_.recompute_activations);
+  for (int64_t i = 0; i < standing; ++i) {
+    standing_.layers.push_back(PlaceStandingWeights(
+        base_, adapter_, i,
+        workspace_.Take("standing_weights", i, {StandingElements(base_, adapter_, i)}, base_.options.dtype)));
+  }
+  if (standing == layers) scratch_elements_ = 0;
+}
+
+// Between the layers' uses of their scratch its memory serves the head.
+LmHead Decoder::Head(const lora::Adapter* adapter) {
+  LmHead head = HeadOf(base_, adapter);
+  if (head.stored == nullptr) return head;
+  const int64_t own = plan::HeadScratchElements(PlanInputOf(base_), scratch_elements_);
+  head.scratch = own > 0 ? workspace_.Take("dequantized_head", 0, {own}, base_.options.dtype)
+                         : workspace_.Take("dequantized_weight", 0, {scratch_elements_}, base_.options.dtype);
+  return head;
 }
 
 PassContext Decoder::Pass(const DeviceBatch& batch, const std::optional<DropoutPass>& dropout) {
@@ -122,7 +138,7 @@ void Decoder::ForwardBackward(const DeviceBatch& batch, const at::Tensor& grad_s
   const at::Tensor hidden_TD = FinalNorm(ForwardLayers(pass, /*keep=*/true));
   const Extended gradient_TD = TakeGradient(batch);
   at::Tensor dhidden_TD = gradient_TD.main();
-  LmHeadLoss(hidden_TD, HeadOf(base_, &adapter_), batch,
+  LmHeadLoss(hidden_TD, Head(&adapter_), batch,
              {chunk_rows_, options_.label_smoothing, grad_scale, adapter_.lm_head().dweight_VD}, workspace_, dhidden_TD, sums);
   BackwardLayers(pass, gradient_TD);
 }
@@ -130,7 +146,7 @@ void Decoder::ForwardBackward(const DeviceBatch& batch, const at::Tensor& grad_s
 TargetLogProbs Decoder::ForwardLogProbs(const DeviceBatch& batch, const LogProbOptions& options,
                                         const std::optional<DropoutPass>& dropout) {
   const at::Tensor hidden_TD = FinalNorm(ForwardLayers(Pass(batch, dropout), /*keep=*/true));
-  return LmHeadLogProbs(hidden_TD, HeadOf(base_, &adapter_), batch, options, chunk_rows_, LogProbSlot::kPolicy,
+  return LmHeadLogProbs(hidden_TD, Head(&adapter_), batch, options, chunk_rows_, LogProbSlot::kPolicy,
                         workspace_);
 }
 
@@ -142,7 +158,7 @@ void Decoder::BackwardLogProbs(const DeviceBatch& batch, const LogProbOptions& o
   at::Tensor dhidden_TD = gradient_TD.main();
   LogProbOptions with_head = options;
   with_head.head_gradient_VD = adapter_.lm_head().dweight_VD;
-  LmHeadLogProbsBackward(hidden_TD, HeadOf(base_, &adapter_), batch, with_head, chunk_rows_, d_log_probs_M, workspace_,
+  LmHeadLogProbsBackward(hidden_TD, Head(&adapter_), batch, with_head, chunk_rows_, d_log_probs_M, workspace_,
                          dhidden_TD);
   BackwardLayers(Pass(batch, dropout), gradient_TD);
 }
@@ -151,7 +167,7 @@ TargetLogProbs Decoder::LogProbs(const DeviceBatch& batch, const LogProbOptions&
   PassContext pass = Pass(batch);
   if (adapter == AdapterUse::kOff) pass.adapter = nullptr;
   const at::Tensor hidden_TD = FinalNorm(ForwardLayers(pass, /*keep=*/false));
-  return LmHeadLogProbs(hidden_TD, HeadOf(base_, pass.adapter), batch, options, chunk_rows_,
+  return LmHeadLogProbs(hidden_TD, Head(pass.adapter), batch, options, chunk_rows_,
                         adapter == AdapterUse::kOff ? LogProbSlot::kReference : LogProbSlot::kPolicy, workspace_);
 }
 
@@ -159,14 +175,16 @@ void Decoder::Evaluate(const DeviceBatch& batch, at::Tensor& sums) {
   const PassContext pass = Pass(batch);
   const at::Tensor hidden_TD = FinalNorm(ForwardLayers(pass, /*keep=*/false));
   at::Tensor no_gradient;
-  LmHeadLoss(hidden_TD, HeadOf(base_, &adapter_), batch, {chunk_rows_, /*label_smoothing=*/0, {}, {}},
+  LmHeadLoss(hidden_TD, Head(&adapter_), batch, {chunk_rows_, /*label_smoothing=*/0, {}, {}},
              workspace_, no_gradient, sums);
 }
 
 at::Tensor Decoder::Logits(const DeviceBatch& batch) {
   const PassContext pass = Pass(batch);
   const at::Tensor hidden_TD = FinalNorm(ForwardLayers(pass, /*keep=*/false));
-  return at::mm(hidden_TD, HeadOf(base_, &adapter_).t()).to(at::kFloat);
+  at::Tensor logits_TV = at::empty({batch.tokens, base_.config.vocab_size}, hidden_TD.options().dtype(at::kFloat));
+  HeadLogits(Head(&adapter_), hidden_TD, logits_TV);
+  return logits_TV;
 }
 
 }  // namespace finetuned::model

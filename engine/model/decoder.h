@@ -27,8 +27,7 @@ struct DecoderOptions {
   int64_t keep_all_layers = 0, keep_attention_layers = 0;
   bool offload_inputs = false;  // with recompute_activations: inputs of layers wait in host memory
   int64_t piece_rows = 0;       // see PassContext; 0: plan::LayerPieceRows
-  // Dequantized weights of all layers stay (plan/standing_weights.h). Nothing: on a GPU where they fit its bound.
-  std::optional<bool> standing_weights;
+  int64_t standing_layers = -1;  // of an NF4 base: dequantized weights of so many stay; -1: see plan/standing_weights.h
   bool deterministic = false;
   double label_smoothing = 0;
   // Called in each backward pass when the gradients of a layer's adapters have been added, from the last layer on.
@@ -85,7 +84,8 @@ class Decoder {
 
  private:
   PassContext Pass(const DeviceBatch& batch, const std::optional<DropoutPass>& dropout = std::nullopt);
-  bool KeepsDequantized() const;
+  void PlaceStanding();
+  LmHead Head(const lora::Adapter* adapter);
   Keep KeepOf(int64_t layer) const;
   // Returns the last layer's output (residual stream). keep: leave what the backward reads.
   at::Tensor ForwardLayers(const PassContext& pass, bool keep);

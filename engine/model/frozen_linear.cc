@@ -92,6 +92,14 @@ at::Tensor FrozenLinear::Extended(const at::Tensor& scratch, int64_t border) con
   return all;
 }
 
+at::Tensor FrozenLinear::Rows(int64_t first, int64_t count, const at::Tensor& scratch) const {
+  if (!quantized()) return dense_OI_.narrow(0, first, count);
+  TORCH_CHECK(four_bit_.size() == 1, "FrozenLinear::Rows: the weight has ", four_bit_.size(), " parts in 4-bit codes");
+  at::Tensor rows = scratch.narrow(0, 0, count * in_).view({count, in_});
+  kernels::Nf4Dequantize(kernels::Nf4Rows(four_bit_[0], first, count), rows);
+  return rows;
+}
+
 void FrozenLinear::PrepareCodes(at::ScalarType codes) {
   std::vector<at::Tensor> rows;
   for (const kernels::Nf4Tensor& part : four_bit_) {

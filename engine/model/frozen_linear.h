@@ -43,6 +43,11 @@ class FrozenLinear {
   at::Tensor ExtendedView(const at::Tensor& scratch, int64_t border) const;
   int64_t ScratchElements(int64_t border) const;
 
+  // Rows [first, first + count) in the compute type: of the dense tensor, or dequantized at the front of `scratch`
+  // (count * in elements). REQUIRES: one part, in 4-bit codes; first a multiple of RowStep().
+  at::Tensor Rows(int64_t first, int64_t count, const at::Tensor& scratch) const;
+  int64_t RowStep() const { return quantized() ? kernels::Nf4RowStep(in_) : 1; }
+
   // For products in 8-bit codes (kernels/codes8.h). Measures the scales of rows and columns.
   // REQUIRES: four_bit() not empty, in and out of every part multiples of kernels::kCodes8Align.
   void PrepareCodes(at::ScalarType codes);

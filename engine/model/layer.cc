@@ -78,8 +78,8 @@ struct WeightPlaces {
   WeightPlace *qkv, *o, *gate_up, *down;
 
   WeightPlaces(const PassContext& pass, int64_t layer) {
-    if (pass.standing != nullptr) {
-      auto& of_layer = pass.standing->layers[layer];
+    if (pass.standing != nullptr && layer < static_cast<int64_t>(pass.standing->layers.size())) {
+      LayerPlaces& of_layer = pass.standing->layers[layer];
       qkv = &of_layer[static_cast<int>(GroupKind::kQkv)];
       o = &of_layer[static_cast<int>(GroupKind::kO)];
       gate_up = &of_layer[static_cast<int>(GroupKind::kGateUp)];
@@ -303,28 +303,22 @@ int64_t ScratchElements(const BaseModel& base, const lora::Adapter* adapter, boo
   return most;
 }
 
-int64_t StandingElements(const BaseModel& base, const lora::Adapter& adapter) {
-  int64_t sum = 0;
-  for (size_t i = 0; i < base.layers.size(); ++i) {
-    sum += ScratchSizes(base.layers[i], &adapter, static_cast<int64_t>(i)).sum();
-  }
-  return sum;
+int64_t StandingElements(const BaseModel& base, const lora::Adapter& adapter, int64_t layer) {
+  return ScratchSizes(base.layers[layer], &adapter, layer).sum();
 }
 
-StandingWeights PlaceStandingWeights(const BaseModel& base, const lora::Adapter& adapter, const at::Tensor& memory) {
-  StandingWeights standing;
+LayerPlaces PlaceStandingWeights(const BaseModel& base, const lora::Adapter& adapter, int64_t layer,
+                                 const at::Tensor& memory) {
+  const ScratchSizes s(base.layers[layer], &adapter, layer);
+  const int64_t sizes[lora::kGroups] = {s.qkv, s.o, s.gate_up, s.down};
+  LayerPlaces places;
   int64_t first = 0;
-  for (int64_t i = 0; i < static_cast<int64_t>(base.layers.size()); ++i) {
-    const ScratchSizes s(base.layers[i], &adapter, i);
-    const int64_t sizes[lora::kGroups] = {s.qkv, s.o, s.gate_up, s.down};
-    auto& places = standing.layers.emplace_back();
-    for (int g = 0; g < lora::kGroups; ++g) {
-      places[g].memory = memory.narrow(0, first, sizes[g]);
-      places[g].border = adapter.group(i, static_cast<GroupKind>(g)).ranks();
-      first += sizes[g];
-    }
+  for (int g = 0; g < lora::kGroups; ++g) {
+    places[g].memory = memory.narrow(0, first, sizes[g]);
+    places[g].border = adapter.group(layer, static_cast<GroupKind>(g)).ranks();
+    first += sizes[g];
   }
-  return standing;
+  return places;
 }
 
 int64_t ResidualSpare(const lora::Adapter& adapter) {

@@ -26,9 +26,11 @@ int64_t ScratchElements(const BaseModel& base, const lora::Adapter* adapter, boo
 // What scores are multiplied with.
 double AttentionScale(const format::ModelConfig& model);
 
-// What PassContext::standing takes of the compute type, and its places in such memory, to be filled as they are used.
-int64_t StandingElements(const BaseModel& base, const lora::Adapter& adapter);
-StandingWeights PlaceStandingWeights(const BaseModel& base, const lora::Adapter& adapter, const at::Tensor& memory);
+// What a layer of PassContext::standing takes of the compute type, and its places in such memory, to be filled as they
+// are used.
+int64_t StandingElements(const BaseModel& base, const lora::Adapter& adapter, int64_t layer);
+LayerPlaces PlaceStandingWeights(const BaseModel& base, const lora::Adapter& adapter, int64_t layer,
+                                 const at::Tensor& memory);
 
 // Columns that the gradient of the residual stream needs behind its own.
 int64_t ResidualSpare(const lora::Adapter& adapter);

@@ -8,18 +8,10 @@
 
 namespace finetuned::model {
 
-void FloatLogits(const at::Tensor& rows_CD, const at::Tensor& weight_VD, at::Tensor& logits_CV) {
-  if (rows_CD.scalar_type() == at::kFloat) {
-    at::mm_out(logits_CV, rows_CD, weight_VD.t());
-  } else {
-    at::mm_out(logits_CV, rows_CD, weight_VD.t(), at::kFloat);
-  }
-}
-
-void ForEachHeadChunk(const at::Tensor& hidden_TD, const at::Tensor& lm_head_VD,
+void ForEachHeadChunk(const at::Tensor& hidden_TD, const LmHead& head,
                       const DeviceBatch& batch, int64_t chunk_rows, Workspace& workspace,
                       const std::function<void(HeadChunk&)>& visit) {
-  const int64_t d = hidden_TD.size(1), v = lm_head_VD.size(0);
+  const int64_t d = hidden_TD.size(1), v = head.vocab();
   const int64_t step = std::min(chunk_rows, std::max<int64_t>(1, batch.targets));
   for (int64_t first = 0; first < batch.targets; first += step) {
     HeadChunk chunk;
@@ -29,7 +21,7 @@ void ForEachHeadChunk(const at::Tensor& hidden_TD, const at::Tensor& lm_head_VD,
     chunk.hidden_CD = workspace.Take("loss.hidden", 0, {chunk.rows, d}, hidden_TD.scalar_type());
     at::index_select_out(chunk.hidden_CD, hidden_TD, 0, chunk.Of(batch.target_rows_M));
     chunk.logits_CV = workspace.Take("logits_chunk", 0, {chunk.rows, v}, at::kFloat);
-    FloatLogits(chunk.hidden_CD, lm_head_VD, chunk.logits_CV);
+    HeadLogits(head, chunk.hidden_CD, chunk.logits_CV);
     visit(chunk);
   }
 }
@@ -46,12 +38,12 @@ void AddHeadGradient(const HeadChunk& chunk, at::Tensor gradient_VD) {
   }
 }
 
-void WriteHiddenGradient(HeadChunk& chunk, const at::Tensor& lm_head_VD, const DeviceBatch& batch,
-                         at::Tensor& d_hidden_TD) {
+void WriteHiddenGradient(HeadChunk& chunk, const LmHead& head, const DeviceBatch& batch,
+                         Workspace& workspace, at::Tensor& d_hidden_TD) {
   const at::Tensor dlogits_CV =
       NarrowGradientOf(chunk) ? kernels::NarrowGradient(chunk.logits_CV) : chunk.logits_CV;
   at::Tensor& d_rows_CD = chunk.hidden_CD;  // the rows themselves are needed no more
-  at::mm_out(d_rows_CD, dlogits_CV, lm_head_VD);
+  HeadGradient(head, dlogits_CV, workspace, d_rows_CD);
   d_hidden_TD.index_copy_(0, chunk.Of(batch.target_rows_M).to(at::kLong), d_rows_CD);
 }
 

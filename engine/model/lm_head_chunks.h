@@ -8,12 +8,10 @@
 #include <functional>
 
 #include "engine/model/batch.h"
+#include "engine/model/lm_head.h"
 #include "engine/model/workspace.h"
 
 namespace finetuned::model {
-
-// float32 logits of some rows, also of 16-bit operands.
-void FloatLogits(const at::Tensor& rows_CD, const at::Tensor& weight_VD, at::Tensor& logits_CV);
 
 struct HeadChunk {
   int64_t first = 0, rows = 0;  // targets [first, first + rows) of the batch
@@ -26,7 +24,7 @@ struct HeadChunk {
 
 // Calls visit for each chunk of at most chunk_rows targets. The tensors of a chunk lie in the
 // workspace (loss.hidden, logits_chunk) and are overwritten by the next.
-void ForEachHeadChunk(const at::Tensor& hidden_TD, const at::Tensor& lm_head_VD,
+void ForEachHeadChunk(const at::Tensor& hidden_TD, const LmHead& head,
                       const DeviceBatch& batch, int64_t chunk_rows, Workspace& workspace,
                       const std::function<void(HeadChunk&)>& visit);
 
@@ -39,7 +37,7 @@ void AddHeadGradient(const HeadChunk& chunk, at::Tensor gradient_VD);
 
 // Writes the gradient of the chunk's hidden rows to their places in d_hidden_TD. chunk.logits_CV:
 // the gradient of the logits, narrow as NarrowGradientOf says. Overwrites chunk.hidden_CD.
-void WriteHiddenGradient(HeadChunk& chunk, const at::Tensor& lm_head_VD, const DeviceBatch& batch,
-                         at::Tensor& d_hidden_TD);
+void WriteHiddenGradient(HeadChunk& chunk, const LmHead& head, const DeviceBatch& batch,
+                         Workspace& workspace, at::Tensor& d_hidden_TD);
 
 }  // namespace finetuned::model

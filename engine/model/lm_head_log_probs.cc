@@ -17,7 +17,7 @@ at::Tensor PerTarget(const DeviceBatch& batch, LogProbSlot slot, Workspace& work
 
 }  // namespace
 
-TargetLogProbs LmHeadLogProbs(const at::Tensor& hidden_TD, const at::Tensor& lm_head_VD,
+TargetLogProbs LmHeadLogProbs(const at::Tensor& hidden_TD, const LmHead& head,
                               const DeviceBatch& batch, const LogProbOptions& options,
                               int64_t chunk_rows, LogProbSlot slot, Workspace& workspace) {
   const at::Tensor values = PerTarget(batch, slot, workspace);
@@ -30,7 +30,7 @@ TargetLogProbs LmHeadLogProbs(const at::Tensor& hidden_TD, const at::Tensor& lm_
   if (options.log_sum_squares) out.log_sum_squares_M = values[kLogSumSquares];
   const at::Tensor unused_scale = at::ones({1}, values.options());
 
-  ForEachHeadChunk(hidden_TD, lm_head_VD, batch, chunk_rows, workspace, [&](HeadChunk& chunk) {
+  ForEachHeadChunk(hidden_TD, head, batch, chunk_rows, workspace, [&](HeadChunk& chunk) {
     at::Tensor& logits_CV = chunk.logits_CV;
     if (options.temperature != 1) logits_CV.mul_(1 / options.temperature);
     if (options.mean_logits) {
@@ -55,7 +55,7 @@ TargetLogProbs LmHeadLogProbs(const at::Tensor& hidden_TD, const at::Tensor& lm_
   return out;
 }
 
-void LmHeadLogProbsBackward(const at::Tensor& hidden_TD, const at::Tensor& lm_head_VD,
+void LmHeadLogProbsBackward(const at::Tensor& hidden_TD, const LmHead& head,
                             const DeviceBatch& batch, const LogProbOptions& options,
                             int64_t chunk_rows, const at::Tensor& d_log_probs_M,
                             Workspace& workspace, at::Tensor& d_hidden_TD) {
@@ -63,14 +63,14 @@ void LmHeadLogProbsBackward(const at::Tensor& hidden_TD, const at::Tensor& lm_he
   const at::Tensor scale_M = at::mul(d_log_probs_M, -1 / options.temperature);
   const at::Tensor loss_M = PerTarget(batch, LogProbSlot::kPolicy, workspace)[kScratch];
   d_hidden_TD.zero_();
-  ForEachHeadChunk(hidden_TD, lm_head_VD, batch, chunk_rows, workspace, [&](HeadChunk& chunk) {
+  ForEachHeadChunk(hidden_TD, head, batch, chunk_rows, workspace, [&](HeadChunk& chunk) {
     if (options.temperature != 1) chunk.logits_CV.mul_(1 / options.temperature);
     at::Tensor loss = chunk.Of(loss_M);
     kernels::CrossEntropyChunk(chunk.logits_CV, chunk.labels_C, chunk.Of(scale_M),
                                /*label_smoothing=*/0,
                                /*write_grad=*/true, loss, {}, {}, NarrowGradientOf(chunk));
     if (options.head_gradient_VD.defined()) AddHeadGradient(chunk, options.head_gradient_VD);
-    WriteHiddenGradient(chunk, lm_head_VD, batch, d_hidden_TD);
+    WriteHiddenGradient(chunk, head, batch, workspace, d_hidden_TD);
   });
 }
 

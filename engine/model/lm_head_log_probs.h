@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "engine/model/batch.h"
+#include "engine/model/lm_head.h"
 #include "engine/model/workspace.h"
 
 namespace finetuned::model {
@@ -33,7 +34,7 @@ struct TargetLogProbs {
 enum class LogProbSlot { kPolicy, kReference };
 
 // The logits are computed once; log_sum_squares goes over them a second time.
-TargetLogProbs LmHeadLogProbs(const at::Tensor& hidden_TD, const at::Tensor& lm_head_VD,
+TargetLogProbs LmHeadLogProbs(const at::Tensor& hidden_TD, const LmHead& head,
                               const DeviceBatch& batch, const LogProbOptions& options,
                               int64_t chunk_rows, LogProbSlot slot, Workspace& workspace);
 
@@ -41,7 +42,7 @@ TargetLogProbs LmHeadLogProbs(const at::Tensor& hidden_TD, const at::Tensor& lm_
 // target. The logits are computed again.
 //   d_log_probs_M   float32 [M] on the device: dL/dlog_prob, everything that scales the loss
 //   included.
-void LmHeadLogProbsBackward(const at::Tensor& hidden_TD, const at::Tensor& lm_head_VD,
+void LmHeadLogProbsBackward(const at::Tensor& hidden_TD, const LmHead& head,
                             const DeviceBatch& batch, const LogProbOptions& options,
                             int64_t chunk_rows, const at::Tensor& d_log_probs_M,
                             Workspace& workspace, at::Tensor& d_hidden_TD);

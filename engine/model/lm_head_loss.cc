@@ -7,7 +7,7 @@
 
 namespace finetuned::model {
 
-void LmHeadLoss(const at::Tensor& hidden_TD, const at::Tensor& lm_head_VD, const DeviceBatch& batch,
+void LmHeadLoss(const at::Tensor& hidden_TD, const LmHead& head, const DeviceBatch& batch,
                 const LossOptions& options, Workspace& workspace, at::Tensor& d_hidden_TD,
                 at::Tensor& sums) {
   const bool train = d_hidden_TD.defined();
@@ -18,13 +18,13 @@ void LmHeadLoss(const at::Tensor& hidden_TD, const at::Tensor& lm_head_VD, const
   if (train) d_hidden_TD.zero_();
 
   ForEachHeadChunk(
-      hidden_TD, lm_head_VD, batch, options.chunk_rows, workspace, [&](HeadChunk& chunk) {
+      hidden_TD, head, batch, options.chunk_rows, workspace, [&](HeadChunk& chunk) {
         at::Tensor loss = chunk.Of(loss_M[0]);
         kernels::CrossEntropyChunk(chunk.logits_CV, chunk.labels_C, scale, options.label_smoothing,
                                    train, loss, chunk.Of(loss_M[1]), chunk.Of(correct_M),
                                    /*narrow_grad=*/train && NarrowGradientOf(chunk));
         if (train && options.head_gradient_VD.defined()) AddHeadGradient(chunk, options.head_gradient_VD);
-        if (train) WriteHiddenGradient(chunk, lm_head_VD, batch, d_hidden_TD);
+        if (train) WriteHiddenGradient(chunk, head, batch, workspace, d_hidden_TD);
       });
   sums.narrow(0, 0, 2).add_(at::sum(loss_M, {1}, /*keepdim=*/false, at::kDouble));
   sums.narrow(0, 2, 1).add_(at::sum(correct_M, at::kDouble));

@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "engine/model/batch.h"
+#include "engine/model/lm_head.h"
 #include "engine/model/workspace.h"
 
 namespace finetuned::model {
@@ -25,7 +26,7 @@ inline constexpr int64_t kLossSums = 3;
 // Adds to sums. d_hidden_TD: defined, it is written with the scaled gradient of the loss with respect
 // to hidden_TD (0 for rows without target); undefined, no gradient is formed.
 // Logits and their softmax are float32; a 16-bit weight multiplies 16-bit hidden rows.
-void LmHeadLoss(const at::Tensor& hidden_TD, const at::Tensor& lm_head_VD, const DeviceBatch& batch,
+void LmHeadLoss(const at::Tensor& hidden_TD, const LmHead& head, const DeviceBatch& batch,
                 const LossOptions& options, Workspace& workspace, at::Tensor& d_hidden_TD,
                 at::Tensor& sums);
 

@@ -33,7 +33,7 @@ struct PassContext {
   int64_t piece_rows = 0;    // rows at a time where a layer's activations are not kept, a multiple of 4
   bool recomputes = false;   // some layers do not keep theirs
   int64_t number = 0;        // tells passes apart: adapters change between them
-  StandingWeights* standing = nullptr;  // dequantized weights of all layers; null: scratch holds those in use
+  StandingWeights* standing = nullptr;  // dequantized weights of the first layers; scratch holds those in use of others
   lora::DropoutKey dropout;
   bool deterministic = false;
   // Generation; forward only.

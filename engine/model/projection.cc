@@ -79,17 +79,20 @@ void Projection::Backward(const Extended& dy_TO, const Extended& x_TI, at::Tenso
   const at::Tensor dy = dora() ? BackwardGain(dy_TO.main(), x, u_TG) : dy_TO.main();
   at::Tensor du_TG = dy_TO.low(ranks_);
   if (Rides()) {
-    const at::Tensor w = Weight();
-    const int64_t in = linear_.in(), out = linear_.out();
-    at::mm_out(du_TG, dy, w.narrow(0, 0, out).narrow(1, in, ranks_));
-    if (dx_TI.defined()) at::mm_out(dx_TI, dy_TO.With(ranks_), w.narrow(1, 0, in));
-    lora::AddGradients(*group_, scaling_, dy, du_TG, x, u_TG);
+    lora::UpBackward(*group_, scaling_, dy, u_TG, GradientSums(dy), du_TG);
+    if (dx_TI.defined()) at::mm_out(dx_TI, dy_TO.With(ranks_), Weight().narrow(1, 0, linear_.in()));
+    lora::AddDownGradients(*group_, du_TG, x);
     return;
   }
   if (dx_TI.defined()) Multiply(dy, /*transposed=*/true, dx_TI);
   if (ranks_ == 0) return;
   at::Tensor dropped = Dropped(x);
-  lora::AddBackward(*group_, scaling_, dy, x, u_TG, Key(first_row), dropped, du_TG, dx_TI);
+  lora::AddBackward(*group_, scaling_, dy, x, u_TG, Key(first_row), GradientSums(dy), dropped, du_TG, dx_TI);
+}
+
+at::Tensor Projection::GradientSums(const at::Tensor& dy_TO) const {
+  const int64_t n = lora::GradientSums(*group_, dy_TO);
+  return n > 0 ? pass_.workspace->Take("lora_gradients", 0, {n}, at::kFloat) : at::Tensor();
 }
 
 void Projection::Multiply(const at::Tensor& x, bool transposed, at::Tensor& y) {

@@ -24,9 +24,11 @@ struct WeightPlace {
   bool codes = false, transposed_codes = false;  // which 8-bit codes lie there
 };
 
-// Places of the four fused linears of every layer, in the order of lora::GroupKind.
+// Of the four fused linears of a layer, in the order of lora::GroupKind.
+using LayerPlaces = std::array<WeightPlace, lora::kGroups>;
+
 struct StandingWeights {
-  std::vector<std::array<WeightPlace, lora::kGroups>> layers;
+  std::vector<LayerPlaces> layers;  // the first ones of the model
 };
 
 class Projection {
@@ -60,6 +62,7 @@ class Projection {
   at::Tensor Codes(bool transposed);
   // Rides(): [O + G, I + G]. Otherwise [O, I].
   at::Tensor Weight();
+  at::Tensor GradientSums(const at::Tensor& dy_TO) const;
   lora::DropoutKey Key(int64_t first_row) const;
   at::Tensor Dropped(const at::Tensor& x_TI) const;
 

@@ -32,10 +32,16 @@ std::shared_ptr<BaseModel> RandomModel(const format::ModelConfig& config, const 
   base->config = config;
   base->options = options;
   base->fingerprint = "random";
-  base->embed_VD = PlaceEmbedding(Normal({config.vocab_size, config.hidden_size}, options), config,
-                                         options.device);
-  base->lm_head_VD =
-      config.tie_word_embeddings ? base->embed_VD : Normal({config.vocab_size, config.hidden_size}, options);
+  const auto table = [&] { return Normal({config.vocab_size, config.hidden_size}, options); };
+  base->embed_VD = PlaceEmbedding(table(), config, options);
+  if (config.tie_word_embeddings) {
+    base->lm_head = FrozenLinear::Dense(base->embed_VD, {});
+  } else if (options.nf4_lm_head) {
+    base->lm_head = FrozenLinear::Stored(
+        {StoreMatrix(table(), plan::BaseFormat::kNf4, /*double_quant=*/true, options.dtype)}, config.hidden_size, {});
+  } else {
+    base->lm_head = FrozenLinear::Dense(table(), {});
+  }
   const auto ones = [&] { return at::ones({config.hidden_size}, at::device(options.device).dtype(options.dtype)); };
   base->final_norm_D = ones();
   for (int64_t i = 0; i < config.num_hidden_layers; ++i) {

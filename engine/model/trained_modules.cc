@@ -9,9 +9,11 @@ const at::Tensor& EmbeddingOf(const BaseModel& base, const lora::Adapter* adapte
   return trained ? adapter->embed_tokens().compute_VD : base.embed_VD;
 }
 
-const at::Tensor& HeadOf(const BaseModel& base, const lora::Adapter* adapter) {
+LmHead HeadOf(const BaseModel& base, const lora::Adapter* adapter) {
   const bool trained = adapter != nullptr && adapter->lm_head().compute_VD.defined();
-  return trained ? adapter->lm_head().compute_VD : base.lm_head_VD;
+  if (trained) return {.dense_VD = adapter->lm_head().compute_VD};
+  if (base.lm_head.quantized()) return {.stored = &base.lm_head};
+  return {.dense_VD = base.lm_head.Weight({})};
 }
 
 void AddEmbeddingGradient(const lora::Adapter& adapter, const DeviceBatch& batch, const at::Tensor& dx_TD,
@@ -25,7 +27,9 @@ void AddEmbeddingGradient(const lora::Adapter& adapter, const DeviceBatch& batch
 void CopyModules(const BaseModel& base, lora::Adapter& adapter) {
   at::Tensor embed_VD = adapter.embed_tokens().weight_VD, head_VD = adapter.lm_head().weight_VD;
   if (embed_VD.defined()) embed_VD.copy_(base.embed_VD);
-  if (head_VD.defined()) head_VD.copy_(base.lm_head_VD);
+  if (head_VD.defined()) {
+    head_VD.copy_(base.lm_head.Weight(at::empty({base.lm_head.ScratchElements(0)}, base.final_norm_D.options())));
+  }
   if (embed_VD.defined() || head_VD.defined()) adapter.RefreshCompute();
 }
 

@@ -7,13 +7,15 @@
 #include "engine/lora/adapter.h"
 #include "engine/model/base_model.h"
 #include "engine/model/batch.h"
+#include "engine/model/lm_head.h"
 #include "engine/model/workspace.h"
 
 namespace finetuned::model {
 
 // adapter null: the base's.
 const at::Tensor& EmbeddingOf(const BaseModel& base, const lora::Adapter* adapter);
-const at::Tensor& HeadOf(const BaseModel& base, const lora::Adapter* adapter);
+// A stored head without its scratch.
+LmHead HeadOf(const BaseModel& base, const lora::Adapter* adapter);
 
 // Adds the gradient of the embedding from that of the residual stream before the first layer. Takes embed.gradient of the
 // workspace. Bits repeat where LibTorch's deterministic algorithms are on.

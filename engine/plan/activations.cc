@@ -3,6 +3,7 @@
 
 #include "engine/plan/collector.h"
 #include "engine/plan/linears.h"
+#include "engine/plan/low_rank.h"
 
 namespace finetuned::plan {
 namespace {
@@ -192,6 +193,7 @@ void AddActivations(const PlanInput& in, Collector& c) {
   if (in.precision != MatmulPrecision::kCompute) AddCodes(in, fused, kept, c);
   if (in.int8_products) AddInt8Inputs(in, kept.shared_rows(in.tokens()), "", c);
   if (!in.on_gpu || in.method == Method::kEvaluate) return;
+  c.Add("activations", "lora_gradients", LowRankGradientElements(in, kept.shared_rows(in.tokens())) * 4);
   constexpr int64_t kShortest = 1024;  // shorter documents never go to cuDNN
   const bool may_use_cudnn = in.device.cudnn_attention && !in.deterministic && in.max_seq_length >= kShortest;
   const int64_t cudnn = may_use_cudnn ? CudnnWorkspace(in) : 0;

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "engine/plan/collector.h"
+#include "engine/plan/head.h"
 #include "engine/plan/linears.h"
 
 namespace finetuned::plan {
@@ -81,6 +82,7 @@ void AddGeneration(const PlanInput& in, Collector& c) {
   c.Add("kv_cache", "decode.state",
         slots * (4 + 4 + 40 + (in.model.vocab_size + 31) / 32 * 4 + Blocks(in.rollout.max_tokens) * 4) + rows * 12);
   AddDecodeStep(in, rows, c);
+  c.Add("activations", "decode.dequantized_head", HeadScratchElements(in, 0) * in.compute_bytes);
 }
 
 }  // namespace finetuned::plan

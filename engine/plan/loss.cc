@@ -37,6 +37,7 @@ void AddLoss(const PlanInput& in, Collector& c) {
   const int64_t rows = std::min(LogitsChunkRows(m.vocab_size), in.targets());
   c.Add("logits", "logits_chunk", rows * m.vocab_size * 4);
   c.Add("logits", "loss.hidden", rows * m.hidden_size * in.compute_bytes);
+  if (in.nf4_lm_head && in.compute_bytes == 2) c.Add("logits", "loss.hidden_sum", rows * m.hidden_size * 4);
   AddPerTarget(in, c);
 }
 

@@ -43,6 +43,7 @@ struct PlanInput {
   bool int8_products = false;         // of an INT8 base: inputs in INT8 too, but for outlier columns
   std::vector<std::string> skip_modules;  // patterns of linears in the compute type (module_pattern.h)
   bool nf4_lm_head = false;           // an untied lm_head as NF4, too
+  bool embed_on_device = false;       // on a GPU: an untied embedding, too, which else lies in host memory
   int64_t compute_bytes = 2;          // bytes of one activation: 2 (bf16) or 4 (f32)
   MatmulPrecision precision = MatmulPrecision::kCompute;
   bool on_gpu = true;
@@ -64,6 +65,7 @@ struct PlanInput {
   // and attention's output.
   int64_t keep_all_layers = 0, keep_attention_layers = 0;
   int64_t piece_rows = 0;             // with activation_checkpointing, a multiple of 4; 0: LayerPieceRows
+  int64_t standing_layers = -1;       // of a quantized base: see standing_weights.h
   Rollout rollout;                    // GRPO
   DeviceConstants device;
 

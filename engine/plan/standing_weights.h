@@ -1,11 +1,21 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 namespace finetuned::plan {
 
-// On a GPU, dequantized weights of all layers stay where they take no more than this together and nothing is computed
-// again for want of memory: a step of a small model is bound by launches. The engine uses the same bound.
+// Dequantized weights may stay for some of the first layers: a step then dequantizes theirs once in a run instead of twice
+// a step, or three times where activations are computed again.
+
+// Where nobody says otherwise all stay on a GPU where they take no more than this together and nothing is computed again
+// for want of memory: a step of a small model is bound by launches.
 inline constexpr int64_t kStandingWeightBytes = 512ll << 20;
+
+// How many layers; the engine uses the same function. asked: so many, negative: decide. all_bytes: of all `layers`.
+inline int64_t StandingLayers(int64_t asked, int64_t layers, int64_t all_bytes, bool on_gpu, bool recomputes) {
+  if (asked >= 0) return std::min(asked, layers);
+  return on_gpu && !recomputes && all_bytes <= kStandingWeightBytes ? layers : 0;
+}
 
 }  // namespace finetuned::plan

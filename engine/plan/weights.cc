@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "engine/plan/collector.h"
+#include "engine/plan/head.h"
 #include "engine/plan/linears.h"
 #include "engine/plan/module_pattern.h"
 #include "engine/plan/standing_weights.h"
@@ -41,27 +42,42 @@ void AddLinears(const PlanInput& in, Collector& c) {
   }
 }
 
-// One reused buffer holds the fused matrix in use, dequantized, with its adapters around it; when pieces of rows come
-// back to the matrices of a layer, those of qkv or gate_up, of down and of o. Small models keep all of them. An upper
-// bound where skip_modules leaves some dense.
-int64_t ScratchElements(const PlanInput& in) {
-  const auto of = [](const Fused& f) { return (f.out + f.ranks) * (f.in + SpareColumns(f.ranks)); };
-  const FusedLinears fused(in);
-  const int64_t wide = std::max(of(fused.qkv), of(fused.gate_up));
-  const int64_t all = in.model.num_hidden_layers * (of(fused.qkv) + of(fused.o) + of(fused.gate_up) + of(fused.down));
-  const bool stay = in.on_gpu && !in.use_dora && !in.activation_checkpointing &&
-                    all * in.compute_bytes <= kStandingWeightBytes;
-  if (stay) return all;
-  if (in.activation_checkpointing) return wide + of(fused.down) + of(fused.o);
-  return std::max({wide, of(fused.down), of(fused.o)});
-}
+// Upper bound where skip_modules leaves some dense. One reused buffer holds the fused matrix in use, dequantized, with its
+// adapters around it; when pieces of rows come back to the matrices of a layer, those of qkv or gate_up, of down and of o.
+// Of some layers all may stay.
+struct Dequantized {
+  int64_t elements = 0;           // of the reused buffer
+  int64_t standing_layers = 0;
+  int64_t layer_elements = 0;     // of a layer that stays
+
+  explicit Dequantized(const PlanInput& in) {
+    if (in.base == BaseFormat::kCompute) return;
+    const auto of = [](const Fused& f) { return (f.out + f.ranks) * (f.in + SpareColumns(f.ranks)); };
+    const FusedLinears fused(in);
+    const int64_t wide = std::max(of(fused.qkv), of(fused.gate_up)), layers = in.model.num_hidden_layers;
+    layer_elements = of(fused.qkv) + of(fused.o) + of(fused.gate_up) + of(fused.down);
+    if (!in.use_dora) {
+      standing_layers = StandingLayers(in.standing_layers, layers, layers * layer_elements * in.compute_bytes, in.on_gpu,
+                                       in.activation_checkpointing);
+    }
+    if (standing_layers == layers) return;
+    elements = in.activation_checkpointing ? wide + of(fused.down) + of(fused.o)
+                                           : std::max({wide, of(fused.down), of(fused.o)});
+  }
+};
 
 void AddEmbeddings(const PlanInput& in, Collector& c) {
   const format::ModelConfig& m = in.model;
   const int64_t n = m.vocab_size * m.hidden_size;
   // A GPU reads an embedding that is not the head too from the host (model::PlaceEmbedding).
-  if (m.tie_word_embeddings || !in.on_gpu) c.Add("weights", "embed_tokens", n * in.compute_bytes);
-  if (!m.tie_word_embeddings) c.Add("weights", "lm_head", n * in.compute_bytes);
+  const bool on_host = in.on_gpu && !m.tie_word_embeddings && !in.embed_on_device;
+  if (!on_host) c.Add("weights", "embed_tokens", n * in.compute_bytes);
+  if (m.tie_word_embeddings) return;
+  if (in.nf4_lm_head) {
+    c.AddParts("weights", "lm_head", FourBitParts(n, /*double_quant=*/true), 1);
+  } else {
+    c.Add("weights", "lm_head", n * in.compute_bytes);
+  }
 }
 
 }  // namespace
@@ -78,12 +94,17 @@ void AddWeights(const PlanInput& in, Collector& c) {
   c.Add("weights", "layer.biases", layers * biases * in.compute_bytes, layers);
   if (in.precision != MatmulPrecision::kCompute) {
     std::vector<int64_t> scales;  // of rows and columns
-    for (const Fused& f : fused.all()) scales.insert(scales.end(), {4 * f.out, 4 * f.in});
+    for (const Fused& f : fused.all()) {
+      scales.push_back(4 * f.out);
+      scales.push_back(4 * f.in);
+    }
     c.AddParts("weights", "layer.code_scales", scales, layers);
   }
-  if (in.base != BaseFormat::kCompute) {
-    c.Add("runtime", "dequantized_weight", ScratchElements(in) * in.compute_bytes);
-  }
+  const Dequantized dequantized(in);
+  c.Add("runtime", "dequantized_weight", dequantized.elements * in.compute_bytes);
+  c.Add("runtime", "standing_weights", dequantized.standing_layers * dequantized.layer_elements * in.compute_bytes,
+        std::max<int64_t>(1, dequantized.standing_layers));
+  c.Add("runtime", "dequantized_head", HeadScratchElements(in, dequantized.elements) * in.compute_bytes);
 }
 
 }  // namespace finetuned::plan

@@ -19,6 +19,7 @@
 #include "engine/format/model_source.h"
 #include "engine/format/sha256.h"
 #include "engine/job/failpoint.h"
+#include "engine/plan/head.h"
 #include "engine/plan/precision.h"
 #include "engine/reward/reward_set.h"
 #include "engine/train/base_model_cache.h"
@@ -220,6 +221,8 @@ class Run {
                     absl::StrCat("lora.layers_to_transform: names layer ", layer, ", the model has layers 0 to ",
                                  source_->config().num_hidden_layers - 1));
     }
+    const absl::Status head = plan::CheckHeadStorage(source_->config(), spec_.lm_head_quantization, spec_.embed_tokens);
+    if (!head.ok()) return ConfigOrIo(head, "INVALID_SPEC");
     return std::nullopt;
   }
 
@@ -327,7 +330,9 @@ class Run {
             .precision = plan::ParsePrecision(spec_.matmul_precision),
             .double_quant = spec_.double_quant,
             .int8_threshold = spec_.int8_threshold,
-            .skip_modules = spec_.skip_modules};
+            .skip_modules = spec_.skip_modules,
+            .nf4_lm_head = spec_.lm_head_quantization == "nf4",
+            .embed_on_device = spec_.embed_tokens == "device"};
   }
 
   Failure LoadBase() {

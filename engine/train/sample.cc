@@ -134,7 +134,9 @@ absl::Status Execute(const SampleSpec& spec, BaseModelCache* cache, const std::a
                                       .precision = plan::ParsePrecision(spec.matmul_precision),
                                       .double_quant = spec.double_quant,
                                       .int8_threshold = spec.int8_threshold,
-                                      .skip_modules = spec.skip_modules};
+                                      .skip_modules = spec.skip_modules,
+                                      .nf4_lm_head = spec.lm_head_quantization == "nf4",
+                                      .embed_on_device = spec.embed_tokens == "device"};
   const auto base = LoadThroughCache(cache, **source, spec.base_model_path, options);
   if (!base.ok()) return base.status();
   const auto adapter = LoadAdapter(spec.adapter_dir, **base);

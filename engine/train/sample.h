@@ -19,6 +19,8 @@ struct SampleSpec {
   bool double_quant = true;
   double int8_threshold = 0;
   std::vector<std::string> skip_modules;
+  std::string lm_head_quantization = "none";
+  std::string embed_tokens;
   std::string matmul_precision = "bf16";
   std::string compute_dtype = "auto";
   std::string device = "auto";

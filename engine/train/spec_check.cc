@@ -263,6 +263,8 @@ absl::Status ValidateSpec(const job::TrainSpec& spec) {
     const absl::Status s = plan::CheckModulePattern(pattern);
     c.Require(s.ok(), "quantization.skip_modules", absl::StrCat("\"", pattern, "\" ", s.message()));
   }
+  c.OneOf(spec.lm_head_quantization, {"none", "nf4"}, "quantization.lm_head");
+  c.OneOf(spec.embed_tokens, {"", "host", "device"}, "quantization.embed_tokens");
   c.OneOf(spec.compute_dtype, {"auto", "bf16", "f32"}, "compute.dtype");
   c.OneOf(spec.device, {"auto", "cpu", "cuda"}, "compute.device");
   c.OneOf(spec.matmul_precision, {"bf16", "fp8", "int8"}, "compute.matmul_precision");
@@ -320,6 +322,7 @@ nlohmann::json SpecIdentity(const job::TrainSpec& s) {
   if (!s.lora.layers_to_transform.empty()) identity["lora.layers_to_transform"] = s.lora.layers_to_transform;
   if (!s.lora.modules_to_save.empty()) identity["lora.modules_to_save"] = s.lora.modules_to_save;
   if (s.lora.use_dora) identity["lora.use_dora"] = true;
+  if (s.lm_head_quantization != "none") identity["quantization.lm_head"] = s.lm_head_quantization;
   identity.update(MethodIdentity(s));
   return identity;
 }

@@ -20,6 +20,8 @@ train::SampleSpec SpecOf(const internal::RunSample& sample, const std::string& d
   spec.int8_threshold = run.int8_threshold;
   spec.skip_modules = run.skip_modules;
   if (!run.matmul_precision.empty()) spec.matmul_precision = run.matmul_precision;
+  spec.lm_head_quantization = run.lm_head_quantization;
+  spec.embed_tokens = run.embed_tokens;
   spec.compute_dtype = run.compute_dtype;
   spec.device = run.device == "auto" ? device : run.device;
   spec.prompt = r.prompt();

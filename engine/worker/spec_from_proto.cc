@@ -148,6 +148,8 @@ job::TrainSpec ToTrainSpec(const v1::JobSpec& spec, const std::string& job_name,
   out.double_quant = !quantization.has_double_quant() || quantization.double_quant();
   out.int8_threshold = quantization.int8_threshold();
   out.skip_modules.assign(quantization.skip_modules().begin(), quantization.skip_modules().end());
+  if (!quantization.lm_head().empty()) out.lm_head_quantization = quantization.lm_head();
+  out.embed_tokens = quantization.embed_tokens();
   out.compute_dtype = spec.compute().dtype();
   out.device = spec.compute().device();
   out.matmul_precision = spec.compute().matmul_precision();

@@ -19,6 +19,8 @@ const Names kSchedulers = {"linear",   "cosine",       "cosine_with_restarts", "
                            "polynomial", "constant", "constant_with_warmup", "inverse_sqrt",
                            "warmup_stable_decay"};
 const Names kBase = {"nf4", "fp4", "int8", "fp8", "none"};
+const Names kLmHead = {"none", "nf4"};
+const Names kEmbedTokens = {"host", "device"};
 const Names kDtypes = {"auto", "bf16", "f32"};
 const Names kDevices = {"auto", "cuda", "cpu"};
 const Names kOnOff = {"auto", "on", "off"};
@@ -261,6 +263,8 @@ std::vector<Violation> ValidateSpec(const v1::JobSpec& spec) {
   if (spec.quantization().int8_threshold() > 0 && spec.quantization().base() != "int8") {
     c.Add("quantization.int8_threshold", "needs quantization.base int8");
   }
+  c.OneOf("quantization.lm_head", spec.quantization().lm_head(), kLmHead);
+  c.OneOf("quantization.embed_tokens", spec.quantization().embed_tokens(), kEmbedTokens);
   c.OneOf("compute.dtype", spec.compute().dtype(), kDtypes);
   c.OneOf("compute.device", spec.compute().device(), kDevices);
   CheckCheckpointing(spec.compute().activation_checkpointing(), c);
@@ -276,13 +280,7 @@ std::vector<Violation> UnavailableFeatures(const v1::JobSpec& spec) {
   if (!spec.init_adapter().empty()) {
     c.Add("init_adapter", absl::StrCat("starting from an adapter", kLater, "; leave it empty"));
   }
-  if (spec.quantization().lm_head() == "nf4") {
-    c.Add("quantization.lm_head", absl::StrCat("nf4", kLater, "; use none"));
-  }
   const v1::QuantizationSpec& quantization = spec.quantization();
-  if (!quantization.embed_tokens().empty() && quantization.embed_tokens() != "device") {
-    c.Add("quantization.embed_tokens", absl::StrCat(quantization.embed_tokens(), kLater, "; use device"));
-  }
   if (spec.has_export_()) c.Add("export", absl::StrCat("exporting", kLater));
   if (spec.has_evaluate()) c.Add("evaluate", absl::StrCat("evaluation jobs", kLater));
   const v1::LoraSpec& lora = spec.lora();

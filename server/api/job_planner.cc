@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "engine/plan/auto_settings.h"
+#include "engine/plan/head.h"
 #include "engine/plan/module_pattern.h"
 #include "engine/plan/precision.h"
 #include "engine/plan/rollout.h"
@@ -64,6 +65,8 @@ plan::PlanInput ToPlanInput(const JobSpec& spec, const format::ModelConfig& mode
   in.double_quant = spec.quantization().double_quant();
   in.int8_products = in.base == plan::BaseFormat::kInt8 && spec.quantization().int8_threshold() > 0;
   in.skip_modules.assign(spec.quantization().skip_modules().begin(), spec.quantization().skip_modules().end());
+  in.nf4_lm_head = spec.quantization().lm_head() == "nf4";
+  in.embed_on_device = spec.quantization().embed_tokens() == "device";
   in.compute_bytes = spec.compute().dtype() == "f32" ? 4 : 2;
   in.on_gpu = spec.compute().device() == "cuda";
   in.lora_rank = spec.lora().rank();
@@ -197,6 +200,9 @@ absl::Status JobPlanner::Settle(const v1::Job& job, const format::ModelConfig& c
   if (job.spec().compute().device() == "cuda" && !out->device.gpu) {
     return InvalidField("job.spec.compute.device", "is cuda, but this daemon has no GPU; use auto or cpu");
   }
+  const v1::QuantizationSpec& quantization = job.spec().quantization();
+  const absl::Status head = plan::CheckHeadStorage(config, quantization.lm_head(), quantization.embed_tokens());
+  if (!head.ok()) return InvalidField("job.spec.quantization", std::string(head.message()));
   const int64_t limit = config.max_position_embeddings;
   auto resolved = spec::ResolveSpec(job.spec(), {limit, out->device.gpu});
   if (!resolved.ok()) {

@@ -108,6 +108,22 @@ TEST_F(Generation, GreedyTokensAreTheLargestLogitsOfTheTrainingForward) {
   }
 }
 
+TEST_F(Generation, Nf4HeadAnswersAsTheSameHeadDequantized) {
+  const auto base = LoadGoldenModel("untied", {.nf4_lm_head = true});
+  model::BaseModel dequantized = *base;
+  const int64_t v = base->config.vocab_size;
+  dequantized.lm_head = model::FrozenLinear::Dense(
+      base->lm_head.Rows(0, v, at::empty({v * base->config.hidden_size})), {});
+  dequantized.options.nf4_lm_head = false;
+  const std::vector<Request> requests = {Greedy(Prompt(20, 3), 30), Greedy(Prompt(5, 1), 30)};
+  Generator stored(*base, nullptr, Small()), dense(dequantized, nullptr, Small());
+  const auto got = MustGenerate(stored, requests), want = MustGenerate(dense, requests);
+  for (size_t r = 0; r < requests.size(); ++r) {
+    EXPECT_EQ(got[r][0].tokens, want[r][0].tokens);
+    EXPECT_EQ(got[r][0].logprobs, want[r][0].logprobs);
+  }
+}
+
 TEST_F(Generation, TheAdapterCounts) {
   const Model m = Load();
   Generator adapted(*m.base, m.adapter.get(), Small()), alone(*m.base, nullptr, Small());

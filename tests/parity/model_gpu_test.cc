@@ -59,6 +59,13 @@ class ModelGpu : public testing::TestWithParam<std::string> {
   }
 };
 
+class Nf4HeadGpu : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (!at::hasCUDA()) GTEST_SKIP() << "no CUDA device";
+  }
+};
+
 void ExpectWithin(const Outcome& ours, const Outcome& truth, const nlohmann::json& plain, double factor) {
   EXPECT_LE(RelativeError(ours.logits, truth.logits), factor * plain["logits"].get<double>() + kFloor);
   EXPECT_LE(std::abs(ours.loss - truth.loss), factor * plain["loss"].get<double>() + kFloor);
@@ -85,6 +92,34 @@ TEST_P(ModelGpu, Nf4BaseIsWithinBfloat16OfTheSameBaseOnTheCpu) {
   const Outcome truth = Compute(GetParam(), {at::kCPU, at::kFloat, plan::BaseFormat::kNf4});
   const Outcome ours = Compute(GetParam(), {at::kCUDA, at::kBFloat16, plan::BaseFormat::kNf4});
   ExpectWithin(ours, truth, ReadGoldenJson("bf16_errors.json")[GetParam()], 2);
+}
+
+TEST_F(Nf4HeadGpu, IsWithinBfloat16OfTheSameHeadOnTheCpu) {
+  const auto options = [](at::Device device, at::ScalarType type) {
+    return model::LoadOptions{.device = device, .dtype = type, .nf4_lm_head = true};
+  };
+  const Outcome truth = Compute("untied", options(at::kCPU, at::kFloat));
+  const Outcome ours = Compute("untied", options(at::kCUDA, at::kBFloat16));
+  ExpectWithin(ours, truth, ReadGoldenJson("bf16_errors.json")["untied"], 2);
+}
+
+TEST_F(Nf4HeadGpu, InPartsGivesWhatTheDequantizedHeadGives) {
+  c10::InferenceMode no_autograd;
+  const int64_t v = 3000, d = 192, c = 40;  // parts of 1024 rows
+  const auto bf16 = at::device(at::kCUDA).dtype(at::kBFloat16);
+  const auto stored = model::FrozenLinear::Stored({kernels::Nf4Quantize(at::randn({v, d}, bf16), true)}, d, {});
+  const model::LmHead in_parts{.stored = &stored, .scratch = at::empty({1024 * d}, bf16)};
+  const model::LmHead whole{.dense_VD = stored.Rows(0, v, at::empty({v * d}, bf16))};
+  model::Workspace workspace(at::kCUDA);
+  const at::Tensor rows = at::randn({c, d}, bf16), dlogits = at::randn({c, v}, bf16);
+  at::Tensor got = at::full({c, v}, NAN, bf16.dtype(at::kFloat)), want = at::empty_like(got);
+  model::HeadLogits(in_parts, rows, got);
+  model::HeadLogits(whole, rows, want);
+  EXPECT_LT((got - want).abs().max().item<double>(), 1e-3);
+  at::Tensor d_got = at::full({c, d}, NAN, bf16), d_want = at::empty_like(d_got);
+  model::HeadGradient(in_parts, dlogits, workspace, d_got);
+  model::HeadGradient(whole, dlogits, workspace, d_want);
+  EXPECT_LT(RelativeError(d_got.to(at::kFloat), d_want.to(at::kFloat)), 1.0 / 256);
 }
 
 TEST_P(ModelGpu, RecomputingActivationsGivesTheSameBits) {

@@ -1,6 +1,7 @@
 // Logits, loss and gradients against transformers and peft; equalities of the decoder with itself.
 #include <ATen/ATen.h>
 #include <c10/core/InferenceMode.h>
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include "engine/data/packing.h"
@@ -120,7 +121,9 @@ TEST_P(ModelParity, PiecesKeptPartsOffloadAndStandingWeightsChangeNothing) {
           {.recompute_activations = true, .offload_inputs = true, .piece_rows = 4},
           {.recompute_activations = true, .keep_attention_layers = 1, .piece_rows = 8},
           {.recompute_activations = true, .keep_all_layers = 1, .offload_inputs = true, .piece_rows = 8},
-          {.standing_weights = nf4}}) {
+          {.standing_layers = nf4 ? 2 : 0},
+          {.standing_layers = nf4 ? 1 : 0},
+          {.recompute_activations = true, .piece_rows = 4, .standing_layers = nf4 ? 1 : 0}}) {
       const Gradients pieces = ComputeGradients(*base, adapter, batches, how);
       EXPECT_NEAR(pieces.loss, kept.loss, 1e-6 * kept.loss);
       EXPECT_LT(RelativeError(pieces.all, kept.all), 1e-5);
@@ -196,16 +199,26 @@ TEST_P(ModelParity, GradientPredictsTheChangeOfTheLoss) {
 INSTANTIATE_TEST_SUITE_P(Models, ModelParity, testing::Values("untied", "tied"),
                          [](const auto& info) { return info.param; });
 
-TEST_F(SingleModelParity, Nf4BaseEqualsBitsandbytes) {
+TEST_F(SingleModelParity, Nf4BaseAndHeadEqualBitsandbytes) {
   const auto golden = ReadTensors(GoldenPath("untied.safetensors"));
-  const auto base = LoadGoldenModel("untied", /*nf4=*/true);
-  const auto adapter = LoadGoldenAdapter("untied_adapter", *base);
-  adapter->parameters().zero_();
-  model::Decoder decoder(*base, *adapter, {});
-  const at::Tensor logits = decoder.Logits(model::Upload(GoldenBatch(golden), at::kCPU));
-  const at::Tensor wanted = ReadTensors(GoldenPath("untied_nf4.safetensors")).at("logits");
-  EXPECT_LT((logits - wanted).abs().max().item<double>(), kTolerance);
-  EXPECT_GT((logits - golden.at("base_logits")).abs().max().item<double>(), 100 * kTolerance);
+  const auto nf4 = ReadTensors(GoldenPath("untied_nf4.safetensors"));
+  const auto batch = model::Upload(GoldenBatch(golden), at::kCPU);
+  at::Tensor other = golden.at("base_logits");
+  for (const bool head_too : {false, true}) {
+    const auto base = LoadGoldenModel("untied", {.nf4_lm_head = head_too});
+    const auto adapter = LoadGoldenAdapter("untied_adapter", *base);
+    adapter->parameters().zero_();
+    model::Decoder decoder(*base, *adapter, {});
+    const at::Tensor logits = decoder.Logits(batch);
+    EXPECT_LT((logits - nf4.at(head_too ? "logits_head_too" : "logits")).abs().max().item<double>(), kTolerance);
+    EXPECT_GT((logits - other).abs().max().item<double>(), 100 * kTolerance);
+    other = logits;
+  }
+}
+
+TEST_F(SingleModelParity, Nf4HeadOfATiedModelIsRefused) {
+  EXPECT_THAT([] { LoadGoldenModel("tied", {.nf4_lm_head = true}); },
+              testing::ThrowsMessage<std::runtime_error>(testing::HasSubstr("quantization.lm_head nf4 needs a head of its own")));
 }
 
 TEST_F(SingleModelParity, SmolLm2LossEqualsTransformers) {

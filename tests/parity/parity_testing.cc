@@ -39,9 +39,13 @@ std::map<std::string, at::Tensor> ReadTensors(const std::string& path) {
 }
 
 std::shared_ptr<model::BaseModel> LoadGoldenModel(const std::string& name, bool nf4) {
+  return LoadGoldenModel(name, model::LoadOptions{.base = nf4 ? plan::BaseFormat::kNf4 : plan::BaseFormat::kCompute});
+}
+
+std::shared_ptr<model::BaseModel> LoadGoldenModel(const std::string& name, const model::LoadOptions& options) {
   auto source = format::OpenModel(GoldenPath(name));
   if (!source.ok()) throw std::runtime_error(std::string(source.status().message()));
-  auto base = model::LoadBaseModel(**source, name, {at::kCPU, at::kFloat, nf4 ? plan::BaseFormat::kNf4 : plan::BaseFormat::kCompute});
+  auto base = model::LoadBaseModel(**source, name, options);
   if (!base.ok()) throw std::runtime_error(std::string(base.status().message()));
   return *base;
 }

@@ -25,7 +25,8 @@ nlohmann::json ReadGoldenJson(const std::string& name);
 std::map<std::string, at::Tensor> ReadTensors(const std::string& path);
 
 // A model of the golden folder in float32 on the CPU.
-std::shared_ptr<model::BaseModel> LoadGoldenModel(const std::string& name, bool nf4);
+std::shared_ptr<model::BaseModel> LoadGoldenModel(const std::string& name, const model::LoadOptions& options);
+std::shared_ptr<model::BaseModel> LoadGoldenModel(const std::string& name, bool nf4);  // float32 on the CPU
 // An adapter for it with the weights of a golden PEFT folder.
 std::unique_ptr<lora::Adapter> LoadGoldenAdapter(const std::string& name,
                                                  const model::BaseModel& base);

@@ -5,6 +5,7 @@
 // step_bench [--shape llama-3.1-8b] [--documents 4] [--length 2048] [--rank 16] [--checkpointing]
 //            [--format nf4|fp4|int8|fp8|bf16] [--precision bf16|fp8|int8] [--steps 5] [--profile] [--device cuda|cpu] [--cap-gib N]
 //            [--dora] [--int8-threshold X]
+//            [--standing LAYERS] [--nf4-head]
 //            [--load FOLDER]  (a stored model instead of random weights; --shape names it in the output only)
 // Started once per GPU with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT set, it also times the exchange of the
 // gradients: "alone" without, "after" behind the whole backward pass, "overlapped" beside it.
@@ -42,9 +43,9 @@ namespace {
 
 struct Arguments {
   std::string shape = "llama-3.1-8b", format = "nf4", device = "cuda", precision = "bf16", load;
-  int64_t documents = 4, length = 2048, rank = 16, steps = 5, keep_all = 0, keep_attention = 0, pieces = 0;
+  int64_t documents = 4, length = 2048, rank = 16, steps = 5, keep_all = 0, keep_attention = 0, pieces = 0, standing = -1;
   double cap_gib = 0, int8_threshold = 0;
-  bool checkpointing = false, profile = false, offload = false, dora = false;
+  bool checkpointing = false, profile = false, offload = false, dora = false, nf4_head = false;
 };
 
 [[noreturn]] void Usage(const char* what) {
@@ -57,12 +58,12 @@ Arguments Parse(int argc, char** argv) {
   const std::map<std::string, int64_t*> numbers = {
       {"--documents", &a.documents}, {"--length", &a.length}, {"--rank", &a.rank}, {"--steps", &a.steps},
       {"--keep-all", &a.keep_all},   {"--keep-attention", &a.keep_attention},
-      {"--pieces", &a.pieces}};
+      {"--pieces", &a.pieces},       {"--standing", &a.standing}};
   const std::map<std::string, std::string*> texts = {
       {"--shape", &a.shape}, {"--format", &a.format}, {"--device", &a.device}, {"--precision", &a.precision},
       {"--load", &a.load}};
   const std::map<std::string, bool*> flags = {{"--checkpointing", &a.checkpointing}, {"--profile", &a.profile},
-                                              {"--offload", &a.offload}, {"--dora", &a.dora}};
+                                              {"--offload", &a.offload}, {"--dora", &a.dora}, {"--nf4-head", &a.nf4_head}};
   for (int i = 1; i < argc; ++i) {
     const std::string name = argv[i];
     if (flags.contains(name)) {
@@ -110,6 +111,7 @@ class Stepper {
                   .keep_attention_layers = a.keep_attention,
                   .offload_inputs = a.offload,
                   .piece_rows = a.pieces,
+                  .standing_layers = a.standing,
                   .layer_done = [this](int64_t layer) { gradient_sum_.LayerDone(layer); }}) {
     adapter_.Initialize(1);
     decoder_.TakeFromBase();
@@ -199,6 +201,7 @@ plan::PlanInput PlanOf(const Arguments& a, const model::BaseModel& base) {
   p.activation_offload = a.offload;
   p.keep_all_layers = a.keep_all;
   p.piece_rows = a.pieces;
+  p.standing_layers = a.standing;
   p.keep_attention_layers = a.keep_attention;
   p.use_dora = a.dora;
   return p;
@@ -286,8 +289,12 @@ int Main(int argc, char** argv) {
   const Arguments a = Parse(argc, argv);
   c10::InferenceMode no_autograd;
   const at::Device device = a.device == "cpu" ? at::Device(at::kCPU) : at::Device(at::kCUDA, 0);
-  const model::LoadOptions options = {device, device.is_cuda() ? at::kBFloat16 : at::kFloat, plan::ParseBaseFormat(a.format), plan::ParsePrecision(a.precision), true,
-                                      a.int8_threshold};
+  const model::LoadOptions options = {.device = device,
+                                      .dtype = device.is_cuda() ? at::kBFloat16 : at::kFloat,
+                                      .base = plan::ParseBaseFormat(a.format),
+                                      .precision = plan::ParsePrecision(a.precision),
+                                      .int8_threshold = a.int8_threshold,
+                                      .nf4_lm_head = a.nf4_head};
   const double start = Now();
   const format::ModelConfig config = Shape(a.shape);
   train::CapMemory(device, static_cast<int64_t>(a.cap_gib * (1 << 30)));
@@ -295,7 +302,7 @@ int Main(int argc, char** argv) {
                         {"length", a.length}, {"rank", a.rank},
                         {"format", a.format}, {"precision", a.precision}, {"dora", a.dora}, {"int8_threshold", a.int8_threshold}, {"checkpointing", a.checkpointing},
                         {"keep_all", a.keep_all}, {"keep_attention", a.keep_attention},
-                        {"offload", a.offload}, {"pieces", a.pieces}};
+                        {"offload", a.offload}, {"pieces", a.pieces}, {"standing", a.standing}, {"nf4_head", a.nf4_head}};
   const auto base = a.load.empty() ? RandomModel(config, options) : Load(a.load, options);
   Wait(device);
   out["seconds_to_base"] = Now() - start;

@@ -16,6 +16,7 @@
 #include "kernels/dropout.h"
 #include "kernels/embedding.h"
 #include "kernels/finite.h"
+#include "kernels/low_rank_gradients.h"
 #include "kernels/nf4.h"
 #include "kernels/rms_norm.h"
 #include "kernels/rope.h"
@@ -103,6 +104,31 @@ void RunNorm(const Bench& bench, const Model& m) {
   bench.Run("rms_norm_add", shape, 4 * row, [&] { AddRmsNormForward(x, delta, w, 1e-5, x, y, rstd); });
   bench.Run("rms_norm_backward", shape, 4 * row,
             [&] { RmsNormBackward(delta, x, w, rstd, true, y); });
+}
+
+// Of the fused MLP input, whose gradient is the widest; beside it what LibTorch's products take.
+void RunLowRankGradients(const Bench& bench, const Model& m) {
+  if (!bench.Wants("low_rank_gradients")) return;
+  constexpr int64_t kRank = 16;
+  const int64_t groups = 2 * ((m.F + 511) / 512), splits = std::max<int64_t>(1, 264 / groups);
+  const Tensor dy = Random({m.T, 2 * m.F + 32}, kBf16).narrow(1, 0, 2 * m.F), u = Random({m.T, 2 * kRank}, kBf16);
+  Tensor du = Empty({m.T, 2 * kRank}, kBf16);
+  const Tensor scratch = Empty({(groups * m.T + splits * 2 * m.F) * kRank}, at::kFloat);
+  std::vector<LowRankGradientPart> parts;
+  for (int64_t i = 0; i < 2; ++i) {
+    parts.push_back({Random({m.F, kRank}, kBf16), Random({m.F, kRank}, at::kFloat), i * m.F});
+  }
+  const double bytes = 2.0 * m.T * 2 * m.F;
+  const std::string shape = Shape(m, m.T, 2 * m.F);
+  bench.Run("low_rank_gradients", shape, bytes, [&] { LowRankGradients(dy, u, parts, 2, splits, scratch, du); });
+  bench.Run("low_rank_gradients as products", shape, bytes, [&] {
+    for (int64_t i = 0; i < 2; ++i) {
+      const Tensor of_part = dy.narrow(1, i * m.F, m.F);
+      Tensor du_part = du.narrow(1, i * kRank, kRank), db = parts[i].db_OR;
+      at::addmm_out(du_part, du_part, of_part, parts[i].b_OR, 0, 2);
+      at::addmm_out(db, db, of_part.t(), u.narrow(1, i * kRank, kRank), at::kFloat, 1, 2);
+    }
+  });
 }
 
 void RunRope(const Bench& bench, const Model& m) {
@@ -235,6 +261,7 @@ int main(int argc, char** argv) {
   const k::Bench bench(argc > 1 ? argv[1] : "");
   for (const k::Model& m : k::kModels) {
     k::RunNorm(bench, m);
+    k::RunLowRankGradients(bench, m);
     k::RunRope(bench, m);
     k::RunSwiglu(bench, m);
     k::RunCrossEntropy(bench, m);

@@ -126,14 +126,14 @@ def golden_batch(file, folder, adapter, rows):
     save_file({k: v.contiguous() for k, v in tensors.items()}, HERE / file)
 
 
-def nf4_logits(folder, rows):
-    """The linears of the layers replaced by what bitsandbytes' CPU backend makes of them."""
+def nf4_logits(folder, rows, names=ALL):
+    """The linears of these names replaced by what bitsandbytes' CPU backend makes of them."""
     import bitsandbytes.functional as F
 
     model = load(folder)
     with torch.no_grad():
         for key, p in model.named_parameters():
-            if any(t + ".weight" in key for t in ALL):
+            if any(t + ".weight" in key for t in names):
                 q, state = F.quantize_4bit(p.data, quant_type="nf4", blocksize=64, compress_statistics=True)
                 p.copy_(F.dequantize_4bit(q, state))
         return documents_loss(model, rows)[0]
@@ -214,7 +214,9 @@ def main():
     large = make_adapter(tied, "large_adapter", 64, ["q_proj"])
     golden_batch("untied.safetensors", untied, every, rows)
     golden_batch("tied.safetensors", tied, some, rows)
-    save_file({"logits": nf4_logits(untied, rows).contiguous()}, HERE / "untied_nf4.safetensors")
+    save_file({"logits": nf4_logits(untied, rows).contiguous(),
+               "logits_head_too": nf4_logits(untied, rows, ALL + ["lm_head"]).contiguous()},
+              HERE / "untied_nf4.safetensors")
 
     data = random_rows(22, 2)
     runs = [

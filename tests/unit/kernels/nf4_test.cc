@@ -53,6 +53,24 @@ void ExpectBitsOf(const char* goldens, FourBitType type) {
 TEST(Nf4, BitsEqualBitsandbytes) { ExpectBitsOf("nf4", FourBitType::kNf4); }
 
 TEST(Nf4, Fp4BitsEqualBitsandbytes) { ExpectBitsOf("fp4", FourBitType::kFp4); }
+TEST(Nf4, RowsAreViewsThatDequantizeAlike) {
+  for (const bool nested : {false, true}) {
+    const int64_t rows = 700, columns = 192, step = Nf4RowStep(columns);
+    ASSERT_EQ(step, 256);
+    const Nf4Tensor all = Nf4Quantize(at::randn({rows, columns}), nested);
+    Tensor whole = Poisoned({rows, columns}, at::kFloat);
+    Nf4Dequantize(all, whole);
+    for (const int64_t first : {int64_t{0}, step, 2 * step}) {
+      for (const int64_t count : {int64_t{1}, int64_t{3}, rows - 2 * step}) {
+        Tensor some = Poisoned({count, columns}, at::kFloat);
+        Nf4Dequantize(Nf4Rows(all, first, count), some);
+        EXPECT_TRUE(SameBits(some, whole.narrow(0, first, count))) << first << " " << count;
+      }
+    }
+    EXPECT_THROW(Nf4Rows(all, 1, 1), c10::Error);
+    EXPECT_THROW(Nf4Rows(all, 2 * step, rows), c10::Error);
+  }
+}
 
 TEST(Nf4, ZerosStayZero) {
   const Nf4Tensor q = Nf4Quantize(at::zeros({200}), true);

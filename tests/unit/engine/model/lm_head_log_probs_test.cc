@@ -45,6 +45,7 @@ class LmHeadLogProbsTest : public testing::TestWithParam<std::tuple<int64_t, dou
     log_softmax_ = at::log_softmax(logits, -1);
     mean_logit_ = logits.mean(1);
   }
+  LmHead head() const { return {.dense_VD = weight_}; }
   int64_t chunk_rows() const { return std::get<0>(GetParam()); }
   double temperature() const { return std::get<1>(GetParam()); }
   LogProbOptions options() const {
@@ -62,7 +63,7 @@ void ExpectNear(const at::Tensor& got, const at::Tensor& want, double tolerance)
 }
 
 TEST_P(LmHeadLogProbsTest, EveryStatisticEqualsFloat64) {
-  const TargetLogProbs got = LmHeadLogProbs(hidden_.detach(), weight_, batch_, options(),
+  const TargetLogProbs got = LmHeadLogProbs(hidden_.detach(), head(), batch_, options(),
                                             chunk_rows(), LogProbSlot::kPolicy, workspace_);
   const at::Tensor p = log_softmax_.exp();
   ExpectNear(got.log_probs_M, log_softmax_.gather(1, labels_).squeeze(1), 2e-5);
@@ -76,14 +77,14 @@ TEST_P(LmHeadLogProbsTest, EveryStatisticEqualsFloat64) {
 TEST_P(LmHeadLogProbsTest, GradientEqualsAutogradInFloat64) {
   (log_softmax_.gather(1, labels_).squeeze(1) * d_log_probs_).sum().backward();
   at::Tensor d_hidden = at::full({kTokens, kHidden}, 7.0);
-  LmHeadLogProbsBackward(hidden_.detach(), weight_, batch_, options(), chunk_rows(), d_log_probs_,
+  LmHeadLogProbsBackward(hidden_.detach(), head(), batch_, options(), chunk_rows(), d_log_probs_,
                          workspace_, d_hidden);
   ExpectNear(d_hidden, hidden_.grad().to(at::kDouble), 2e-5);
 }
 
 TEST_P(LmHeadLogProbsTest, SlotsDoNotOverwriteEachOther) {
   const auto compute = [&](const at::Tensor& hidden, LogProbSlot slot) {
-    return LmHeadLogProbs(hidden, weight_, batch_, options(), chunk_rows(), slot, workspace_)
+    return LmHeadLogProbs(hidden, head(), batch_, options(), chunk_rows(), slot, workspace_)
         .log_probs_M;
   };
   const at::Tensor policy = compute(hidden_.detach(), LogProbSlot::kPolicy), kept = policy.clone();

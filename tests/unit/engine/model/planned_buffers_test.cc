@@ -23,11 +23,12 @@ struct Variant {
   int64_t piece_rows = 0, keep_all = 0, keep_attention = 0;
   bool offload = false;
   plan::MatmulPrecision precision = plan::MatmulPrecision::kCompute;
-  bool standing = false;
+  int64_t standing = -1;
   plan::BaseFormat format = plan::BaseFormat::kNf4;  // where nf4
   bool dora = false, patterns = false;
   double int8_threshold = 0;
   std::vector<std::string> modules_to_save = {};
+  bool nf4_lm_head = false;
 };
 
 // A small model with an adapter, and what the plan says of it.
@@ -39,7 +40,10 @@ class PlannedBuffers : public testing::TestWithParam<Variant> {
     config_.num_hidden_layers = 3;
     config_.vocab_size = 1000;
     config_.tie_word_embeddings = v.tied;
-    base_ = bench::RandomModel(config_, {at::kCPU, at::kFloat, v.nf4 ? v.format : plan::BaseFormat::kCompute, v.precision, true, v.int8_threshold});
+    base_ = bench::RandomModel(config_, {.base = v.nf4 ? v.format : plan::BaseFormat::kCompute,
+                                         .precision = v.precision,
+                                         .int8_threshold = v.int8_threshold,
+                                         .nf4_lm_head = v.nf4_lm_head});
     lora::Options options{v.rank, 8, v.dropout, false, *lora::ParseTargets(v.targets)};
     options.use_dora = v.dora;
     options.modules_to_save = v.modules_to_save;
@@ -51,7 +55,7 @@ class PlannedBuffers : public testing::TestWithParam<Variant> {
                                                         .keep_attention_layers = v.keep_attention,
                                                         .offload_inputs = v.offload,
                                                         .piece_rows = v.piece_rows,
-                                                        .standing_weights = v.standing});
+                                                        .standing_layers = v.standing});
     input_ = PlanInputOf(*base_);
     input_.lora_rank = v.rank;
     input_.lora_dropout = v.dropout > 0;
@@ -66,7 +70,7 @@ class PlannedBuffers : public testing::TestWithParam<Variant> {
     input_.max_seq_length = 24;
     input_.activation_checkpointing = v.checkpointing;
     input_.activation_offload = v.offload;
-    if (v.standing) input_.on_gpu = true;  // where the plan lets weights stay
+    input_.standing_layers = v.standing;
     input_.keep_all_layers = v.keep_all;
     input_.keep_attention_layers = v.keep_attention;
     input_.piece_rows = v.piece_rows;
@@ -170,12 +174,13 @@ TEST_P(PlannedBuffers, OfGrpoAreThoseTheEngineTakes) {
 
 TEST_P(PlannedBuffers, OfEvaluationAreThoseTheEngineTakes) {
   at::Tensor sums = at::zeros({kLossSums}, at::kDouble);
-  Decoder plain(*base_, *adapter_, DecoderOptions{.standing_weights = false});
+  Decoder plain(*base_, *adapter_, DecoderOptions{.standing_layers = 0});
   plain.Evaluate(TwoDocuments(), sums);
   decoder_.reset();
   input_.method = plan::Method::kEvaluate;
   input_.on_gpu = false;
   input_.activation_checkpointing = input_.lora_dropout = false;
+  input_.standing_layers = 0;
   input_.micro_batch_size = 2;
   ExpectAsPlanned(plain.workspace());
 }
@@ -191,13 +196,17 @@ INSTANTIATE_TEST_SUITE_P(Variants, PlannedBuffers,
                                          Variant{true, true, true, 4, {}, 0, 20, 0, /*keep_attention=*/3},
                                          Variant{true, true, true, 4, {}, 0, 20, 0, 0, true, plan::MatmulPrecision::kFp8},
                                          Variant{true, false, true, 4, {}, 0, 0, 0, 0, false, plan::MatmulPrecision::kInt8},
-                                         Variant{true, false, true, 4, {}, 0, 0, 0, 0, false, plan::MatmulPrecision::kCompute, /*standing=*/true},
                                          Variant{.nf4 = true, .tied = true, .rank = 4, .format = plan::BaseFormat::kInt8},
                                          Variant{.nf4 = true, .tied = true, .rank = 4, .format = plan::BaseFormat::kInt8, .int8_threshold = 6},
                                          Variant{.nf4 = true, .checkpointing = true, .tied = true, .rank = 4, .format = plan::BaseFormat::kFp4},
                                          Variant{.nf4 = true, .tied = false, .rank = 4, .modules_to_save = {"embed_tokens", "lm_head"}},
                                          Variant{.nf4 = true, .tied = true, .rank = 4, .dora = true},
-                                         Variant{.nf4 = true, .checkpointing = true, .tied = true, .rank = 4, .piece_rows = 20, .format = plan::BaseFormat::kFp8, .dora = true, .patterns = true}));
+                                         Variant{.nf4 = true, .checkpointing = true, .tied = true, .rank = 4, .piece_rows = 20, .format = plan::BaseFormat::kFp8, .dora = true, .patterns = true},
+                                         Variant{.nf4 = true, .tied = true, .rank = 4, .precision = plan::MatmulPrecision::kCompute, .standing = 3},
+                                         Variant{.nf4 = true, .checkpointing = true, .rank = 4, .piece_rows = 20, .offload = true, .nf4_lm_head = true},
+                                         Variant{.nf4 = true, .rank = 4, .standing = 3, .nf4_lm_head = true},
+                                         Variant{.nf4 = true, .checkpointing = true, .rank = 4, .piece_rows = 20, .precision = plan::MatmulPrecision::kFp8, .standing = 1},
+                                         Variant{.rank = 4, .nf4_lm_head = true}));
 
 }  // namespace
 }  // namespace finetuned::model

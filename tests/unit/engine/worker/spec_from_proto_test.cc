@@ -96,6 +96,8 @@ TEST(ToTrainSpec, CarriesEveryFieldThatIsSet) {
     s->mutable_evaluation()->set_every_steps(6);
     s->mutable_evaluation()->set_before_training(true);
     s->mutable_quantization()->set_base("none");
+    s->mutable_quantization()->set_lm_head("nf4");
+    s->mutable_quantization()->set_embed_tokens("device");
     s->mutable_compute()->set_activation_checkpointing("on");
     s->set_deterministic(true);
     s->set_seed(0);
@@ -122,6 +124,8 @@ TEST(ToTrainSpec, CarriesEveryFieldThatIsSet) {
   EXPECT_EQ(out.evaluation.every_steps, 6);
   EXPECT_TRUE(out.evaluation.before_training);
   EXPECT_EQ(out.base_quantization, "none");
+  EXPECT_EQ(out.lm_head_quantization, "nf4");
+  EXPECT_EQ(out.embed_tokens, "device");
   EXPECT_TRUE(out.activation_checkpointing);
   EXPECT_TRUE(out.deterministic);
   EXPECT_EQ(out.seed, 0u);

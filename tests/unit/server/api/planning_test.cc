@@ -89,6 +89,17 @@ TEST_F(GpuPlanningApi, BudgetIsWhatOtherProcessesLeave) {
   EXPECT_EQ(shared.memory().device_free_bytes(), kTotal - 9'000'000'000);
 }
 
+TEST_F(PlanningApi, AnNf4HeadSavesMemoryAndNeedsAHeadOfItsOwn) {
+  v1::Job job = Shape("llama-3.1-8b", kTotal);
+  const int64_t dense = PlanGood(job).memory().weights_bytes();
+  job.mutable_spec()->mutable_quantization()->set_lm_head("nf4");
+  EXPECT_GT(dense - PlanGood(job).memory().weights_bytes(), 750'000'000);
+  job.mutable_spec()->set_base_model("shapes/smollm2-135m");
+  Plan(job);
+  EXPECT_EQ(status_.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_THAT(status_.error_message(), HasSubstr("quantization.lm_head nf4 needs a head of its own"));
+}
+
 TEST_F(GpuPlanningApi, MicroBatchesFillTheCardAndAlphaFollowsTheRank) {
   WaitForDevice();
   const v1::JobPlan plan = PlanGood(GoodJob().job());
