@@ -45,6 +45,7 @@ void Emit(const ordered_json& value, YAML::Emitter& out) {
       // int64 values are JSON strings; they need no quotes here.
       const std::string& text = value.get_ref<const std::string&>();
       if (text.find('\n') != std::string::npos) out << YAML::Literal;
+      if (text.ends_with(':')) out << YAML::DoubleQuoted;  // yaml-cpp would leave it plain, which reads as a key
       out << text;
       break;
     }

@@ -31,6 +31,8 @@ using google::protobuf::Message;
 using google::protobuf::MethodDescriptor;
 
 constexpr size_t kMaxRecords = 8;
+constexpr std::chrono::milliseconds kUnaryLimit{20'000};  // longer: the call hangs
+constexpr std::chrono::milliseconds kStreamLimit{50};     // watches go on for ever
 constexpr int kInputsPerDaemon = 200;  // then it starts again with an empty state directory
 
 // Every method of every service; draining would end the daemon.
@@ -147,11 +149,10 @@ class Daemon {
   }
 
   // Sends one message, reads a few and checks how it ends.
-  void Call(const MethodDescriptor& method, const std::string& request) {
+  void Call(const MethodDescriptor& method, const std::string& request, std::chrono::milliseconds limit) {
     const bool streams = method.client_streaming() || method.server_streaming();
     grpc::ClientContext context;
-    context.set_deadline(std::chrono::system_clock::now() +
-                         (streams ? std::chrono::milliseconds(50) : std::chrono::milliseconds(20'000)));
+    context.set_deadline(std::chrono::system_clock::now() + (streams ? limit : kUnaryLimit));
     grpc::CompletionQueue queue;
     auto call = stub_->PrepareCall(&context, absl::StrCat("/", method.service()->full_name(), "/", method.name()), &queue);
     const auto wait = [&queue] {
@@ -207,7 +208,8 @@ class Daemon {
     request.set_crc32c(spec::Crc32c(request.data()));
     request.set_finish(true);
     const Descriptor* file = v1::Dataset::descriptor();
-    Call(*file->file()->FindServiceByName("Datasets")->FindMethodByName("UploadDataset"), request.SerializeAsString());
+    Call(*file->file()->FindServiceByName("Datasets")->FindMethodByName("UploadDataset"), request.SerializeAsString(),
+         kUnaryLimit);
     Require(store_->GetDataset("datasets/rows").ok(), "the rows are there");
   }
 
@@ -269,6 +271,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     daemon->reset();
     *daemon = std::make_unique<Daemon>();
   }
-  for (const Record& record : Unpack(fuzz::AsText(data, size))) (*daemon)->Call(*Methods()[record.method], record.request);
+  for (const Record& record : Unpack(fuzz::AsText(data, size))) {
+    (*daemon)->Call(*Methods()[record.method], record.request, kStreamLimit);
+  }
   return 0;
 }

