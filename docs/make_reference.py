@@ -77,7 +77,7 @@ def config_structs():
 def configuration():
     structs = config_structs()
     members = {"socket": "SocketConfig", "tcp": "TcpConfig", "access": "AccessConfig", "quotas": "QuotasConfig",
-               "audit": "AuditConfig", "models": "ModelsConfig", "worker": "WorkerConfig",
+               "audit": "AuditConfig", "models": "ModelsConfig", "worker": "WorkerConfig", "slurm": "SlurmConfig",
                "metrics": "MetricsConfig", "web": "WebConfig", "limits": "LimitsConfig"}
     rows, section = [], ""
     for line in (ROOT / "server/config/fields.h").read_text().splitlines():
