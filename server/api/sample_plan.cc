@@ -127,6 +127,10 @@ absl::StatusOr<internal::v1::RunSample> PlanSample(Shared* shared, const v1::Sam
   const auto model = shared->models.Open(out.spec().base_model(), field);
   if (!model.ok()) return model.status();
   out.set_base_model_path((*model)->path());
+  const std::string& stored = (*model)->source().config().stored_base;
+  if (r->adapter().empty() && r->checkpoint().empty() && !stored.empty()) {
+    out.mutable_spec()->mutable_quantization()->set_base(stored);  // as the file has it
+  }
   const bool has_template =
       !out.spec().sft().chat_template().empty() || !(*model)->source().chat_template().empty();
   if (!r->raw() && !has_template) {
