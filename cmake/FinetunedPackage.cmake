@@ -20,7 +20,7 @@ install(FILES ${CMAKE_BINARY_DIR}/libtorch.txt deploy/prometheus/prometheus.yml
         deploy/prometheus/alert_rules.yml deploy/grafana/finetuned.json DESTINATION share/finetuned)
 install(PROGRAMS deploy/slurm/finetune.sbatch DESTINATION share/finetuned)
 install(DIRECTORY deploy/kubernetes DESTINATION share/finetuned)
-install(FILES README.md DESTINATION share/doc/finetuned)
+install(FILES README.md SECURITY.md DESTINATION share/doc/finetuned)
 install(DIRECTORY docs DESTINATION share/doc/finetuned FILES_MATCHING PATTERN "*.md" PATTERN "*.png")
 install(FILES deploy/systemd/finetuned.service DESTINATION lib/systemd/system)
 install(FILES deploy/systemd/finetuned.sysusers DESTINATION lib/sysusers.d RENAME finetuned.conf)
