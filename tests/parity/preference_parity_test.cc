@@ -10,10 +10,10 @@
 
 #include "engine/data/mismatched.h"
 #include "engine/data/packing.h"
-#include "engine/format/model_source.h"
 #include "engine/train/method.h"
 #include "engine/train/trainer.h"
 #include "tests/parity/parity_testing.h"
+#include "tests/parity/preference_testing.h"
 
 namespace finetuned::parity {
 namespace {
@@ -22,25 +22,6 @@ using nlohmann::json;
 
 // Two engines in float32.
 constexpr double kTolerance = 1e-4;
-
-std::string RowsPath(const std::string& name) { return GoldenPath("../preference/" + name + ".jsonl"); }
-
-json Golden(const std::string& name) { return ReadGoldenJson("../preference/" + name + ".json"); }
-
-data::TokenizedDataset Tokenize(const std::string& name, data::Method method) {
-  const json golden = Golden("tokens");
-  auto source = format::OpenModel(GoldenPath("untied"));
-  if (!source.ok()) throw std::runtime_error(std::string(source.status().message()));
-  const auto tokenizer = (*source)->LoadTokenizer();
-  if (!tokenizer.ok()) throw std::runtime_error(std::string(tokenizer.status().message()));
-  data::TokenizeOptions options;
-  options.method = method;
-  options.max_seq_length = golden["max_length"];
-  options.chat_template = golden["template"];
-  auto dataset = data::TokenizeFile(RowsPath(name), **tokenizer, "", options);
-  if (!dataset.ok()) throw std::runtime_error(std::string(dataset.status().message()));
-  return *std::move(dataset);
-}
 
 std::vector<int32_t> Prompt(const data::TokenizedRow& row) {
   const auto first = std::find(row.trained.begin(), row.trained.end(), 1) - row.trained.begin();
@@ -58,7 +39,7 @@ std::vector<int32_t> Cut(std::vector<int32_t> answer, size_t prompt, size_t limi
 }
 
 void ExpectPairs(const data::TokenizedDataset& got, const json& want) {
-  const size_t limit = Golden("tokens")["max_length"];
+  const size_t limit = PreferenceGolden("tokens")["max_length"];
   ASSERT_EQ(got.rows.size(), 2 * want.size());
   for (size_t i = 0; i < want.size(); ++i) {
     for (size_t k = 0; k < 2; ++k) {
@@ -71,16 +52,16 @@ void ExpectPairs(const data::TokenizedDataset& got, const json& want) {
 }
 
 TEST(PreferenceTokens, OfPlainAndConversationalPairsEqualTrl) {
-  const data::TokenizedDataset plain = Tokenize("dpo", data::Method::kDpo);
-  ExpectPairs(plain, Golden("tokens")["dpo"]);
+  const data::TokenizedDataset plain = PreferenceRows("dpo", data::Method::kDpo);
+  ExpectPairs(plain, PreferenceGolden("tokens")["dpo"]);
   EXPECT_EQ(plain.stats.dropped_by_reason.at("PROMPT_TOO_LONG"), 1);
-  ExpectPairs(Tokenize("chat", data::Method::kDpo), Golden("tokens")["chat"]);
+  ExpectPairs(PreferenceRows("chat", data::Method::kDpo), PreferenceGolden("tokens")["chat"]);
 }
 
 TEST(PreferenceTokens, OfUnpairedRowsAndTheirMismatchesEqualTrl) {
-  const json golden = Golden("tokens");
+  const json golden = PreferenceGolden("tokens");
   const size_t limit = golden["max_length"];
-  const data::TokenizedDataset got = Tokenize("kto", data::Method::kKto);
+  const data::TokenizedDataset got = PreferenceRows("kto", data::Method::kKto);
   ASSERT_EQ(got.rows.size(), golden["kto"].size());
   data::BatchPlanOptions options;
   options.micro_batch_size = 2;
@@ -103,38 +84,6 @@ TEST(PreferenceTokens, OfUnpairedRowsAndTheirMismatchesEqualTrl) {
   }
 }
 
-job::TrainSpec SpecOf(const json& run, const lora::Options& lora) {
-  job::TrainSpec spec;
-  spec.method = run["method"];
-  spec.base_model_name = "untied";
-  spec.base_quantization = "none";
-  spec.state_dir = NewTemporaryDirectory("preference");
-  spec.lora = {lora.rank, lora.alpha, 0, lora.use_rslora, {}};
-  for (lora::Target t : lora.targets) spec.lora.target_modules.push_back(lora::TargetName(t));
-  spec.schedule.shuffle = false;
-  spec.schedule.max_seq_length = Golden("tokens")["max_length"];
-  return spec;
-}
-
-void SetOptions(const json& o, job::TrainSpec* spec) {
-  if (spec->method == "kto") {
-    spec->kto.loss_type = o["loss_type"];
-    spec->kto.desirable_weight = o["desirable_weight"];
-    spec->kto.undesirable_weight = o["undesirable_weight"];
-    return;
-  }
-  job::DpoOptions& d = spec->dpo;
-  if (o.contains("loss_type")) d.loss_types = o["loss_type"].get<std::vector<std::string>>();
-  if (o.contains("loss_weights")) d.loss_weights = o["loss_weights"].get<std::vector<double>>();
-  d.beta = o.value("beta", d.beta);
-  d.label_smoothing = o.value("label_smoothing", 0.0);
-  d.f_divergence = o.value("f_divergence_type", d.f_divergence);
-  d.f_alpha_divergence_coef = o.value("f_alpha_divergence_coef", 1.0);
-  d.ld_alpha = o.value("ld_alpha", 1.0);
-  d.use_weighting = o.value("use_weighting", false);
-  d.precompute_reference = o.value("precompute_ref_log_probs", false);
-}
-
 // |got - want| against the size of the numbers.
 void ExpectClose(double got, double want, const std::string& what) {
   EXPECT_NEAR(got, want, kTolerance * std::max(1.0, std::abs(want))) << what;
@@ -154,8 +103,8 @@ class PreferenceParity : public testing::Test {
   // One window through the method.
   void ExpectOneStep(const json& run, const data::TokenizedDataset& rows) {
     SCOPED_TRACE(run["name"].get<std::string>());
-    job::TrainSpec spec = SpecOf(run, start_->options());
-    SetOptions(run["options"], &spec);
+    job::TrainSpec spec = PreferenceSpec(run, start_->options());
+    SetPreferenceOptions(run["options"], &spec);
     spec.schedule.micro_batch_size = run["micro_batch_size"];
     Recorder recorder;
     model::Decoder decoder(*base_, *start_, {});
@@ -192,10 +141,10 @@ class PreferenceParity : public testing::Test {
 };
 
 TEST_F(PreferenceParity, EveryLossItsMetricsAndGradientsEqualTrl) {
-  const data::TokenizedDataset pairs = Tokenize("dpo", data::Method::kDpo);
-  const data::TokenizedDataset answers = Tokenize("kto", data::Method::kKto);
+  const data::TokenizedDataset pairs = PreferenceRows("dpo", data::Method::kDpo);
+  const data::TokenizedDataset answers = PreferenceRows("kto", data::Method::kKto);
   std::set<std::string> types;
-  const json runs = Golden("losses");
+  const json runs = PreferenceGolden("losses");
   for (const json& run : runs) {
     ExpectOneStep(run, run["method"] == "dpo" ? pairs : answers);
     if (run["method"] != "dpo") continue;
@@ -205,10 +154,10 @@ TEST_F(PreferenceParity, EveryLossItsMetricsAndGradientsEqualTrl) {
 }
 
 TEST_F(PreferenceParity, TwentyStepsEqualTrl) {
-  for (const json& run : Golden("trajectories")) {
+  for (const json& run : PreferenceGolden("trajectories")) {
     SCOPED_TRACE(run["method"].get<std::string>());
     const json& s = run["settings"];
-    job::TrainSpec spec = SpecOf(run, start_->options());
+    job::TrainSpec spec = PreferenceSpec(run, start_->options());
     spec.optimizer.kind = "adamw";
     spec.optimizer.learning_rate = s["learning_rate"];
     spec.optimizer.weight_decay = s["weight_decay"];
@@ -217,7 +166,7 @@ TEST_F(PreferenceParity, TwentyStepsEqualTrl) {
     spec.schedule.micro_batch_size = s["per_device_train_batch_size"];
     spec.schedule.gradient_accumulation_steps = s["gradient_accumulation_steps"];
     const data::TokenizedDataset rows =
-        Tokenize(spec.method, spec.method == "dpo" ? data::Method::kDpo : data::Method::kKto);
+        PreferenceRows(spec.method, spec.method == "dpo" ? data::Method::kDpo : data::Method::kKto);
     Recorder recorder;
     job::RunControl control;
     train::Trainer trainer({.spec = &spec, .base = base_.get(), .train = &rows, .observer = &recorder,
