@@ -141,8 +141,11 @@ void BackwardComposed(const VarlenAttentionInputs& in, const at::Tensor& dout_TH
                       const at::Tensor& out_THE, const at::Tensor& lse_HT, at::Tensor& dq_THE,
                       at::Tensor& dk_TKE, at::Tensor& dv_TKE) {
   const int64_t K = in.k_TKE.size(1);
+  dk_TKE.zero_();
+  dv_TKE.zero_();
   for (size_t n = 0; n + 1 < in.cu_seqlens.size(); ++n) {
     const Document d(in, n);
+    if (d.L == 0) continue;
     const at::Tensor dout = Document::Rows(dout_THE, d.start, d.L);
     const at::Tensor delta = (dout * Document::Rows(out_THE, d.start, d.L)).sum(2, true);
     const at::Tensor p = (d.scores_HLS - lse_HT.narrow(1, d.start, d.L).unsqueeze(2)).exp();

@@ -28,7 +28,7 @@ struct Machine {
 
   Machine(at::Device device, at::ScalarType dtype) {
     const auto source = format::OpenModel(GoldenPath("untied"));
-    auto loaded = model::LoadBaseModel(**source, GoldenPath("untied"), {device, dtype, /*nf4=*/false});
+    auto loaded = model::LoadBaseModel(**source, GoldenPath("untied"), {device, dtype, plan::BaseFormat::kCompute});
     if (!loaded.ok()) throw std::runtime_error(std::string(loaded.status().message()));
     base = *loaded;
     adapter = LoadGoldenAdapter("untied_adapter", *base);
@@ -155,6 +155,7 @@ TEST_F(PreferenceGpu, EveryPolicyLossEqualsTheCpu) {
       options.type = *grpo::ParseLossType(type);
       options.sequence_level = sequence_level;
       options.beta = 0.05;
+      options.max_completion_tokens = 20;
       const std::string name = type + (sequence_level ? " by sequence" : "");
       const Outcome truth = PolicyStep(cpu, options);
       ExpectClose(PolicyStep(f32, options), truth, 2e-4, 2e-3, name + " float32");
