@@ -94,7 +94,7 @@ void LowRankGradients(const at::Tensor& dy_TO, const at::Tensor& u_TG, const std
   };
   if (T == 0 || parts.empty()) return;
   const bool rows_apart = AlignedTo(u_TG, 16) && p.u_stride % 8 == 0;
-  if (!rows_apart || !LowRankGradientsFused(dy_TO, parts)) return AsProducts(dy_TO, u_TG, parts, scale, du_TG);
+  if (!rows_apart || !scratch.defined() || !LowRankGradientsFused(dy_TO, parts)) return AsProducts(dy_TO, u_TG, parts, scale, du_TG);
   p.rank = static_cast<int>(parts[0].b_OR.size(1));
   for (const LowRankGradientPart& part : parts) AddPart(part, &p);
   const int64_t of_du = p.groups * T * p.rank, needed = of_du + splits * p.width * p.rank;

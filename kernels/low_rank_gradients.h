@@ -23,7 +23,7 @@ bool LowRankGradientsFused(const at::Tensor& dy_TO, const std::vector<LowRankGra
 
 // u_TG, du_TG: columns of the parts one after another; rows of all matrices may lie further apart than their length.
 //   splits   parts of the rows that are summed apart, at least 1. Fused alone, as is scratch:
-//   scratch  float32, at least LowRankGradientElements(T, widths of the parts, R, splits), overwritten.
+//   scratch  undefined: products of LibTorch; else float32, at least LowRankGradientElements(T, widths of the parts, R, splits), overwritten.
 // Sums are float32 (float64 beside float64) in an order that depends on shapes and splits alone.
 void LowRankGradients(const at::Tensor& dy_TO, const at::Tensor& u_TG, const std::vector<LowRankGradientPart>& parts,
                       double scale, int64_t splits, const at::Tensor& scratch, at::Tensor& du_TG);

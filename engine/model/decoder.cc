@@ -62,6 +62,7 @@ PassContext Decoder::Pass(const DeviceBatch& batch, const std::optional<DropoutP
   pass.scratch = workspace_.Take("dequantized_weight", 0, {scratch_elements_}, base_.options.dtype);
   RefreshGains(base_, adapter_, pass.scratch, workspace_);
   pass.dropout.sites = static_cast<int64_t>(adapter_.sites().size());
+  pass.fused_gradients = options_.fused_gradients;
   pass.deterministic = options_.deterministic;
   pass.number = ++passes_;
   if (!standing_.layers.empty()) pass.standing = &standing_;

@@ -29,6 +29,9 @@ struct DecoderOptions {
   int64_t piece_rows = 0;       // see PassContext; 0: plan::LayerPieceRows
   int64_t standing_layers = -1;  // of an NF4 base: dequantized weights of so many stay; -1: see plan/standing_weights.h
   bool deterministic = false;
+  // The gradients of adapters in one pass where a kernel takes them. Off in jobs until a whole step with them has been
+  // compared on a GPU.
+  bool fused_gradients = false;
   double label_smoothing = 0;
   // Called in each backward pass when the gradients of a layer's adapters have been added, from the last layer on.
   std::function<void(int64_t layer)> layer_done;

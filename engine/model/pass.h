@@ -35,6 +35,7 @@ struct PassContext {
   int64_t number = 0;        // tells passes apart: adapters change between them
   StandingWeights* standing = nullptr;  // dequantized weights of the first layers; scratch holds those in use of others
   lora::DropoutKey dropout;
+  bool fused_gradients = false;  // of adapters, where a kernel takes them (kernels/low_rank_gradients.h)
   bool deterministic = false;
   // Generation; forward only.
   CacheAttention* attention = nullptr;  // null: the batch's documents

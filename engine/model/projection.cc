@@ -91,7 +91,7 @@ void Projection::Backward(const Extended& dy_TO, const Extended& x_TI, at::Tenso
 }
 
 at::Tensor Projection::GradientSums(const at::Tensor& dy_TO) const {
-  const int64_t n = lora::GradientSums(*group_, dy_TO);
+  const int64_t n = pass_.fused_gradients ? lora::GradientSums(*group_, dy_TO) : 0;
   return n > 0 ? pass_.workspace->Take("lora_gradients", 0, {n}, at::kFloat) : at::Tensor();
 }
 
