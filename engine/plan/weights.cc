@@ -60,9 +60,12 @@ struct Dequantized {
       standing_layers = StandingLayers(in.standing_layers, layers, layers * layer_elements * in.compute_bytes, in.on_gpu,
                                        in.activation_checkpointing);
     }
-    if (standing_layers == layers) return;
-    elements = in.activation_checkpointing ? wide + of(fused.down) + of(fused.o)
-                                           : std::max({wide, of(fused.down), of(fused.o)});
+    const int64_t largest = std::max({wide, of(fused.down), of(fused.o)});
+    if (standing_layers == layers) {
+      if (in.rollout.sequences > 0) elements = largest;  // of the prompts' pass, which has no standing weights
+      return;
+    }
+    elements = in.activation_checkpointing ? wide + of(fused.down) + of(fused.o) : largest;
   }
 };
 
@@ -104,7 +107,9 @@ void AddWeights(const PlanInput& in, Collector& c) {
   c.Add("runtime", "dequantized_weight", dequantized.elements * in.compute_bytes);
   c.Add("runtime", "standing_weights", dequantized.standing_layers * dequantized.layer_elements * in.compute_bytes,
         std::max<int64_t>(1, dequantized.standing_layers));
-  c.Add("runtime", "dequantized_head", HeadScratchElements(in, dequantized.elements) * in.compute_bytes);
+  // Where all weights of layers stay, there is no buffer of theirs for the head to share.
+  const int64_t shared = dequantized.standing_layers == layers ? 0 : dequantized.elements;
+  c.Add("runtime", "dequantized_head", HeadScratchElements(in, shared) * in.compute_bytes);
 }
 
 }  // namespace finetuned::plan

@@ -38,7 +38,8 @@ def sbatch():
         if "=" in item:
             env.__setitem__(*item.split("=", 1))
     child = subprocess.Popen([sys.executable, "-c", runner, str(DIR), number, option("--output", "/dev/null")] + script,
-                             start_new_session=True, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+                             start_new_session=True, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                             stderr=subprocess.DEVNULL)
     (DIR / f"{number}.pid").write_text(str(child.pid))
     print(number)
 
