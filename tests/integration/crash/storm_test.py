@@ -31,9 +31,10 @@ EXPECTED = {grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.NOT_FOUND}
 class User(threading.Thread):
     """One client: its own jobs, one call after another, each repeated until it is answered."""
 
-    def __init__(self, daemon, number, seed, stop, real):
+    def __init__(self, daemon, number, seed, stop, real, most):
         super().__init__(daemon=True)
         self.server, self.number, self.rng, self.stop_event = daemon, number, random.Random(seed), stop
+        self.most = most  # jobs: what a fast machine would queue, one worker would not get done
         self.real = real
         self.client = rig.Client(daemon)
         self.jobs, self.cancelled, self.deleted, self.notes = [], set(), set(), {}
@@ -64,7 +65,7 @@ class User(threading.Thread):
     def step(self):
         self.calls += 1
         open_jobs = [j for j in self.jobs if j not in self.deleted]
-        if not open_jobs or (self.rng.random() < 0.3 and len(self.jobs) < 400):
+        if not open_jobs or (self.rng.random() < 0.3 and len(self.jobs) < self.most):
             return self.create()
         name = self.rng.choice(open_jobs[-6:])
         action = self.rng.choice(["get", "note", "pause", "resume", "checkpoint", "stop", "cancel", "release", "delete",
@@ -216,7 +217,7 @@ def main():
     client.upload("rows", rig.ROWS)
     calm = undisturbed_adapter(daemon, client) if real else None
     stop = threading.Event()
-    users = [User(daemon, i, args.seed * 100 + i, stop, real) for i in range(args.clients)]
+    users = [User(daemon, i, args.seed * 100 + i, stop, real, min(400, max(12, args.kills // 3))) for i in range(args.clients)]
     users[0].client.ledger += client.ledger
     for user in users:
         user.start()
