@@ -179,7 +179,7 @@ absl::Status Trainer::Loop() {
 
 bool Trainer::CheckpointDue() {
   const double every = spec_.checkpoints.every_seconds;
-  return Due(spec_.checkpoints.every_steps) || in_.control->checkpoint.exchange(false) ||
+  return Due(spec_.checkpoints.every_steps) || control().checkpoint.exchange(false) ||
          (every > 0 && SecondsSince(checkpointed_at_) >= every);
 }
 
