@@ -20,7 +20,6 @@
 #include "engine/format/sha256.h"
 #include "engine/job/failpoint.h"
 #include "engine/plan/head.h"
-#include "engine/plan/precision.h"
 #include "engine/reward/reward_set.h"
 #include "engine/train/base_model_cache.h"
 #include "engine/train/device.h"
@@ -323,17 +322,7 @@ class Run {
     return CompareResumePoints();
   }
 
-  model::LoadOptions Wanted() const {
-    return {.device = target_.device,
-            .dtype = target_.dtype,
-            .base = plan::ParseBaseFormat(spec_.base_quantization),
-            .precision = plan::ParsePrecision(spec_.matmul_precision),
-            .double_quant = spec_.double_quant,
-            .int8_threshold = spec_.int8_threshold,
-            .skip_modules = spec_.skip_modules,
-            .nf4_lm_head = spec_.lm_head_quantization == "nf4",
-            .embed_on_device = spec_.embed_tokens == "device"};
-  }
+  model::LoadOptions Wanted() const { return LoadOptionsOf(spec_, target_); }
 
   Failure LoadBase() {
     doing_ = absl::StrCat("loading ", spec_.base_model_path);

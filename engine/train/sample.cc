@@ -14,7 +14,6 @@
 #include "engine/generate/prompt.h"
 #include "engine/generate/text_stream.h"
 #include "engine/lora/peft_files.h"
-#include "engine/plan/precision.h"
 #include "engine/train/base_model_cache.h"
 #include "engine/train/device.h"
 
@@ -128,16 +127,7 @@ absl::Status Execute(const SampleSpec& spec, BaseModelCache* cache, const std::a
     return absl::InvalidArgumentError(
         absl::StrCat("prompt: has ", prompt_tokens, " tokens, the model's context is ", context));
   }
-  const model::LoadOptions options = {.device = target->device,
-                                      .dtype = target->dtype,
-                                      .base = plan::ParseBaseFormat(spec.base_quantization),
-                                      .precision = plan::ParsePrecision(spec.matmul_precision),
-                                      .double_quant = spec.double_quant,
-                                      .int8_threshold = spec.int8_threshold,
-                                      .skip_modules = spec.skip_modules,
-                                      .nf4_lm_head = spec.lm_head_quantization == "nf4",
-                                      .embed_on_device = spec.embed_tokens == "device"};
-  const auto base = LoadThroughCache(cache, **source, spec.base_model_path, options);
+  const auto base = LoadThroughCache(cache, **source, spec.base_model_path, LoadOptionsOf(spec, *target));
   if (!base.ok()) return base.status();
   const auto adapter = LoadAdapter(spec.adapter_dir, **base);
   if (!adapter.ok()) return adapter.status();

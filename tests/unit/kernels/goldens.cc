@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <fstream>
+#include <map>
 
 namespace finetuned::kernels {
 
@@ -34,6 +35,12 @@ at::Tensor GoldenWeight(int64_t n, uint32_t seed, at::ScalarType dtype) {
     x[i] = block == 3 ? 0.0f : std::ldexp(square * x[i], -static_cast<int>(block % 5));
   }
   return w.to(dtype);
+}
+
+at::ScalarType TypeNamed(const std::string& name) {
+  return std::map<std::string, at::ScalarType>{
+      {"float32", at::kFloat}, {"bfloat16", at::kBFloat16}, {"float16", at::kHalf}}
+      .at(name);
 }
 
 nlohmann::json Crc(const at::Tensor& x) {

@@ -5,10 +5,14 @@
 
 #include <cstdint>
 #include <nlohmann/json.hpp>
+#include <string>
 
 namespace finetuned::kernels {
 
 const nlohmann::json& Goldens();
+
+// "float32", "bfloat16" or "float16", as the script calls them.
+at::ScalarType TypeNamed(const std::string& name);
 
 // n float32 in [-1, 1), the script's uniform().
 at::Tensor GoldenUniform(int64_t n, uint32_t seed);

@@ -11,12 +11,6 @@ namespace {
 
 using at::Tensor;
 
-at::ScalarType TypeNamed(const std::string& name) {
-  return std::map<std::string, at::ScalarType>{
-      {"float32", at::kFloat}, {"bfloat16", at::kBFloat16}, {"float16", at::kHalf}}
-      .at(name);
-}
-
 TEST(Nf4, MapsEqualBitsandbytes) {
   const auto tensor = [](const std::array<float, 256>& map) {
     return at::from_blob(const_cast<float*>(map.data()), {256}, at::kFloat);

@@ -10,12 +10,6 @@ namespace {
 
 using at::Tensor;
 
-at::ScalarType TypeNamed(const std::string& name) {
-  return std::map<std::string, at::ScalarType>{
-      {"float32", at::kFloat}, {"bfloat16", at::kBFloat16}, {"float16", at::kHalf}}
-      .at(name);
-}
-
 TEST(RowCodes, Int8BitsEqualBitsandbytes) {
   ASSERT_FALSE(Goldens()["int8"].empty());
   for (const auto& golden : Goldens()["int8"]) {
