@@ -3,11 +3,13 @@
 //
 // FT_DISK_JOURNAL: file to append records to: struct Record, then the paths and the data.
 // FT_DISK_CONTROL: file mapped into all processes and the test: struct Control.
+// SIGRTMAX kills the process as SIGKILL does, but never between a change and its record.
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -37,11 +39,42 @@ static int journal = -1;
 static struct Control* control;
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 
+static __thread sigset_t mask;
+
+static sigset_t DeathSignal(void) {
+  sigset_t set;
+  sigemptyset(&set);
+  sigaddset(&set, SIGRTMAX);
+  return set;
+}
+
+// A change and its record are one step, for other threads and for SIGRTMAX.
+static void Enter(void) {
+  const sigset_t death = DeathSignal();
+  pthread_sigmask(SIG_BLOCK, &death, &mask);
+  pthread_mutex_lock(&mutex);
+}
+
+static void Leave(void) {
+  pthread_mutex_unlock(&mutex);
+  pthread_sigmask(SIG_SETMASK, &mask, NULL);
+}
+
+// This thread does not hold the mutex: it would have the signal blocked.
+static void Die(int signal) {
+  (void)signal;
+  pthread_mutex_lock(&mutex);
+  kill(getpid(), SIGKILL);
+}
+
 #define REAL(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
 
 __attribute__((constructor)) static void Start(void) {
   const char* r = getenv("FT_DISK_ROOT");
   if (r == NULL) return;
+  signal(SIGRTMAX, Die);
+  const sigset_t death = DeathSignal();
+  sigprocmask(SIG_UNBLOCK, &death, NULL);
   snprintf(root, sizeof root, "%s/", r);
   root_bytes = strlen(root);
   const char* j = getenv("FT_DISK_JOURNAL");
@@ -106,13 +139,13 @@ static int OpenNoted(int dir, const char* path, int flags, mode_t mode, int (*ru
   char full[4096];
   const int writes = (flags & (O_CREAT | O_TRUNC)) != 0 && PathAt(dir, path, full);
   if (!writes) return run(dir, path, flags, mode);
-  pthread_mutex_lock(&mutex);
+  Enter();
   const int existed = access(full, F_OK) == 0;
   int fd = -1;
   if (!Refused()) fd = run(dir, path, flags, mode);
   if (fd >= 0 && !existed) Note(kCreate, full, NULL, 0, NULL, 0);
   if (fd >= 0 && existed && (flags & O_TRUNC)) Note(kTruncate, full, NULL, 0, NULL, 0);
-  pthread_mutex_unlock(&mutex);
+  Leave();
   return fd;
 }
 static int RunOpenat(int dir, const char* path, int flags, mode_t mode) { return REAL(openat)(dir, path, flags, mode); }
@@ -132,11 +165,11 @@ int openat64(int dir, const char* path, int flags, ...) { MODE(flags) return Ope
 
 static FILE* FopenNoted(const char* path, const char* how, FILE* (*run)(const char*, const char*)) {
   if (how[0] != 'w' || !Ours(path)) return run(path, how);
-  pthread_mutex_lock(&mutex);
+  Enter();
   const int existed = access(path, F_OK) == 0;
   FILE* file = Refused() ? NULL : run(path, how);
   if (file != NULL) Note(existed ? kTruncate : kCreate, path, NULL, 0, NULL, 0);
-  pthread_mutex_unlock(&mutex);
+  Leave();
   return file;
 }
 FILE* fopen(const char* path, const char* how) { return FopenNoted(path, how, REAL(fopen)); }
@@ -145,10 +178,10 @@ FILE* fopen64(const char* path, const char* how) { return FopenNoted(path, how, 
 ssize_t write(int fd, const void* data, size_t bytes) {
   char path[4096];
   if (fd == journal || !PathOf(fd, path)) return REAL(write)(fd, data, bytes);
-  pthread_mutex_lock(&mutex);
+  Enter();
   const ssize_t n = Refused() ? -1 : REAL(write)(fd, data, bytes);
   if (n > 0) Note(kWrite, path, NULL, lseek(fd, 0, SEEK_CUR) - n, data, (size_t)n);
-  pthread_mutex_unlock(&mutex);
+  Leave();
   return n;
 }
 
@@ -165,10 +198,10 @@ ssize_t writev(int fd, const struct iovec* parts, int count) {
 static ssize_t PwriteNoted(int fd, const void* data, size_t bytes, off_t offset) {
   char path[4096];
   if (!PathOf(fd, path)) return REAL(pwrite)(fd, data, bytes, offset);
-  pthread_mutex_lock(&mutex);
+  Enter();
   const ssize_t n = Refused() ? -1 : REAL(pwrite)(fd, data, bytes, offset);
   if (n > 0) Note(kWrite, path, NULL, offset, data, (size_t)n);
-  pthread_mutex_unlock(&mutex);
+  Leave();
   return n;
 }
 ssize_t pwrite(int fd, const void* d, size_t n, off_t o) { return PwriteNoted(fd, d, n, o); }
@@ -177,10 +210,10 @@ ssize_t pwrite64(int fd, const void* d, size_t n, off64_t o) { return PwriteNote
 static int TruncateNoted(int fd, off_t size) {
   char path[4096];
   if (!PathOf(fd, path)) return REAL(ftruncate)(fd, size);
-  pthread_mutex_lock(&mutex);
+  Enter();
   const int failed = Refused() ? -1 : REAL(ftruncate)(fd, size);
   if (failed == 0) Note(kTruncate, path, NULL, size, NULL, 0);
-  pthread_mutex_unlock(&mutex);
+  Leave();
   return failed;
 }
 int ftruncate(int fd, off_t size) { return TruncateNoted(fd, size); }
@@ -192,10 +225,10 @@ static int ReadOnly(void) { return control != NULL && control->error == EROFS &&
 static int SyncNoted(int fd, int (*run)(int)) {
   char path[4096];
   if (!PathOf(fd, path)) return run(fd);
-  pthread_mutex_lock(&mutex);
+  Enter();
   const int failed = ReadOnly() ? -1 : run(fd);
   if (failed == 0) Note(kSync, path, NULL, 0, NULL, 0);
-  pthread_mutex_unlock(&mutex);
+  Leave();
   return failed;
 }
 int fsync(int fd) { return SyncNoted(fd, REAL(fsync)); }
@@ -203,20 +236,20 @@ int fdatasync(int fd) { return SyncNoted(fd, REAL(fdatasync)); }
 
 int rename(const char* from, const char* to) {
   if (!Ours(from)) return REAL(rename)(from, to);
-  pthread_mutex_lock(&mutex);
+  Enter();
   const int failed = ReadOnly() ? -1 : REAL(rename)(from, to);
   if (failed == 0) Note(kRename, from, to, 0, NULL, 0);
-  pthread_mutex_unlock(&mutex);
+  Leave();
   return failed;
 }
 
 static int RemoveNoted(int dir, const char* path, int flags) {
   char full[4096];
   if (!PathAt(dir, path, full)) return REAL(unlinkat)(dir, path, flags);
-  pthread_mutex_lock(&mutex);
+  Enter();
   const int failed = ReadOnly() ? -1 : REAL(unlinkat)(dir, path, flags);
   if (failed == 0) Note(flags & AT_REMOVEDIR ? kRmdir : kUnlink, full, NULL, 0, NULL, 0);
-  pthread_mutex_unlock(&mutex);
+  Leave();
   return failed;
 }
 int unlinkat(int dir, const char* path, int flags) { return RemoveNoted(dir, path, flags); }
@@ -229,9 +262,9 @@ int remove(const char* path) {
 
 int mkdir(const char* path, mode_t mode) {
   if (!Ours(path)) return REAL(mkdir)(path, mode);
-  pthread_mutex_lock(&mutex);
+  Enter();
   const int failed = Refused() ? -1 : REAL(mkdir)(path, mode);
   if (failed == 0) Note(kMkdir, path, NULL, 0, NULL, 0);
-  pthread_mutex_unlock(&mutex);
+  Leave();
   return failed;
 }
