@@ -5,6 +5,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "clients/cli/adapter_files.h"
 #include "clients/cli/commands.h"
 #include "clients/cli/hash.h"
 #include "clients/cli/term.h"
@@ -37,23 +38,6 @@ ExitCode ListAdapters(App& app) {
   }
   std::cout << (rows.size() == 1 ? "No adapters yet.\n" : Table(rows));
   return kOk;
-}
-
-// "adapters/x" for an adapter, or the output of job x.
-std::string FindAdapter(const Client& client, const std::string& id) {
-  if (absl::StartsWith(id, "adapters/")) return id;
-  v1::GetJobRequest request;
-  request.set_name(ResourceName("jobs", id));
-  v1::Job job;
-  auto context = client.Context();
-  const grpc::Status status = client.jobs->GetJob(context.get(), request, &job);
-  if (status.error_code() == grpc::StatusCode::NOT_FOUND) return ResourceName("adapters", id);
-  Check(status, client);
-  if (job.output_adapter().empty()) {
-    throw CommandError{kFailed, absl::StrCat(job.name(), " is ", v1::JobState_Name(job.state()),
-                                             " and has no adapter yet")};
-  }
-  return job.output_adapter();
 }
 
 // Goes on at the end of an earlier partial download.
@@ -95,20 +79,42 @@ void DownloadFile(const Client& client, const std::string& adapter, const v1::Ad
 
 ExitCode Pull(App& app, const std::string& id, std::string to) {
   Client client(app.connect);
-  v1::GetAdapterRequest request;
-  request.set_name(FindAdapter(client, id));
-  v1::Adapter adapter;
-  auto context = client.Context();
-  Check(client.adapters->GetAdapter(context.get(), request, &adapter), client);
-  if (to.empty()) to = ShortName(adapter.name());
-  std::filesystem::create_directories(to);
-  for (const auto& file : adapter.files()) DownloadFile(client, adapter.name(), file, to);
+  const std::string name = FindAdapter(client, id);
+  if (to.empty()) to = ShortName(name);
+  const v1::Adapter adapter = DownloadAdapter(client, name, to);
   std::cout << to << "\n";
-  std::cerr << "Load it: PeftModel.from_pretrained(base, \"" << to << "\")\n";
+  if (!adapter.sha256().empty()) std::cerr << "Load it: PeftModel.from_pretrained(base, \"" << to << "\")\n";
   return kOk;
 }
 
 }  // namespace
+
+std::string FindAdapter(const Client& client, const std::string& id) {
+  if (absl::StartsWith(id, "adapters/")) return id;
+  v1::GetJobRequest request;
+  request.set_name(ResourceName("jobs", id));
+  v1::Job job;
+  auto context = client.Context();
+  const grpc::Status status = client.jobs->GetJob(context.get(), request, &job);
+  if (status.error_code() == grpc::StatusCode::NOT_FOUND) return ResourceName("adapters", id);
+  Check(status, client);
+  if (job.output_adapter().empty()) {
+    throw CommandError{kFailed, absl::StrCat(job.name(), " is ", v1::JobState_Name(job.state()),
+                                             " and has no adapter yet")};
+  }
+  return job.output_adapter();
+}
+
+v1::Adapter DownloadAdapter(const Client& client, const std::string& name, const std::string& to) {
+  v1::GetAdapterRequest request;
+  request.set_name(name);
+  v1::Adapter adapter;
+  auto context = client.Context();
+  Check(client.adapters->GetAdapter(context.get(), request, &adapter), client);
+  std::filesystem::create_directories(to);
+  for (const auto& file : adapter.files()) DownloadFile(client, adapter.name(), file, to);
+  return adapter;
+}
 
 void AddAdapterCommands(CLI::App& cli, App& app) {
   CLI::App* adapters = cli.add_subcommand("adapters", "List trained adapters");
@@ -117,7 +123,7 @@ void AddAdapterCommands(CLI::App& cli, App& app) {
 
   auto id = std::make_shared<std::string>();
   auto to = std::make_shared<std::string>();
-  CLI::App* pull = cli.add_subcommand("pull", "Download an adapter as a PEFT folder");
+  CLI::App* pull = cli.add_subcommand("pull", "Download an adapter as a PEFT folder, or an export");
   pull->add_option("job", *id, "Job, or adapters/NAME")->required();
   pull->add_option("--to", *to, "Folder (default: the adapter's name)");
   pull->callback([&app, id, to] { app.action = [&app, id, to] { return Pull(app, *id, *to); }; });

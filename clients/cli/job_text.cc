@@ -9,6 +9,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "absl/time/time.h"
+#include "proto/spec/tools.h"
 
 namespace finetuned::cli {
 namespace {
@@ -116,13 +117,8 @@ std::string EventText(const v1::Event& e, const Style& style) {
 }  // namespace
 
 std::string MethodName(const v1::JobSpec& spec) {
-  switch (spec.method_case()) {
-    case v1::JobSpec::kSft: return "sft";
-    case v1::JobSpec::kDpo: return "dpo";
-    case v1::JobSpec::kKto: return "kto";
-    case v1::JobSpec::kGrpo: return "grpo";
-    default: return "-";
-  }
+  const std::string name = spec::MethodName(spec);
+  return name.empty() ? "-" : name;
 }
 
 std::string StateName(v1::JobState state) { return v1::JobState_Name(state); }

@@ -1,3 +1,4 @@
+#include "clients/cli/adapter_files.h"
 #include "clients/cli/commands.h"
 
 namespace finetuned::cli {
@@ -10,6 +11,7 @@ constexpr char kExamples[] =
     "  finetune ls                                             the queue\n"
     "  finetune watch JOB                                      live view (Ctrl-C detaches)\n"
     "  finetune pull JOB --to DIR                              the adapter, as a PEFT folder\n"
+    "  finetune export JOB --quantization q4_k_m --to DIR      a GGUF file with the adapter in it\n"
     "  finetune sample JOB \"prompt\" --compare base            let it answer\n"
     "  source <(finetune completion bash)                      complete commands and jobs with TAB\n"
     "Exit codes: 0 done, 1 failed, 2 wrong usage or input, 3 no daemon, 130 interrupted.";
@@ -34,6 +36,7 @@ void BuildParser(CLI::App& cli, App& app) {
   AddViewCommands(cli, app);
   AddDataCommands(cli, app);
   AddAdapterCommands(cli, app);
+  AddExportCommands(cli, app);
   AddSampleCommand(cli, app);
   AddDaemonCommands(cli, app);
   AddShellCommands(cli, app);

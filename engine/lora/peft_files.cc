@@ -231,4 +231,14 @@ absl::Status LoadPeftWeights(const std::string& directory, Adapter* adapter) {
   return absl::OkStatus();
 }
 
+absl::StatusOr<std::unique_ptr<Adapter>> LoadPeftFolder(const std::string& directory, const format::ModelConfig& config,
+                                                        at::Device device, at::ScalarType compute_dtype) {
+  const auto options = ReadPeftConfig(directory);
+  if (!options.ok()) return options.status();
+  auto adapter = std::make_unique<Adapter>(config, *options, device, compute_dtype);
+  if (absl::Status s = LoadPeftWeights(directory, adapter.get()); !s.ok()) return s;
+  adapter->RefreshCompute();
+  return adapter;
+}
+
 }  // namespace finetuned::lora

@@ -4,6 +4,7 @@
 // whole modules as "base_model.model.lm_head.weight") and README.md. Source: peft 0.21.
 #pragma once
 
+#include <memory>
 #include <string>
 
 #include "absl/status/status.h"
@@ -29,5 +30,9 @@ absl::StatusOr<Options> ReadPeftConfig(const std::string& directory);
 // Fills the parameters from adapter_model.safetensors (float32, float16 or bfloat16). Every matrix must be
 // there with its shape, and nothing else: INVALID_ARGUMENT names the tensor.
 absl::Status LoadPeftWeights(const std::string& directory, Adapter* adapter);
+
+// The adapter of a PEFT folder, ready for passes. Errors of ReadPeftConfig and LoadPeftWeights.
+absl::StatusOr<std::unique_ptr<Adapter>> LoadPeftFolder(const std::string& directory, const format::ModelConfig& config,
+                                                        at::Device device, at::ScalarType compute_dtype);
 
 }  // namespace finetuned::lora

@@ -31,17 +31,6 @@ absl::StatusOr<ComputeTarget> TargetOf(const SampleSpec& spec) {
   return ChooseTarget(run);
 }
 
-absl::StatusOr<std::unique_ptr<lora::Adapter>> LoadAdapter(const std::string& directory,
-                                                           const model::BaseModel& base) {
-  if (directory.empty()) return nullptr;
-  const auto options = lora::ReadPeftConfig(directory);
-  if (!options.ok()) return options.status();
-  auto adapter = std::make_unique<lora::Adapter>(base.config, *options, base.options.device, base.options.dtype);
-  if (absl::Status s = lora::LoadPeftWeights(directory, adapter.get()); !s.ok()) return s;
-  adapter->RefreshCompute();
-  return adapter;
-}
-
 // Turns events of the generator into parts, and watches for stop strings.
 class Writer {
  public:
@@ -129,10 +118,14 @@ absl::Status Execute(const SampleSpec& spec, BaseModelCache* cache, const std::a
   }
   const auto base = LoadThroughCache(cache, **source, spec.base_model_path, LoadOptionsOf(spec, *target));
   if (!base.ok()) return base.status();
-  const auto adapter = LoadAdapter(spec.adapter_dir, **base);
-  if (!adapter.ok()) return adapter.status();
+  std::unique_ptr<lora::Adapter> adapter;
+  if (!spec.adapter_dir.empty()) {
+    auto loaded = lora::LoadPeftFolder(spec.adapter_dir, (*base)->config, target->device, target->dtype);
+    if (!loaded.ok()) return loaded.status();
+    adapter = *std::move(loaded);
+  }
   const generate::Request request = MakeRequest(spec, *std::move(prompt), (*base)->config, **tokenizer);
-  generate::Generator generator(**base, adapter->get(), OptionsFor(request, (*base)->config));
+  generate::Generator generator(**base, adapter.get(), OptionsFor(request, (*base)->config));
   Writer writer(spec, **tokenizer, prompt_tokens, emit);
   return generator.Generate({request}, [&](const generate::TokenEvent& e) { return writer.Take(e); }, &cancel).status();
 }

@@ -11,6 +11,7 @@
 #include "engine/worker/device_info.h"
 #include "engine/worker/device_measurement.h"
 #include "engine/worker/link.h"
+#include "engine/worker/run_tool.h"
 #include "engine/worker/sample.h"
 #include "engine/worker/spec_from_proto.h"
 
@@ -60,7 +61,9 @@ void RunOne(Link& link, const internal::RunJob& run, const ServeOptions& options
   LinkScorer scorer(&link, run.job());
   FT_FAILPOINT("serve.job_received");
   link.SetRunning(run.job(), &control);
-  const job::RunResult result = train::RunTraining(spec, observer, control, cache, nullptr, &scorer);
+  const auto tool = RunTool(run.spec(), spec, run.spec().init_adapter(), observer, control);
+  const job::RunResult result =
+      tool ? *tool : train::RunTraining(spec, observer, control, cache, nullptr, &scorer);
   link.SetRunning("", nullptr);
   FT_FAILPOINT("serve.run_ended");
   observer.Finished(result);

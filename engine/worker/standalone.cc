@@ -12,6 +12,7 @@
 #include "engine/train/run.h"
 #include "engine/worker/device_info.h"
 #include "engine/worker/event_file.h"
+#include "engine/worker/run_tool.h"
 #include "engine/worker/spec_from_proto.h"
 #include "proto/spec/job_file.h"
 #include "proto/spec/resolve.h"
@@ -96,8 +97,9 @@ int RunStandalone(const StandaloneOptions& options) {
   const job::TrainSpec train_spec =
       ToTrainSpec(*resolved, parsed->name().empty() ? "job" : parsed->name(), paths, options.cpu_threads);
   const auto run = [&](auto&& observer) {
+    const auto tool = RunTool(*resolved, train_spec, Resolve(base_dir, wanted.init_adapter()), observer, g_control);
     const job::RunResult result =
-        train::RunTraining(train_spec, observer, g_control, nullptr, nullptr, nullptr, options.world);
+        tool ? *tool : train::RunTraining(train_spec, observer, g_control, nullptr, nullptr, nullptr, options.world);
     observer.Finished(result);
     return result;
   };

@@ -5,6 +5,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "proto/spec/grpo.h"
+#include "proto/spec/tools.h"
 
 namespace finetuned::spec {
 namespace {
@@ -66,6 +67,7 @@ void ResolveSft(v1::SftSpec* sft) {
 }
 
 void ResolveMethod(v1::JobSpec* spec) {
+  if (IsTool(*spec)) return ResolveTool(spec);
   if (spec->has_dpo()) return ResolveDpo(spec->mutable_dpo());
   if (spec->has_kto()) return ResolveKto(spec->mutable_kto());
   if (!spec->has_grpo()) ResolveSft(spec->mutable_sft());

@@ -8,6 +8,7 @@
 #include "absl/strings/str_split.h"
 #include "proto/spec/checker.h"
 #include "proto/spec/grpo.h"
+#include "proto/spec/tools.h"
 
 namespace finetuned::spec {
 namespace {
@@ -241,14 +242,15 @@ std::vector<Violation> ValidateSpec(const v1::JobSpec& spec) {
   std::vector<Violation> out;
   Checker c(&out);
   c.Required("base_model", spec.base_model(), "models/smollm2");
-  c.Required("dataset", spec.dataset(), "datasets/my-rows");
+  if (!IsTool(spec)) c.Required("dataset", spec.dataset(), "datasets/my-rows");
   if (spec.method_case() == v1::JobSpec::METHOD_NOT_SET) {
-    c.Add("method", "one of sft, dpo, kto, grpo is required, e.g. \"sft: {}\"");
+    c.Add("method", "one of sft, dpo, kto, grpo, export, evaluate is required, e.g. \"sft: {}\"");
   }
   CheckSft(spec.sft(), c);
   CheckDpo(spec.dpo(), c);
   CheckKto(spec.kto(), c);
   if (spec.has_grpo()) CheckGrpo(spec.grpo(), c);
+  CheckTool(spec, c);
   CheckLora(spec.lora(), c);
   CheckOptimizer(spec.optimizer(), c);
   CheckSchedule(spec.schedule(), c);
@@ -277,12 +279,9 @@ std::vector<Violation> UnavailableFeatures(const v1::JobSpec& spec) {
   Checker c(&out);
   const char* kLater = " is not available in this version";
   CheckGrpoAvailable(spec.grpo(), c);
-  if (!spec.init_adapter().empty()) {
+  if (!spec.init_adapter().empty() && !IsTool(spec)) {
     c.Add("init_adapter", absl::StrCat("starting from an adapter", kLater, "; leave it empty"));
   }
-  const v1::QuantizationSpec& quantization = spec.quantization();
-  if (spec.has_export_()) c.Add("export", absl::StrCat("exporting", kLater));
-  if (spec.has_evaluate()) c.Add("evaluate", absl::StrCat("evaluation jobs", kLater));
   const v1::LoraSpec& lora = spec.lora();
   if (lora.new_tokens_size() > 0) c.Add("lora.new_tokens", absl::StrCat("this", kLater));
   if (!lora.bias().empty() && lora.bias() != "none") {

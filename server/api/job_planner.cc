@@ -14,6 +14,7 @@
 #include "engine/plan/suggest.h"
 #include "engine/reward/reward.h"
 #include "proto/spec/resolve.h"
+#include "proto/spec/tools.h"
 #include "server/api/dataset_proto.h"
 #include "server/api/error.h"
 #include "server/api/names.h"
@@ -48,6 +49,25 @@ std::vector<spec::Violation> CheckPatterns(const JobSpec& spec) {
   for (const auto& [pattern, rank] : spec.lora().rank_pattern()) check("lora.rank_pattern", pattern);
   for (const auto& [pattern, alpha] : spec.lora().alpha_pattern()) check("lora.alpha_pattern", pattern);
   return out;
+}
+
+// A job's adapter must be one that can be loaded: exports are listed among the adapters, too.
+absl::Status CheckInitAdapter(const store::Store& store, const JobSpec& spec) {
+  if (spec.init_adapter().empty()) return absl::OkStatus();
+  const auto id = ParseName("adapters", spec.init_adapter(), "job.spec.init_adapter");
+  if (!id.ok()) return id.status();
+  const auto record = store.GetAdapter(spec.init_adapter());
+  if (absl::IsNotFound(record.status())) return NotFound("Adapter", spec.init_adapter());
+  if (!record.ok()) return record.status();
+  if (record->adapter.sha256().empty()) {
+    return InvalidField("job.spec.init_adapter", absl::StrCat(spec.init_adapter(), " is an export without adapter files"));
+  }
+  if (record->adapter.base_model() != spec.base_model()) {
+    return InvalidField("job.spec.init_adapter", absl::StrCat(spec.init_adapter(), " was trained on ",
+                                                              record->adapter.base_model(), ", the job's base_model is ",
+                                                              spec.base_model()));
+  }
+  return absl::OkStatus();
 }
 
 plan::Rollout RolloutOf(const JobSpec& spec) {
@@ -139,14 +159,7 @@ void ApplyPlanInput(const plan::PlanInput& in, JobSpec* spec) {
   spec->mutable_lora()->set_rank(static_cast<int32_t>(in.lora_rank));
 }
 
-std::string MethodName(const JobSpec& spec) {
-  switch (spec.method_case()) {
-    case JobSpec::kDpo: return "dpo";
-    case JobSpec::kKto: return "kto";
-    case JobSpec::kGrpo: return "grpo";
-    default: return "sft";
-  }
-}
+std::string MethodName(const JobSpec& spec) { return spec::MethodName(spec); }
 
 absl::StatusOr<v1::Dataset> JobPlanner::FindDataset(const std::string& name, const std::string& field,
                                                     const std::string& method) const {
@@ -177,9 +190,14 @@ absl::StatusOr<PlannedJob> JobPlanner::Plan(const v1::Job& job) const {
   if (!unavailable.empty()) return NotAvailable(unavailable[0].path, unavailable[0].message);
 
   PlannedJob out;
-  const std::string method = MethodName(job.spec());
-  auto dataset = FindDataset(job.spec().dataset(), "job.spec.dataset", method);
-  if (!dataset.ok()) return dataset.status();
+  const std::string method = spec::IsTool(job.spec()) ? "sft" : MethodName(job.spec());
+  if (absl::Status s = CheckInitAdapter(*daemon_.store, job.spec()); !s.ok()) return s;
+  if (!job.spec().dataset().empty()) {
+    auto dataset = FindDataset(job.spec().dataset(), "job.spec.dataset", method);
+    if (!dataset.ok()) return dataset.status();
+    out.dataset = *std::move(dataset);
+    out.dataset_path = daemon_.store->layout().DatasetFile(out.dataset.sha256());
+  }
   if (!job.spec().eval_dataset().empty()) {
     const auto held_out = FindDataset(job.spec().eval_dataset(), "job.spec.eval_dataset", method);
     if (!held_out.ok()) return held_out.status();
@@ -188,8 +206,6 @@ absl::StatusOr<PlannedJob> JobPlanner::Plan(const v1::Job& job) const {
   if (!model.ok()) return model.status();
   out.device = FindDeviceBudget(daemon_, job);
   out.model = *std::move(model);
-  out.dataset = *std::move(dataset);
-  out.dataset_path = daemon_.store->layout().DatasetFile(out.dataset.sha256());
   const format::ModelConfig& config = out.model->source().config();
   const absl::Status settled = Settle(WithStoredBase(job, config), config, &out);
   if (!settled.ok()) return settled;
@@ -214,7 +230,7 @@ absl::Status JobPlanner::Settle(const v1::Job& job, const format::ModelConfig& c
   out->input = ToPlanInput(out->resolved, config);
   out->input.device = out->device.constants;
   std::optional<plan::DataLengths> lengths;
-  if (out->model != nullptr) {
+  if (out->model != nullptr && !out->dataset_path.empty()) {
     const absl::Status first_row = CheckFirstRow(*out);
     if (!first_row.ok()) return first_row;
     if (NeedsLengths(job.spec(), out->device)) {
@@ -228,7 +244,11 @@ absl::Status JobPlanner::Settle(const v1::Job& job, const format::ModelConfig& c
       lengths = LengthsOf(counted->stats, out->resolved.sft().packing());
     }
   }
-  ChooseOpenSettings(job.spec(), out->device, lengths, limit, out);
+  if (spec::IsTool(job.spec())) {
+    out->input.micro_batch_size = 1;  // rows are measured one by one
+  } else {
+    ChooseOpenSettings(job.spec(), out->device, lengths, limit, out);
+  }
   out->memory = ToProto(plan::PlanMemory(out->input));
   out->memory.set_budget_bytes(out->device.bytes);
   out->memory.set_device_free_bytes(out->device.free_bytes);

@@ -73,6 +73,9 @@ absl::Status UseAdapter(const store::Store& store, const std::string& name, inte
   const auto record = store.GetAdapter(name);
   if (absl::IsNotFound(record.status())) return NotFound("Adapter", name);
   if (!record.ok()) return record.status();
+  if (record->adapter.sha256().empty()) {
+    return InvalidField("adapter", absl::StrCat(name, " is an export without adapter files; sample what it was made of"));
+  }
   out->set_adapter_dir(record->directory);
   const auto job = store.GetJob(record->adapter.source_job());
   *out->mutable_spec() = job.ok() ? job->job.resolved_spec() : SpecOfBase(record->adapter.base_model());

@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "engine/job/failpoint.h"
+#include "proto/spec/tools.h"
 #include "server/config/log.h"
 #include "server/jobs/errors.h"
 #include "server/jobs/record.h"
@@ -31,7 +32,7 @@ queue::SchedulerOptions ToOptions(const config::WorkerConfig& worker) {
 }
 
 std::string Method(const v1::Job& job) {
-  return job.spec().has_sft() ? "sft" : job.spec().has_dpo() ? "dpo" : job.spec().has_kto() ? "kto" : "grpo";
+  return spec::MethodName(job.spec());
 }
 
 internal::v1::JobSignal ToSignal(const queue::SignalJob& signal) {

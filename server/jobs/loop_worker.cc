@@ -50,9 +50,17 @@ absl::StatusOr<internal::v1::RunJob> JobManager::Loop::MakeRun(const store::JobR
   auto model = config::ResolveModel(options_.config->models, spec.base_model());
   if (!model.ok()) return model.status();
   run.set_base_model_path(*std::move(model));
-  const auto dataset = store_->GetDataset(spec.dataset());
-  if (!dataset.ok()) return dataset.status();
-  run.set_dataset_path(store_->layout().DatasetFile(dataset->dataset.sha256()));
+  if (!spec.init_adapter().empty()) {
+    // The worker knows nothing of names: it gets the folder in their place.
+    const auto adapter = store_->GetAdapter(spec.init_adapter());
+    if (!adapter.ok()) return adapter.status();
+    run.mutable_spec()->set_init_adapter(adapter->directory);
+  }
+  if (!spec.dataset().empty()) {
+    const auto dataset = store_->GetDataset(spec.dataset());
+    if (!dataset.ok()) return dataset.status();
+    run.set_dataset_path(store_->layout().DatasetFile(dataset->dataset.sha256()));
+  }
   if (!spec.eval_dataset().empty()) {
     const auto eval = store_->GetDataset(spec.eval_dataset());
     if (!eval.ok()) return eval.status();

@@ -75,7 +75,8 @@ absl::Status Scheduler::Take(const WorkerPhase& in, absl::Time now) {
   worker_.last_sign = worker_.last_progress = now;
   const JobEntry* job = Find(in.job);
   if (job == nullptr || in.job != worker_.job) return absl::OkStatus();
-  if (in.phase == "training" && job->state == v1::PREPARING) {
+  const bool runs = in.phase == "training" || in.phase == "writing" || in.phase == "evaluating";
+  if (runs && job->state == v1::PREPARING) {
     return Fire(in.job, JobEvent::kTrain, v1::STATE_REASON_UNSPECIFIED, "", now);
   }
   if (in.phase == "exporting" && (job->state == v1::RUNNING || job->state == v1::PREPARING)) {
