@@ -1,5 +1,10 @@
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <fstream>
 #include <iostream>
 #include <memory>
+#include <sstream>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -8,6 +13,7 @@
 #include "clients/cli/commands.h"
 #include "clients/cli/term.h"
 #include "clients/cli/terminal.h"
+#include "clients/cli/text_rows.h"
 #include "clients/cli/upload.h"
 #include "clients/cli/watch.h"
 
@@ -20,17 +26,33 @@ struct ToolFlags {
   v1::ExportSpec exported;
   double max_increase = -1;
   std::vector<std::string> bases, precisions;
-  int64_t max_tokens = 0;
+  int64_t max_tokens = 0, max_seq_length = 0;
 };
 
 void AddToolFlags(CLI::App* c, App& app, ToolFlags* f) {
   c->add_option("source", f->source, "Job, or adapters/NAME; without one, the base of --model alone");
   c->add_option("--model", f->model, "Base model (default: the adapter's)");
-  c->add_option("--data", f->data, "Rows to measure on: a JSONL file, or datasets/NAME (default: built-in sentences)");
+  c->add_option("--data", f->data, "What to measure on: a .txt or JSONL file, or datasets/NAME (default: built-in sentences)");
   c->add_option("--name", f->name, "Job id, [a-z][a-z0-9-]{2,62}");
   c->add_option("--device", f->device, "auto (default), cuda or cpu");
   c->add_flag("-d,--detach", f->detach, "Do not wait");
   AddOutputOption(c, app);
+}
+
+// The dataset of --data; a plain text becomes rows first.
+std::string DataOf(const Client& client, const std::string& data) {
+  const std::filesystem::path path(data);
+  if (path.extension() != ".txt") return DatasetName(client, data, "sft", "");
+  std::ifstream in(path, std::ios::binary);
+  std::stringstream text;
+  if (!in || !(text << in.rdbuf())) throw CommandError{kUsage, absl::StrCat("cannot read ", data, ", or it is empty")};
+  const std::filesystem::path folder = std::filesystem::temp_directory_path() / ("finetune-" + NewRequestId());
+  std::filesystem::create_directories(folder);
+  const std::filesystem::path rows = folder / path.stem().concat(".jsonl");
+  std::ofstream(rows, std::ios::binary) << TextAsRows(text.str(), data);
+  const std::string name = DatasetName(client, rows.string(), "sft", "");
+  std::filesystem::remove_all(folder);
+  return name;
 }
 
 v1::Job JobOf(const Client& client, const ToolFlags& f) {
@@ -52,7 +74,7 @@ v1::Job JobOf(const Client& client, const ToolFlags& f) {
     spec->set_base_model(ResourceName("models", model));
   }
   spec->mutable_compute()->set_device(f.device);
-  if (!f.data.empty()) spec->set_dataset(DatasetName(client, f.data, "sft", ""));
+  if (!f.data.empty()) spec->set_dataset(DataOf(client, f.data));
   return job;
 }
 
@@ -103,6 +125,30 @@ ExitCode Export(App& app, const ToolFlags& f) {
   return kOk;
 }
 
+// What was measured, one line a variant. COST: the rise of the perplexity over the same, with or without adapter, on the
+// base in 16 bits.
+std::string Measured(const v1::EvaluateSpec& spec, const google::protobuf::Map<std::string, double>& metrics) {
+  const auto find = [&](const std::string& key) {
+    const auto it = metrics.find(key);
+    return it == metrics.end() ? NAN : it->second;
+  };
+  std::vector<std::vector<std::string>> rows = {{"BASE", "PRODUCTS", "ADAPTER", "MEMORY", "LOSS", "PERPLEXITY", "COST"}};
+  for (const std::string& base : spec.bases()) {
+    for (const std::string& precision : spec.matmul_precisions()) {
+      for (const std::string adapter : {"", "/adapter"}) {
+        const std::string key = absl::StrCat(base, "/", precision, adapter);
+        const double perplexity = find("perplexity/" + key);
+        if (std::isnan(perplexity)) continue;
+        const double cost = perplexity / find("perplexity/none/bf16" + adapter) - 1;
+        rows.push_back({base, precision, adapter.empty() ? "no" : "yes", FormatBytes(find("base_bytes/" + key)),
+                        absl::StrFormat("%.4f", find("loss/" + key)), absl::StrFormat("%.4f", perplexity),
+                        std::isnan(cost) ? "-" : absl::StrFormat("%+.2f %%", 100 * cost)});
+      }
+    }
+  }
+  return Table(rows);
+}
+
 ExitCode Evaluate(App& app, const ToolFlags& f) {
   Client client(app.connect);
   v1::Job job = JobOf(client, f);
@@ -110,6 +156,7 @@ ExitCode Evaluate(App& app, const ToolFlags& f) {
   for (const std::string& base : f.bases) evaluate->add_bases(base);
   for (const std::string& precision : f.precisions) evaluate->add_matmul_precisions(precision);
   evaluate->set_max_tokens(f.max_tokens);
+  job.mutable_spec()->mutable_schedule()->set_max_seq_length(f.max_seq_length);
   ExitCode code = kOk;
   job = Finish(client, f, std::move(job), &code);
   if (code != kOk || f.detach) return code;
@@ -122,19 +169,7 @@ ExitCode Evaluate(App& app, const ToolFlags& f) {
     PrintMessage(result, app.output);
     return kOk;
   }
-  std::vector<std::vector<std::string>> rows = {{"BASE", "PRODUCTS", "ADAPTER", "PERPLEXITY", "LOSS"}};
-  for (const std::string& base : job.resolved_spec().evaluate().bases()) {
-    for (const std::string& precision : job.resolved_spec().evaluate().matmul_precisions()) {
-      for (const char* adapter : {"", "/adapter"}) {
-        const std::string key = absl::StrCat(base, "/", precision, adapter);
-        const auto perplexity = result.metrics().find("perplexity/" + key), loss = result.metrics().find("loss/" + key);
-        if (perplexity == result.metrics().end() || loss == result.metrics().end()) continue;
-        rows.push_back({base, precision, *adapter ? "yes" : "no", absl::StrFormat("%.4f", perplexity->second),
-                        absl::StrFormat("%.4f", loss->second)});
-      }
-    }
-  }
-  std::cout << Table(rows);
+  std::cout << Measured(job.resolved_spec().evaluate(), result.metrics());
   return kOk;
 }
 
@@ -170,6 +205,7 @@ void AddExportCommands(CLI::App& cli, App& app) {
   AddToolFlags(eval, app, measured.get());
   eval->add_option("--bases", measured->bases, "none, int8, fp8, nf4 (default), fp4")->delimiter(',');
   eval->add_option("--matmul-precisions", measured->precisions, "bf16 (default), fp8, int8")->delimiter(',');
+  eval->add_option("--max-seq-length", measured->max_seq_length, "Longer rows and texts are measured in windows of it (default 1024)");
   eval->add_option("--max-tokens", measured->max_tokens, "Measured at most (default: all)");
   eval->callback([&app, measured] { app.action = [&app, measured] { return Evaluate(app, *measured); }; });
 }

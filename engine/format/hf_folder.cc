@@ -170,14 +170,22 @@ absl::StatusOr<std::string> ReadChatTemplate(const std::string& folder) {
   return TemplateOfTokenizerConfig(*text, DisplayName(path));
 }
 
-absl::StatusOr<std::shared_ptr<const text::Tokenizer>> LoadHfTokenizer(const std::string& folder) {
-  const absl::StatusOr<std::string> tokenizer =
-      ReadSmallFile(folder + "/tokenizer.json", kMaxTokenizerBytes);
+absl::StatusOr<std::shared_ptr<const text::Tokenizer>> LoadHfTokenizer(const std::string& folder,
+                                                                        int64_t vocab_size) {
+  const std::string path = folder + "/tokenizer.json";
+  const absl::StatusOr<std::string> tokenizer = ReadSmallFile(path, kMaxTokenizerBytes);
   if (!tokenizer.ok()) return tokenizer.status();
   const absl::StatusOr<std::string> config =
       ReadOptional(folder + "/tokenizer_config.json", kMaxConfigBytes);
   if (!config.ok()) return config.status();
-  return text::TokenizerFromJson(*tokenizer, *config);
+  auto loaded = text::TokenizerFromJson(*tokenizer, *config);
+  if (loaded.ok() && (*loaded)->vocabulary_size() > vocab_size) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(DisplayName(path), ": expected at most ", vocab_size,
+                     " tokens, one for each row of model.embed_tokens.weight, found ", (*loaded)->vocabulary_size(),
+                     ": take the model's own tokenizer, or resize the embeddings"));
+  }
+  return loaded;
 }
 
 }  // namespace
@@ -204,7 +212,7 @@ absl::StatusOr<std::shared_ptr<const ModelSource>> OpenHfFolder(const std::strin
     const absl::Status s = FoldBnbWeights(parts.name, &parts.tensors, &parts.bytes, &parts.packed);
     if (!s.ok()) return s;
   }
-  parts.load_tokenizer = [folder] { return LoadHfTokenizer(folder); };
+  parts.load_tokenizer = [folder, size = parts.config.vocab_size] { return LoadHfTokenizer(folder, size); };
   return StoredModel::Create(std::move(parts));
 }
 

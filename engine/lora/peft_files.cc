@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <cmath>
 #include <fstream>
 #include <map>
 #include <set>
@@ -135,6 +136,29 @@ bool IsPlain(const json& value) {
          ((value.is_object() || value.is_array()) && value.empty());
 }
 
+// One tensor of the file, which must have the shape that base and configuration give it.
+absl::Status ReadParameter(const format::SafetensorsFile& file, const std::string& name,
+                           const std::vector<int64_t>& shape, std::span<float> out) {
+  const std::string where = absl::StrCat(file.file()->name(), ": tensor ", name);
+  const format::TensorInfo* info = file.Find(name);
+  if (info == nullptr) {
+    return absl::InvalidArgumentError(absl::StrCat(where, " is missing; expected shape ", format::ShapeString(shape)));
+  }
+  if (info->shape != shape) {
+    return absl::InvalidArgumentError(absl::StrCat(where, ": expected shape ", format::ShapeString(shape),
+                                                   ", as base and adapter_config.json have it, found ",
+                                                   format::ShapeString(info->shape),
+                                                   ": the adapter belongs to another base"));
+  }
+  auto raw = file.Raw(name);
+  if (!raw.ok()) return raw.status();
+  if (absl::Status s = format::DecodeToF32(info->dtype, *raw, out); !s.ok()) return s;
+  const auto bad = std::find_if(out.begin(), out.end(), [](float x) { return !std::isfinite(x); });
+  if (bad == out.end()) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(where, ": expected finite numbers, found ", *bad, " at ",
+                                                 bad - out.begin()));
+}
+
 }  // namespace
 
 absl::Status SavePeft(const Adapter& adapter, const PeftDescription& description,
@@ -205,19 +229,8 @@ absl::Status LoadPeftWeights(const std::string& directory, Adapter* adapter) {
   std::set<std::string> known;
   absl::Status status = ForEachTensor(*adapter, [&](const std::string& name, const at::Tensor& t) {
     known.insert(name);
-    const format::TensorInfo* info = (*file)->Find(name);
-    if (info == nullptr) {
-      return absl::InvalidArgumentError(absl::StrCat(path, ": tensor ", name, " is missing"));
-    }
-    if (info->shape != t.sizes().vec()) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          path, ": tensor ", name, " has shape ", format::ShapeString(info->shape), ", expected ",
-          format::ShapeString(t.sizes().vec())));
-    }
-    auto raw = (*file)->Raw(name);
-    if (!raw.ok()) return raw.status();
     float* out = host.data_ptr<float>() + t.storage_offset();
-    return format::DecodeToF32(info->dtype, *raw, {out, static_cast<size_t>(t.numel())});
+    return ReadParameter(**file, name, t.sizes().vec(), {out, static_cast<size_t>(t.numel())});
   });
   if (!status.ok()) return status;
   for (const format::TensorInfo& info : (*file)->tensors()) {
@@ -237,7 +250,6 @@ absl::StatusOr<std::unique_ptr<Adapter>> LoadPeftFolder(const std::string& direc
   if (!options.ok()) return options.status();
   auto adapter = std::make_unique<Adapter>(config, *options, device, compute_dtype);
   if (absl::Status s = LoadPeftWeights(directory, adapter.get()); !s.ok()) return s;
-  adapter->RefreshCompute();
   return adapter;
 }
 

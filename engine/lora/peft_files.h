@@ -28,7 +28,7 @@ absl::Status SavePeft(const Adapter& adapter, const PeftDescription& description
 absl::StatusOr<Options> ReadPeftConfig(const std::string& directory);
 
 // Fills the parameters from adapter_model.safetensors (float32, float16 or bfloat16). Every matrix must be
-// there with its shape, and nothing else: INVALID_ARGUMENT names the tensor.
+// there with its shape and finite numbers, and nothing else: INVALID_ARGUMENT names file, tensor, expected and found.
 absl::Status LoadPeftWeights(const std::string& directory, Adapter* adapter);
 
 // The adapter of a PEFT folder, ready for passes. Errors of ReadPeftConfig and LoadPeftWeights.

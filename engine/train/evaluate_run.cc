@@ -49,6 +49,7 @@ absl::StatusOr<job::RunResult> Execute(const job::EvaluateSpec& spec, job::RunOb
   observer.OnPhase("evaluating");
   observer.OnPlan(0, static_cast<int64_t>(variants.size()), {{"rows", static_cast<double>(rows->size())}});
   job::RunResult result;
+  for (const data::TokenizedRow& row : *rows) result.final_metrics["tokens"] += static_cast<double>(row.input_ids.size());
   nlohmann::ordered_json report = nlohmann::ordered_json::array();
   for (const Variant& v : variants) {
     if (control.leave) return absl::CancelledError("the evaluation was interrupted");
@@ -67,6 +68,7 @@ absl::StatusOr<job::RunResult> Execute(const job::EvaluateSpec& spec, job::RunOb
     observer.OnLog(absl::StrCat(v.name(), ": perplexity ", scores->perplexity()));
     result.final_metrics["perplexity/" + v.name()] = scores->perplexity();
     result.final_metrics["loss/" + v.name()] = scores->loss;
+    result.final_metrics["base_bytes/" + v.name()] = static_cast<double>(scores->base_bytes);
     report.push_back({{"base", v.base}, {"matmul_precision", v.precision}, {"adapter", v.adapter}, {"values", values}});
   }
   auto folder = NewDirectory::Create(spec.state_dir, "evaluation");

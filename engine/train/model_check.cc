@@ -32,6 +32,8 @@ constexpr const char* kSentences[] = {
     "She had not expected a letter, least of all from him; she read it twice, folded it and put it back.",
 };
 
+constexpr int64_t kWholeRows = int64_t{1} << 40;  // no row is that long: Windows cuts, not the tokenization
+
 // How a training job that keeps its base like this would load and place it.
 job::TrainSpec PlacementOf(const ModelUnderTest& model, const job::ToolSpec& spec) {
   job::TrainSpec run;
@@ -92,18 +94,7 @@ absl::StatusOr<Scores> Score(const ModelUnderTest& model, const job::ToolSpec& s
   return scores;
 }
 
-absl::Status CheckIds(const std::vector<data::TokenizedRow>& rows, int64_t vocabulary) {
-  for (const data::TokenizedRow& row : rows) {
-    for (int32_t id : row.input_ids) {
-      if (id >= 0 && id < vocabulary) continue;
-      return absl::InvalidArgumentError(absl::StrCat("line ", row.line, ": the tokenizer gives token ", id,
-                                                     ", but the model has ", vocabulary, " embeddings"));
-    }
-  }
-  return absl::OkStatus();
-}
-
-absl::StatusOr<std::vector<data::TokenizedRow>> BuiltInRows(const text::Tokenizer& tokenizer, int64_t max_length) {
+absl::StatusOr<std::vector<data::TokenizedRow>> BuiltInRows(const text::Tokenizer& tokenizer) {
   std::vector<data::TokenizedRow> rows;
   for (const char* sentence : kSentences) {
     text::EncodeOptions options;
@@ -112,11 +103,29 @@ absl::StatusOr<std::vector<data::TokenizedRow>> BuiltInRows(const text::Tokenize
     if (!tokens.ok()) return tokens.status();
     data::TokenizedRow row;
     for (const text::Token& token : *tokens) row.input_ids.push_back(token.id);
-    row.input_ids.resize(std::min<size_t>(row.input_ids.size(), static_cast<size_t>(max_length)));
     row.trained.assign(row.input_ids.size(), 1);
     rows.push_back(std::move(row));
   }
   return rows;
+}
+
+// Rows longer than `length` become windows of that length, one after another, so that every token is measured. The
+// first token of a window has nothing before it and is no target.
+std::vector<data::TokenizedRow> Windows(std::vector<data::TokenizedRow> rows, int64_t length) {
+  std::vector<data::TokenizedRow> windows;
+  for (data::TokenizedRow& row : rows) {
+    const int64_t size = static_cast<int64_t>(row.input_ids.size());
+    for (int64_t begin = 0; begin < size; begin += length) {
+      const int64_t end = std::min(size, begin + length);
+      data::TokenizedRow window;
+      window.line = row.line;
+      window.input_ids.assign(row.input_ids.begin() + begin, row.input_ids.begin() + end);
+      window.trained.assign(row.trained.begin() + begin, row.trained.begin() + end);
+      if (std::find(window.trained.begin() + 1, window.trained.end(), 1) == window.trained.end()) continue;
+      windows.push_back(std::move(window));
+    }
+  }
+  return windows;
 }
 
 // At most so many tokens; the last row is cut.
@@ -163,19 +172,18 @@ absl::StatusOr<std::vector<data::TokenizedRow>> RowsToScore(const job::ToolSpec&
                                                             const format::ModelSource& source) {
   const auto tokenizer = source.LoadTokenizer();
   if (!tokenizer.ok()) return tokenizer.status();
-  const int64_t length = std::min(spec.max_seq_length, source.config().max_position_embeddings);
   absl::StatusOr<std::vector<data::TokenizedRow>> rows;
   if (spec.dataset_path.empty()) {
-    rows = BuiltInRows(**tokenizer, length);
+    rows = BuiltInRows(**tokenizer);
   } else {
     data::TokenizeOptions options;
-    options.max_seq_length = length;
+    options.max_seq_length = kWholeRows;
     auto dataset = data::TokenizeFile(spec.dataset_path, **tokenizer, source.chat_template(), options);
     if (!dataset.ok()) return dataset.status();
     rows = std::move(dataset->rows);
   }
   if (!rows.ok()) return rows;
-  if (absl::Status s = CheckIds(*rows, source.config().vocab_size); !s.ok()) return s;
+  *rows = Windows(*std::move(rows), std::min(spec.max_seq_length, source.config().max_position_embeddings));
   Limit(spec.max_tokens, &*rows);
   if (rows->empty()) return absl::InvalidArgumentError("no row has a token to measure");
   return rows;

@@ -39,8 +39,9 @@ absl::StatusOr<Scores> ScoreModel(const ModelUnderTest& model, const job::ToolSp
                                   const std::vector<data::TokenizedRow>& rows, int64_t kept,
                                   const std::atomic<bool>& cancel);
 
-// Rows to measure on: those of spec.dataset_path, or sentences that are built in; at most spec.max_tokens tokens.
-// INVALID_ARGUMENT for a dataset or a tokenizer that does not fit the model.
+// Rows to measure on: those of spec.dataset_path, or sentences that are built in, the ones longer than
+// spec.max_seq_length in windows of it; at most spec.max_tokens tokens. INVALID_ARGUMENT for a dataset or a tokenizer
+// that does not fit the model.
 absl::StatusOr<std::vector<data::TokenizedRow>> RowsToScore(const job::ToolSpec& spec,
                                                             const format::ModelSource& source);
 

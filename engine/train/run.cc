@@ -254,7 +254,7 @@ class Run {
     if (absl::Status s = GrpoMethod::Check(spec_, prompts_->prompts.size()); !s.ok()) {
       return Failed(Outcome::kBadConfig, "INVALID_SPEC", s.message());
     }
-    return CheckVocabulary(spec_.dataset_path, train_);
+    return std::nullopt;
   }
 
   Failure ReadPromptFile(const std::string& path, std::optional<data::PromptSet>* out) {
@@ -278,7 +278,6 @@ class Run {
     auto dataset = data::TokenizeFile(path, tokenizer, source_->chat_template(),
                                       TokenizeOptionsOf(spec_), at::get_num_threads());
     if (!dataset.ok()) return DatasetFailure(dataset.status());
-    if (Failure f = CheckVocabulary(path, *dataset)) return f;
     WarnAbout(dataset->warnings);
     *out = *std::move(dataset);
     return std::nullopt;
@@ -293,19 +292,6 @@ class Run {
     for (const data::RowError& w : warnings) {
       observer_.OnWarning(w.reason, absl::StrCat("line ", w.line, ": ", w.message));
     }
-  }
-
-  Failure CheckVocabulary(const std::string& path, const data::TokenizedDataset& dataset) const {
-    const int64_t vocabulary = source_->config().vocab_size;
-    for (const data::TokenizedRow& row : dataset.rows) {
-      for (int32_t id : row.input_ids) {
-        if (id >= 0 && id < vocabulary) continue;
-        return Failed(Outcome::kBadConfig, "INVALID_MODEL",
-                      absl::StrCat(path, ", line ", row.line, ": the tokenizer gives token ", id,
-                                   ", but the model has ", vocabulary, " embeddings"));
-      }
-    }
-    return std::nullopt;
   }
 
   Failure FindResumePoint() {

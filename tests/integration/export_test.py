@@ -80,9 +80,17 @@ def check_eval(daemon):
                        daemon.dir / "rows.jsonl").stdout
     assert "PERPLEXITY" in table, table
     found = metrics(daemon, "measured")
-    assert set(found) == {f"{what}/{base}/bf16{adapter}" for what in ("perplexity", "loss") for base in ("none", "nf4")
-                          for adapter in ("", "/adapter")}, found
+    assert set(found) == {"tokens"} | {f"{what}/{base}/bf16{adapter}" for what in ("perplexity", "loss", "base_bytes")
+                                       for base in ("none", "nf4") for adapter in ("", "/adapter")}, found
+    assert found["base_bytes/nf4/bf16"] < found["base_bytes/none/bf16"]
     assert found["perplexity/none/bf16/adapter"] < 0.9 * found["perplexity/none/bf16"], found
+    # A text is measured to its last token, in windows.
+    text = daemon.dir / "text.txt"
+    text.write_text("".join(f"Line {i} of the text.\n" for i in range(100)))
+    table = daemon.cli("eval", "--model", "tiny", "--name", "text", "--bases", "none,int8", "--max-seq-length", "128",
+                       "--data", text).stdout
+    assert "int8" in table and "%" in table, table
+    assert metrics(daemon, "text")["tokens"] == len(text.read_text()) + 1  # a byte a token, and the end
 
 
 def main():

@@ -3,8 +3,9 @@
 merged      transformers' logits equal those of peft's merge_and_unload, for every float type
 gguf        the package gguf reads every tensor; blocks equal its own encoder bit for bit, or lie within the error of
             the type; metadata say what the model is; gguf -> merged -> transformers gives the same logits again
-gguf_lora   B A * alpha / rank equals peft's delta
-Usage: export_loads.py EXPORT_FILES GOLDENS MODEL. Exit 77 (skipped) without the libraries."""
+gguf_lora   B A * alpha / rank equals peft's delta; adapters with more than that are refused
+Usage: export_loads.py EXPORT_FILES GOLDENS MODEL ADAPTER... Exit 77 (skipped) without the libraries. Every adapter is
+merged; the first one goes through all types of GGUF."""
 
 import json
 import pathlib
@@ -51,9 +52,8 @@ def gguf_name(name):
 
 
 class Check:
-    def __init__(self, tool, goldens, model):
-        self.tool, self.base = tool, pathlib.Path(goldens, model)
-        self.adapter = pathlib.Path(goldens, model + "_adapter")
+    def __init__(self, tool, goldens, model, adapter):
+        self.tool, self.base, self.adapter = tool, pathlib.Path(goldens, model), pathlib.Path(goldens, adapter)
         self.config = json.load(open(self.base / "config.json"))
         plain = load(self.base)
         self.ids = AutoTokenizer.from_pretrained(self.base)(TEXT)["input_ids"]
@@ -64,10 +64,13 @@ class Check:
         self.merged = self.peft.merge_and_unload()
         self.wanted = logits(self.merged, self.ids)
 
-    def export(self, out, kind, quantization, base=None, adapter=None):
+    def command(self, out, kind, quantization, base=None, adapter=None):
         folder = out / f"{kind}-{quantization}-{'again' if base else 'first'}"
-        subprocess.run([self.tool, base or self.base, self.adapter if adapter is None else adapter, kind, quantization,
-                        folder], check=True)
+        return folder, [self.tool, base or self.base, self.adapter if adapter is None else adapter, kind, quantization, folder]
+
+    def export(self, *args, **kwargs):
+        folder, command = self.command(*args, **kwargs)
+        subprocess.run(command, check=True)
         return folder
 
     def check_merged(self, out):
@@ -76,7 +79,7 @@ class Check:
             assert (folder / "model.safetensors.index.json").exists()
             found = logits(load(folder), AutoTokenizer.from_pretrained(folder)(TEXT)["input_ids"])
             worst = float((found - self.wanted).abs().max())
-            print("merged", quantization, "largest difference", worst)
+            print(self.adapter.name, "merged", quantization, "largest difference", worst)
             assert worst < bound and worst < float((self.plain - self.wanted).abs().max())
         self.weights = {k: v for f in (out / "merged-f32-first").glob("*.safetensors") for k, v in load_file(f).items()}
 
@@ -126,6 +129,11 @@ class Check:
         assert set(first.fields) == set(copied.fields)
 
     def check_lora(self, out):
+        config = json.load(open(self.adapter / "adapter_config.json"))
+        if config.get("use_dora") or config.get("modules_to_save"):
+            done = subprocess.run(self.command(out, "gguf_lora", "")[1], capture_output=True, text=True)
+            assert done.returncode == 1 and "gguf instead" in done.stderr, done.stderr
+            return
         reader = gguf.GGUFReader(self.export(out, "gguf_lora", "") / "adapter.gguf")
         alpha = reader.fields["adapter.lora.alpha"].contents()
         tensors = {t.name: np.array(t.data) for t in reader.tensors}
@@ -141,16 +149,23 @@ class Check:
         print("gguf_lora:", len(self.deltas), "modules")
 
 
-def main():
-    check = Check(*sys.argv[1:])
+def check_kind(*args, everything):
+    check = Check(*args)
     with tempfile.TemporaryDirectory() as out:
         out = pathlib.Path(out)
         check.check_merged(out)
-        for quantization in ["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "q4_k_m", "q5_k_m", "q6_k"]:
+        quantizations = ["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "q4_k_m", "q5_k_m", "q6_k"]
+        for quantization in quantizations if everything else quantizations[:1]:
             file = check.check_gguf(out, quantization)
             if quantization == "f32":
                 check.check_again(out, file)
         check.check_lora(out)
+
+
+def main():
+    tool, goldens, model, *adapters = sys.argv[1:]
+    for adapter in adapters:
+        check_kind(tool, goldens, model, adapter, everything=adapter == adapters[0])
 
 
 if __name__ == "__main__":

@@ -230,6 +230,18 @@ TEST_F(BrokenFolder, ChatTemplateFileWinsAndNamedTemplatesAreRead) {
                 {"tokenizer_config.json: chat_template: expected a string"});
 }
 
+TEST_F(BrokenFolder, TokenizerWithMoreTokensThanEmbeddingsIsRefused) {
+  const std::string path = model_ + "/tokenizer.json";
+  json tokenizer = json::parse(ReadFile(path));
+  tokenizer["added_tokens"].push_back(tokenizer["added_tokens"][0]);
+  tokenizer["added_tokens"].back().update({{"id", 64}, {"content", "<extra>"}});
+  WriteFile(path, tokenizer.dump());
+  const auto model = OpenModel(model_);
+  ASSERT_TRUE(model.ok()) << model.status();
+  ExpectError((*model)->LoadTokenizer().status(), Code::kInvalidArgument,
+              {"model/tokenizer.json: expected at most 64 tokens", "found 65"});
+}
+
 TEST_F(BrokenFolder, MissingTokenizerIsReportedWhenItIsAskedFor) {
   std::filesystem::remove(model_ + "/tokenizer.json");
   const auto model = OpenModel(model_);

@@ -88,10 +88,20 @@ TEST(PeftFiles, WeightsOfAnotherShapeAreRefusedByName) {
   ASSERT_TRUE(SavePeft(saved, {"base", "title"}, directory).ok());
   Adapter wider(TinyConfig(), {.rank = 4, .targets = {Target::kQ}}, at::kCPU, at::kFloat);
   EXPECT_THAT(std::string(LoadPeftWeights(directory, &wider).message()),
-              testing::HasSubstr("layers.0.self_attn.q_proj.lora_A.weight has shape [2, 64]"));
+              testing::HasSubstr("layers.0.self_attn.q_proj.lora_A.weight: expected shape [4, 64], as base and adapter_config.json have it, found [2, 64]"));
   Adapter fewer(TinyConfig(), {.rank = 2, .targets = {Target::kV}}, at::kCPU, at::kFloat);
   EXPECT_THAT(std::string(LoadPeftWeights(directory, &fewer).message()),
               testing::HasSubstr("v_proj.lora_A.weight is missing"));
+}
+
+TEST(PeftFiles, NumbersThatAreNotFiniteAreNamed) {
+  c10::InferenceMode no_autograd;
+  const std::string directory = parity::NewTemporaryDirectory("peft_nan");
+  Adapter saved(TinyConfig(), {.rank = 2, .targets = {Target::kQ}}, at::kCPU, at::kFloat);
+  saved.sites().back().b_OR.select(0, 3).fill_(NAN);
+  ASSERT_TRUE(SavePeft(saved, {"base", "title"}, directory).ok());
+  EXPECT_THAT(std::string(LoadPeftFolder(directory, TinyConfig(), at::kCPU, at::kFloat).status().message()),
+              testing::HasSubstr("layers.1.self_attn.q_proj.lora_B.weight: expected finite numbers, found nan at 6"));
 }
 
 TEST(PeftFiles, UnsupportedConfigurationIsNamed) {
