@@ -17,6 +17,7 @@ namespace {
 
 using nlohmann::json;
 
+constexpr char kWeightsFile[] = "adapter_model.safetensors";
 constexpr char kPrefix[] = "base_model.model.";
 
 // What scales the modules.
@@ -67,11 +68,18 @@ absl::Status Expected(const std::string& path, const std::string& tensor, std::s
 
 }  // namespace
 
+absl::StatusOr<bool> AdapterWeights::SavesEmbedding(const std::string& folder) {
+  const auto file = format::SafetensorsFile::Open(absl::StrCat(folder, "/", kWeightsFile));
+  if (!file.ok()) return file.status();
+  return (*file)->Find(absl::StrCat(kPrefix, "model.embed_tokens.weight")) != nullptr ||
+         (*file)->Find(absl::StrCat(kPrefix, "lm_head.weight")) != nullptr;
+}
+
 absl::StatusOr<std::shared_ptr<const AdapterWeights>> AdapterWeights::Open(const std::string& folder,
                                                                            const format::ModelSource& base) {
   const auto config = format::ReadSmallFile(folder + "/adapter_config.json", 1 << 20);
   if (!config.ok()) return config.status();
-  const std::string path = folder + "/adapter_model.safetensors";
+  const std::string path = absl::StrCat(folder, "/", kWeightsFile);
   auto file = format::SafetensorsFile::Open(path);
   if (!file.ok()) return file.status();
   auto weights = std::make_shared<AdapterWeights>();

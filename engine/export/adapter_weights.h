@@ -28,6 +28,9 @@ class AdapterWeights {
   static absl::StatusOr<std::shared_ptr<const AdapterWeights>> Open(const std::string& folder,
                                                                     const format::ModelSource& base);
 
+  // Whether an adapter has an embedding or a head of its own. Errors of the file.
+  static absl::StatusOr<bool> SavesEmbedding(const std::string& folder);
+
   // Linears by module name: "model.layers.0.self_attn.q_proj".
   const std::map<std::string, Module>& modules() const { return modules_; }
   // Names of base tensors that the adapter replaces (modules_to_save, trained biases).

@@ -13,6 +13,7 @@
 #include "engine/export/gguf_types.h"
 #include "engine/export/hf_folder_export.h"
 #include "engine/export/ollama.h"
+#include "engine/export/untied_base.h"
 #include "engine/format/dequantize.h"
 #include "engine/format/gguf_reader.h"
 #include "engine/format/mapped_file.h"
@@ -117,6 +118,9 @@ absl::Status WriteExport(const ExportOptions& o, std::shared_ptr<const format::M
   if (absl::Status s = CheckExportOptions(o); !s.ok()) return s;
   std::shared_ptr<const AdapterWeights> adapter;
   if (!o.adapter_dir.empty()) {
+    const auto own = AdapterWeights::SavesEmbedding(o.adapter_dir);
+    if (!own.ok()) return own.status();
+    if (*own && base->config().tie_word_embeddings) base = Untied(std::move(base));
     auto opened = AdapterWeights::Open(o.adapter_dir, *base);
     if (!opened.ok()) return opened.status();
     adapter = *std::move(opened);

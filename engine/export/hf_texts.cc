@@ -32,12 +32,13 @@ const char* TorchName(format::DType dtype) {
   return dtype == format::DType::kF16 ? "float16" : "bfloat16";
 }
 
-absl::StatusOr<HfTexts> CopiedTexts(const std::string& folder, format::DType dtype) {
+absl::StatusOr<HfTexts> CopiedTexts(const format::ModelSource& base, const std::string& folder, format::DType dtype) {
   const auto config_text = format::ReadSmallFile(folder + "/config.json", kMaxTextBytes);
   if (!config_text.ok()) return config_text.status();
   ordered_json config = ordered_json::parse(*config_text, nullptr, false);
   if (!config.is_object()) return absl::InvalidArgumentError(absl::StrCat(format::DisplayName(folder), "/config.json: expected an object"));
   config.erase("quantization_config");
+  config["tie_word_embeddings"] = base.config().tie_word_embeddings;
   config.erase(config.contains("dtype") ? "torch_dtype" : "dtype");
   config[config.contains("dtype") ? "dtype" : "torch_dtype"] = TorchName(dtype);
   HfTexts texts = {{"config.json", config.dump(2) + "\n"}};
@@ -149,7 +150,7 @@ absl::StatusOr<HfTexts> TextsOfGguf(const format::ModelSource& base, const std::
 }  // namespace
 
 absl::StatusOr<HfTexts> HfTextsOf(const format::ModelSource& base, const std::string& base_path, format::DType dtype) {
-  return std::filesystem::is_directory(base_path) ? CopiedTexts(base_path, dtype) : TextsOfGguf(base, base_path, dtype);
+  return std::filesystem::is_directory(base_path) ? CopiedTexts(base, base_path, dtype) : TextsOfGguf(base, base_path, dtype);
 }
 
 }  // namespace finetuned::exports

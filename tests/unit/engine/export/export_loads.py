@@ -17,7 +17,7 @@ try:
     import gguf
     import numpy as np
     import torch
-    from peft import PeftModel
+    from peft import LoraConfig, PeftModel, get_peft_model
     from safetensors.torch import load_file
     from transformers import AutoModelForCausalLM, AutoTokenizer
 except ImportError as missing:
@@ -162,10 +162,35 @@ def check_kind(*args, everything):
         check.check_lora(out)
 
 
+def check_own_embeddings(tool, base):
+    """On a base whose embedding is its head, an adapter with one of its own: the export has both."""
+    ids = list(range(5, 60))
+    for saved in (["embed_tokens"], ["lm_head"], ["embed_tokens", "lm_head"]):
+        torch.manual_seed(1)
+        options = LoraConfig(r=4, target_modules=["q_proj", "down_proj"], modules_to_save=saved, task_type="CAUSAL_LM")
+        model = get_peft_model(load(base), options)
+        with torch.no_grad():
+            for name, p in model.named_parameters():
+                if "lora_B" in name or ("modules_to_save" in name and p.requires_grad):
+                    p.add_(0.05 * torch.randn_like(p))
+        with tempfile.TemporaryDirectory() as out:
+            out = pathlib.Path(out)
+            model.save_pretrained(out / "adapter")
+            subprocess.run([tool, base, out / "adapter", "merged", "f32", out / "first"], check=True)
+            subprocess.run([tool, base, out / "adapter", "gguf", "f32", out / "gguf"], check=True)
+            subprocess.run([tool, out / "gguf/model-f32.gguf", "", "merged", "f32", out / "second"], check=True)
+            for folder in (out / "first", out / "second"):
+                worst = float((logits(load(folder), ids) - logits(model, ids)).abs().max())
+                print("tied base,", saved, folder.name, "largest difference", worst)
+                assert worst < 2e-4
+
+
 def main():
     tool, goldens, model, *adapters = sys.argv[1:]
     for adapter in adapters:
         check_kind(tool, goldens, model, adapter, everything=adapter == adapters[0])
+    if json.load(open(pathlib.Path(goldens, model, "config.json")))["tie_word_embeddings"]:
+        check_own_embeddings(tool, pathlib.Path(goldens, model))
 
 
 if __name__ == "__main__":
