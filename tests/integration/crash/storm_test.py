@@ -93,28 +93,36 @@ class User(threading.Thread):
         except rig.Refused as error:
             assert error.code in EXPECTED, f"{action} of {name}: {error}"
 
-    def finish(self):
-        """Lets every job come to its end."""
-        for name in self.jobs:
-            if name in self.deleted:
-                continue
 
-            def ended(name=name):
-                job = self.client.get(name)
-                if job.state in rig.TERMINAL:
-                    return True
-                try:
-                    if job.scheduling.hold:
-                        self.client.mutate("UpdateJob", job=jobs_pb2.Job(name=name),
-                                           update_mask=field_mask_pb2.FieldMask(paths=["scheduling.hold"]))
-                    elif job.state == S.PAUSED:
-                        self.client.mutate("ResumeJob", name=name)
-                    elif job.state == S.RUNNING and name.startswith("jobs/slow"):
-                        self.client.mutate("StopJob", name=name)
-                except rig.Refused as error:
-                    assert error.code in EXPECTED, error
-                return False
-            rig.eventually(f"the end of {name}", ended)
+def nudge(client, job):
+    """What an open job needs to come to its end."""
+    try:
+        if job.scheduling.hold:
+            client.mutate("UpdateJob", job=jobs_pb2.Job(name=job.name),
+                          update_mask=field_mask_pb2.FieldMask(paths=["scheduling.hold"]))
+        elif job.state == S.PAUSED:
+            client.mutate("ResumeJob", name=job.name)
+        elif job.state == S.RUNNING and job.name.startswith("jobs/slow"):
+            client.mutate("StopJob", name=job.name)
+    except rig.Refused as error:
+        assert error.code in EXPECTED, error
+
+
+def finish(client):
+    """Lets every job come to its end. How long that takes depends on their number: the patience is for the next one."""
+    ended, since = -1, time.time()
+    while True:
+        jobs = client.all_jobs()
+        open_jobs = [job for job in jobs if job.state not in rig.TERMINAL]
+        if not open_jobs:
+            return
+        if len(jobs) - len(open_jobs) > ended:
+            ended, since = len(jobs) - len(open_jobs), time.time()
+        assert time.time() - since < rig.PATIENCE, \
+            f"no job ends any more; open: {[(j.name, S.JobState.Name(j.state), j.state_message) for j in open_jobs[:5]]}"
+        for job in open_jobs:
+            nudge(client, job)
+        time.sleep(0.1)
 
 
 class Killer:
@@ -233,10 +241,8 @@ def main():
     for user in users:
         user.join(rig.PATIENCE)
         assert user.error is None and not user.is_alive(), user.error
-    for user in users:
-        user.finish()
-    for name in [j.name for j in client.all_jobs() if j.name.startswith("jobs/finish-cli") or j.name == "jobs/calm"]:
-        client.wait(name, *rig.TERMINAL)
+    print(f"{sum(killer.counts.values())} disturbances after {time.time() - started:.0f} s", file=sys.stderr, flush=True)
+    finish(users[0].client)
     jobs = check(daemon, users, calm)
     rig.drain(daemon)
     result = {"kills": sum(killer.counts.values()), "by_target": dict(killer.counts), "seed": args.seed, "worker": args.worker,
