@@ -21,7 +21,7 @@ void CheckLabels(const char* op, const CrossEntropyParams& p) {
 void CrossEntropyChunk(at::Tensor& logits_CV, const at::Tensor& labels_C, const at::Tensor& scale,
                        double label_smoothing, bool write_grad, at::Tensor& loss_C,
                        const at::Tensor& entropy_C, const at::Tensor& correct_C,
-                       bool narrow_grad) {
+                       bool narrow_grad, const at::Tensor& d_entropy_C) {
   const char* op = "CrossEntropyChunk";
   RECORD_FUNCTION(op, c10::ArrayRef<const c10::IValue>{});
   const Dtype dtype = DtypeOf(op, logits_CV);
@@ -40,6 +40,10 @@ void CrossEntropyChunk(at::Tensor& logits_CV, const at::Tensor& labels_C, const 
   CheckTensor(op, "scale", scale, {scales}, at::kFloat, device);
   if (entropy_C.defined()) CheckTensor(op, "entropy", entropy_C, {C}, at::kFloat, device);
   if (correct_C.defined()) CheckTensor(op, "correct", correct_C, {C}, at::kByte, device);
+  if (d_entropy_C.defined()) {
+    TORCH_CHECK(write_grad && entropy_C.defined(), op, ": d_entropy needs write_grad and entropy");
+    CheckTensor(op, "d_entropy", d_entropy_C, {C}, at::kFloat, device);
+  }
   if (logits_CV.numel() == 0) return;
   const CrossEntropyParams p = {
       .logits = logits_CV.data_ptr(),
@@ -54,6 +58,7 @@ void CrossEntropyChunk(at::Tensor& logits_CV, const at::Tensor& labels_C, const 
       .label_smoothing = label_smoothing,
       .write_grad = write_grad,
       .narrow_grad = narrow_grad,
+      .d_entropy = d_entropy_C.defined() ? d_entropy_C.const_data_ptr<float>() : nullptr,
   };
   if (logits_CV.is_cuda()) {
     OnCuda(op, logits_CV, [&](auto stream) { CrossEntropyCuda(p, dtype, stream); });

@@ -25,10 +25,13 @@ inline constexpr int32_t kIgnoredLabel = -100;
 //               scaled; 0 for ignored rows.
 //   entropy_C   float32, may be undefined: -sum(p * log p), for ignored rows too.
 //   correct_C   uint8, may be undefined: 1 where the (first) largest logit is the label.
+//   d_entropy_C float32, may be undefined; needs write_grad and entropy_C: the gradient gets
+//               d_entropy * dentropy/dlogits = -d_entropy * p * (log p + entropy) on top, not for ignored rows.
 void CrossEntropyChunk(at::Tensor& logits_CV, const at::Tensor& labels_C, const at::Tensor& scale,
                        double label_smoothing, bool write_grad, at::Tensor& loss_C,
                        const at::Tensor& entropy_C = at::Tensor(),
-                       const at::Tensor& correct_C = at::Tensor(), bool narrow_grad = false);
+                       const at::Tensor& correct_C = at::Tensor(), bool narrow_grad = false,
+                       const at::Tensor& d_entropy_C = at::Tensor());
 
 // bfloat16 [C, V] with rows 2 V apart: what a call with narrow_grad left in logits_CV.
 at::Tensor NarrowGradient(const at::Tensor& logits_CV);

@@ -59,6 +59,19 @@ void WriteGradient(R* x, int64_t V, int32_t label, const RowSums& sums, double s
   x[label] -= static_cast<R>(1.0 - smoothing) * scale;
 }
 
+// x holds e^(x - top), of which the gradient of the entropy is added to what WriteGradient would write.
+template <typename R>
+void WriteEntropyGradient(R* x, int64_t V, int32_t label, const RowSums& sums, double smoothing, R scale, double entropy,
+                          double d_entropy) {
+  const double log_sum = std::log(sums.exp), everywhere = smoothing / static_cast<double>(V);
+  for (int64_t v = 0; v < V; ++v) {
+    const double e = x[v], p = e / sums.exp;
+    const double of_entropy = e > 0 ? p * (std::log(e) - log_sum + entropy) : 0;  // -inf logits have no share
+    x[v] = static_cast<R>((p - everywhere) * scale - d_entropy * of_entropy);
+  }
+  x[label] -= static_cast<R>(1.0 - smoothing) * scale;
+}
+
 template <typename R>
 void Row(const CrossEntropyParams& p, int64_t c) {
   R* x = static_cast<R*>(p.logits) + c * p.V;
@@ -79,9 +92,13 @@ void Row(const CrossEntropyParams& p, int64_t c) {
   const double uniform = log_sum - sums.x / static_cast<double>(p.V);
   const double s = p.label_smoothing;
   p.loss[c] = counts ? static_cast<float>(s > 0 ? (1 - s) * nll + s * uniform : nll) : 0.0f;
-  if (p.entropy) p.entropy[c] = static_cast<float>(log_sum - sums.exp_x / sums.exp);
-  if (gradient) {
-    WriteGradient<R>(x, p.V, label, sums, s, static_cast<R>(p.scale[c * p.scale_stride]));
+  const double entropy = log_sum - sums.exp_x / sums.exp;
+  if (p.entropy) p.entropy[c] = static_cast<float>(entropy);
+  const R scale = static_cast<R>(p.scale[c * p.scale_stride]);
+  if (gradient && p.d_entropy) {
+    WriteEntropyGradient<R>(x, p.V, label, sums, s, scale, entropy, p.d_entropy[c]);
+  } else if (gradient) {
+    WriteGradient<R>(x, p.V, label, sums, s, scale);
   } else if (p.write_grad) {
     std::fill(x, x + p.V, R(0));
   }

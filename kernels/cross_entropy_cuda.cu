@@ -155,12 +155,17 @@ struct Gradient {
   float at_label;    // 1 - label_smoothing
   float scale;
   int64_t label;
+  float d_entropy;        // 0: none
+  float entropy_less_log; // entropy - log sum of e^(x - top)
 
   template <typename T>
   __device__ __forceinline__ T At(float x, int64_t index) const {
-    float g = Exp<T>(x - top) * inverse_sum - everywhere;
+    const float p = Exp<T>(x - top) * inverse_sum;
+    float g = p - everywhere;
     if (index == label) g -= at_label;
-    return FromFloat<T>(g * scale);
+    g *= scale;
+    if (d_entropy != 0.0f && p > 0.0f) g -= d_entropy * p * (x - top + entropy_less_log);
+    return FromFloat<T>(g);
   }
 };
 
@@ -209,12 +214,14 @@ __global__ void __launch_bounds__(kThreads) cross_entropy_kernel(CrossEntropyPar
   T* row = static_cast<T*>(p.logits) + c * p.V;
   const int64_t label = p.labels[c];
   const bool counts = label >= 0 && label < p.V;
-  float top = 0, inverse_sum = 0;
+  float top = 0, inverse_sum = 0, entropy_less_log = 0;
   if (counts || kExtra) {
     const Stats s = BlockStats<T, kExtra>(ScanRow<T, kExtra>(row, p.V), shared);
     const float log_sum = s.top + logf(s.sum);
     top = s.top;
     inverse_sum = 1.0f / s.sum;
+    // The entropy is log sum - sum(p x), both with the maximum.
+    if (kExtra) entropy_less_log = s.top - s.sum_ex / s.sum;
     if (threadIdx.x == 0) {
       const float x = counts ? ToFloat(row[label]) : 0.0f;
       const float smoothing = static_cast<float>(p.label_smoothing);
@@ -232,7 +239,8 @@ __global__ void __launch_bounds__(kThreads) cross_entropy_kernel(CrossEntropyPar
   if (!p.write_grad) return;
   const float smoothing = static_cast<float>(p.label_smoothing);
   const Gradient g = {top, inverse_sum, smoothing / static_cast<float>(p.V), 1.0f - smoothing,
-                      p.scale[c * p.scale_stride], label};
+                      p.scale[c * p.scale_stride], label, kExtra && p.d_entropy ? p.d_entropy[c] : 0.0f,
+                      entropy_less_log};
   if constexpr (sizeof(T) == 4) {
     if (p.narrow_grad && p.V % 4 == 0) return WriteNarrowGradient<4>(row, p.V, g, counts);
     if (p.narrow_grad) return WriteNarrowGradient<1>(row, p.V, g, counts);

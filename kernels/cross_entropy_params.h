@@ -20,6 +20,7 @@ struct CrossEntropyParams {
   double label_smoothing;
   bool write_grad;
   bool narrow_grad;       // float32 logits: the gradient as bfloat16 in the front half of each row
+  const float* d_entropy; // [C] or null; then entropy is not null
 };
 
 // Labels are below V.

@@ -27,7 +27,7 @@ namespace {
 // Flags of `run` and `plan`; unset ones are left to the daemon.
 struct RunFlags {
   std::string method = "sft";
-  std::string model, data, eval, name, loss_on, scheduler, optimizer, quantization, precision, device;
+  std::string model, data, eval, init_adapter, name, loss_on, scheduler, optimizer, quantization, precision, device;
   double epochs = 0, learning_rate = 0, alpha = 0, dropout = 0, warmup_ratio = 0, every_minutes = 0;
   int64_t max_steps = 0, every_steps = 0, eval_every = 0;
   int rank = 0, micro_batch = 0, accumulation = 0, sequence = 0;
@@ -35,7 +35,7 @@ struct RunFlags {
   uint64_t seed = 0;
   bool has_seed = false, packing = false, checkpointing = false, detach = false;
   bool eval_first = false, deterministic = false, keep_best = false, dora = false;
-  int early_stopping = 0;
+  int early_stopping = 0, sample_prompts = 0;
   SchedulingFlags scheduling;
   PreferenceFlags preference;
   GrpoFlags grpo;
@@ -68,6 +68,8 @@ void AddSpecFlags(CLI::App* c, RunFlags* f) {
   c->add_option("--seed", f->seed, "Seed (default 42)")->each([f](const std::string&) { f->has_seed = true; });
   c->add_option("--checkpoint-every", f->every_steps, "Steps between checkpoints");
   c->add_option("--checkpoint-minutes", f->every_minutes, "Minutes between checkpoints");
+  c->add_option("--init-adapter", f->init_adapter, "Start from this adapter: adapters/NAME");
+  c->add_option("--sample-prompts", f->sample_prompts, "Held-out prompts to answer at each evaluation");
   c->add_option("--eval-every", f->eval_every, "Steps between evaluations");
   c->add_flag("--keep-best", f->keep_best, "Keep and export the adapter of the best evaluation");
   c->add_option("--early-stopping", f->early_stopping, "Stop after this many evaluations without a better one");
@@ -101,6 +103,7 @@ v1::Job JobFromFlags(const RunFlags& f) {
   spec->set_base_model(f.model);
   spec->set_dataset(f.data);
   spec->set_eval_dataset(f.eval);
+  spec->set_init_adapter(f.init_adapter);
   SetMethod(f, spec);
   v1::LoraSpec* lora = spec->mutable_lora();
   lora->set_rank(f.rank);
@@ -128,6 +131,7 @@ v1::Job JobFromFlags(const RunFlags& f) {
   }
   spec->mutable_evaluation()->set_every_steps(f.eval_every);
   spec->mutable_evaluation()->set_before_training(f.eval_first);
+  spec->mutable_evaluation()->set_sample_prompts(f.sample_prompts);
   spec->mutable_evaluation()->set_early_stopping_patience(f.early_stopping);
   spec->mutable_checkpoints()->set_keep_best(f.keep_best);
   spec->mutable_quantization()->set_base(f.quantization);

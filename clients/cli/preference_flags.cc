@@ -17,6 +17,7 @@ void AddKtoFlags(CLI::App* c, PreferenceFlags* f) {
   c->add_option("--loss-type", f->loss_types, "kto (default) or apo_zero_unpaired")->expected(1);
   c->add_option("--desirable-weight", f->desirable_weight, "Weight of rows with label true (default 1)");
   c->add_option("--undesirable-weight", f->undesirable_weight, "Weight of rows with label false (default 1)");
+  c->add_flag("--precompute-reference", f->precompute_reference, "Run the reference of the rows once, before training");
 }
 
 v1::DpoSpec DpoFromFlags(const PreferenceFlags& f) {
@@ -36,6 +37,7 @@ v1::KtoSpec KtoFromFlags(const PreferenceFlags& f) {
   if (!f.loss_types.empty()) kto.set_loss_type(f.loss_types.front());
   if (f.desirable_weight) kto.set_desirable_weight(*f.desirable_weight);
   if (f.undesirable_weight) kto.set_undesirable_weight(*f.undesirable_weight);
+  kto.set_precompute_reference(f.precompute_reference);
   return kto;
 }
 

@@ -3,6 +3,7 @@
 #include <string>
 #include <string_view>
 
+#include "absl/status/statusor.h"
 #include "engine/data/findings.h"
 #include "engine/text/chat_template.h"
 
@@ -37,5 +38,9 @@ text::Json NormalizeMessages(const text::Json& messages);
 
 // The tools of a checked row as a list, or null.
 text::Json NormalizeTools(const text::Json& row);
+
+// Normalized messages of a checked row, with its tools and chat_template_kwargs. every_row: what all rows share.
+absl::StatusOr<text::Rendered> RenderMessages(const text::ChatTemplate& chat, text::RenderInput every_row,
+                                              text::Json messages, const text::Json& row, bool generation_prompt);
 
 }  // namespace finetuned::data

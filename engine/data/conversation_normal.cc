@@ -1,5 +1,6 @@
 // The forms of messages and tools that chat templates read.
 #include <string>
+#include <utility>
 
 #include "engine/data/conversation.h"
 #include "engine/data/json_row.h"
@@ -66,6 +67,16 @@ Json NormalizeTools(const Json& row) {
   Json decoded;
   if (ParseJsonValue(tools->get_ref<const std::string&>(), {}, &decoded)) return nullptr;
   return decoded;
+}
+
+absl::StatusOr<text::Rendered> RenderMessages(const text::ChatTemplate& chat, text::RenderInput every_row,
+                                              Json messages, const Json& row, bool generation_prompt) {
+  every_row.messages = std::move(messages);
+  every_row.tools = NormalizeTools(row);
+  const auto kwargs = row.find("chat_template_kwargs");
+  if (kwargs != row.end() && kwargs->is_object()) every_row.extra = *kwargs;
+  every_row.add_generation_prompt = generation_prompt;
+  return chat.Render(every_row);
 }
 
 }  // namespace finetuned::data

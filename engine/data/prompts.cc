@@ -128,14 +128,10 @@ class PromptReader {
   }
 
   absl::StatusOr<text::Rendered> Render(const Json& prompt, const Json& row) const {
-    text::RenderInput input;
-    input.messages = Conversation(prompt);
-    input.tools = NormalizeTools(row);
-    const auto kwargs = row.find("chat_template_kwargs");
-    if (kwargs != row.end() && kwargs->is_object()) input.extra = *kwargs;
-    input.add_generation_prompt = true;
-    text::SetSpecialTokens(tokenizer_, &input);
-    auto rendered = template_->Render(input);
+    text::RenderInput every_row;
+    every_row.now_unix_seconds = options_.now_unix_seconds;
+    text::SetSpecialTokens(tokenizer_, &every_row);
+    auto rendered = RenderMessages(*template_, std::move(every_row), Conversation(prompt), row, /*generation_prompt=*/true);
     if (!rendered.ok()) return rendered;
     std::sort(rendered->from_user.begin(), rendered->from_user.end(),
               [](const auto& a, const auto& b) { return a.begin < b.begin; });

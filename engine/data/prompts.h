@@ -23,6 +23,7 @@ struct PromptOptions {
   int64_t max_tokens = 512;   // longer prompts are left out
   std::string chat_template;  // overrides the model's when not empty
   std::string system_prompt;
+  int64_t now_unix_seconds = 0;  // as TokenizeOptions
   // Columns that every row must have, with who reads them.
   std::map<std::string, std::string> required_columns;
   int64_t max_rows = 0;       // of the file's beginning; 0: all

@@ -165,20 +165,9 @@ absl::Status RowTexter::ChooseTarget() {
   return absl::OkStatus();
 }
 
-absl::StatusOr<text::Rendered> RowTexter::RenderMessages(Json messages, const Json& row,
-                                                         bool generation_prompt) const {
-  text::RenderInput input = every_input_;
-  input.messages = std::move(messages);
-  input.tools = NormalizeTools(row);
-  const auto kwargs = row.find("chat_template_kwargs");
-  if (kwargs != row.end() && kwargs->is_object()) input.extra = *kwargs;
-  input.add_generation_prompt = generation_prompt;
-  return template_->Render(input);
-}
-
 absl::StatusOr<RowText> RowTexter::RenderConversation(const Json& row) const {
   const char* field = schema_.format == Format::kMessages ? "messages" : "conversations";
-  auto rendered = RenderMessages(NormalizeMessages(row[field]), row, false);
+  auto rendered = RenderMessages(*template_, every_input_, NormalizeMessages(row[field]), row, false);
   if (!rendered.ok()) return rendered.status();
   RowText out;
   out.text = std::move(rendered->text);
@@ -195,7 +184,7 @@ absl::StatusOr<RowText> RowTexter::RenderPromptCompletion(Json prompt, const Jso
                                                           const Json& row) const {
   Json whole = prompt;
   whole.insert(whole.end(), completion.begin(), completion.end());
-  auto rendered = RenderMessages(std::move(whole), row, false);
+  auto rendered = RenderMessages(*template_, every_input_, std::move(whole), row, false);
   if (!rendered.ok()) return rendered.status();
   RowText out;
   out.text = std::move(rendered->text);
@@ -204,7 +193,7 @@ absl::StatusOr<RowText> RowTexter::RenderPromptCompletion(Json prompt, const Jso
     out.trained = {{0, out.text.size()}};
     return out;
   }
-  auto prompt_only = RenderMessages(std::move(prompt), row, true);
+  auto prompt_only = RenderMessages(*template_, every_input_, std::move(prompt), row, true);
   if (!prompt_only.ok()) return prompt_only.status();
   const size_t begin = CommonPrefix(prompt_only->text, out.text);
   if (target_ == Target::kSpansOfCompletion) {

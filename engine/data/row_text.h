@@ -64,8 +64,6 @@ class RowTexter {
   // The template with generation markers, or FAILED_PRECONDITION when there is none.
   absl::Status UseTrainingTemplate();
 
-  absl::StatusOr<text::Rendered> RenderMessages(text::Json messages, const text::Json& row,
-                                                bool generation_prompt) const;
   absl::StatusOr<RowText> RenderConversation(const text::Json& row) const;
   absl::StatusOr<RowText> RenderPromptCompletion(text::Json prompt, const text::Json& completion,
                                                  const text::Json& row) const;

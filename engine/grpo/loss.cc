@@ -127,9 +127,10 @@ class Computation {
 
   LossResult Run(const LossWindow& window) {
     Term term = Policy();
+    at::Tensor keep_M;
     if (o_.top_entropy_quantile < 1) {
-      const at::Tensor keep =
-          Padded(HighEntropy(log_probs_.entropy_M, o_.top_entropy_quantile), batch_);
+      keep_M = HighEntropy(log_probs_.entropy_M, o_.top_entropy_quantile);
+      const at::Tensor keep = Padded(keep_M, batch_);
       for (at::Tensor* part : {&term.value, &term.direct, &term.ratio}) {
         if (part->defined()) *part = *part * keep;
       }
@@ -146,6 +147,7 @@ class Computation {
     LossResult result;
     result.loss = (term.value * weights).sum().view({1});
     result.d_M = Gradient(term, weights).reshape({-1}).index_select(0, batch_.flat_M);
+    if (o_.entropy_coef != 0) AddEntropyBonus(keep_M, window, &result);
     result.metrics = Metrics();
     return result;
   }
@@ -168,6 +170,16 @@ class Computation {
       default:
         return Clipped(ratio_, a, o_);
     }
+  }
+
+  // The same whatever the loss type: a mean over the tokens of the micro-batch that train. keep_M undefined: all.
+  void AddEntropyBonus(const at::Tensor& keep_M, const LossWindow& window, LossResult* result) {
+    const double accumulation = static_cast<double>(window.accumulation);
+    const bool by_window = o_.type == LossType::kDapo || o_.type == LossType::kCispo || o_.type == LossType::kVespo;
+    policy_loss_ = result->loss[0] * (by_window ? 1.0 : accumulation);
+    const at::Tensor keep = keep_M.defined() ? keep_M : at::ones_like(log_probs_.entropy_M);
+    result->d_entropy_M = keep * (-o_.entropy_coef / accumulation) / keep.sum().clamp_min(1);
+    result->loss = result->loss + (log_probs_.entropy_M * result->d_entropy_M).sum();
   }
 
   at::Tensor Gradient(const Term& term, const at::Tensor& weights) const {
@@ -216,6 +228,7 @@ class Computation {
     } else if (o_.type == LossType::kVespo) {
       m[8] = vespo_weight_.mean();
     }
+    if (policy_loss_.defined()) m[9] = policy_loss_;
     return at::stack(m);
   }
 
@@ -226,6 +239,7 @@ class Computation {
   at::Tensor ratio_;         // [B, L], or [B, 1] with sequence_level
   at::Tensor vespo_weight_;  // [B, 1]
   at::Tensor kl_mean_;       // []
+  at::Tensor policy_loss_;   // [], with an entropy bonus
 };
 
 at::Tensor ToDevice(const at::Tensor& host, at::Device device) {
@@ -275,7 +289,8 @@ std::vector<bool> MetricsOf(const LossOptions& options) {
           clips,
           clips,
           options.type == LossType::kCispo,
-          options.type == LossType::kVespo};
+          options.type == LossType::kVespo,
+          options.entropy_coef != 0};
 }
 
 LossResult PolicyLoss(const LossBatch& batch, const PolicyLogProbs& log_probs,

@@ -51,14 +51,16 @@ inline constexpr const char* kMetricNames[] = {"entropy",
                                                "clip_ratio/high_max",
                                                "clip_ratio/region_mean",
                                                "cispo_clip_ratio",
-                                               "vespo/phi_seq_mean"};
-inline constexpr int64_t kMetrics = 9;
+                                               "vespo/phi_seq_mean",
+                                               "policy_loss"};
+inline constexpr int64_t kMetrics = 10;
 // Those of kMetricNames that a loss has.
 std::vector<bool> MetricsOf(const LossOptions& options);
 
 struct LossResult {
   at::Tensor loss;     // float32 [1]: this micro-batch's part of the step's loss
   at::Tensor d_M;      // float32 [M]: dloss / dpolicy_M
+  at::Tensor d_entropy_M;  // float32 [M]: dloss / dentropy_M; undefined without entropy_coef
   at::Tensor metrics;  // float32 [kMetrics]
 };
 

@@ -23,6 +23,7 @@ struct LossOptions {
   double beta = 0;                    // weight of the KL to the reference
   bool bias_corrected_kl = false;     // KL times the importance ratio
   double top_entropy_quantile = 1;    // (0, 1]: share of the tokens, by entropy, that train
+  double entropy_coef = 0;            // weight of the mean entropy of the tokens that train, a bonus
   int64_t max_completion_tokens = 0;  // kDrGrpo's divisor
 };
 

@@ -79,6 +79,7 @@ struct KtoOptions {
   double beta = 0.1;
   double desirable_weight = 1.0, undesirable_weight = 1.0;
   std::string loss_type = "kto";          // | apo_zero_unpaired
+  bool precompute_reference = false;      // once, before training; kept in state_dir
   std::string chat_template;              // overrides the model's when not empty
 };
 
@@ -94,6 +95,7 @@ struct GrpoOptions {
   std::string importance_sampling = "token";               // | sequence
   std::string reward_aggregation = "sum_then_normalize";   // | normalize_then_sum
   double top_entropy_quantile = 1.0;
+  double entropy_coef = 0.0;              // weight of the mean entropy, a bonus
   bool use_bias_correction_kl = false;
   bool mask_truncated = false;
   int64_t max_completion_tokens = 512;
@@ -121,12 +123,14 @@ struct EvalOptions {
   bool before_training = false;     // also once before step 1
   int64_t early_stopping_patience = 0;      // evaluations without a better best_metric; 0: off
   double early_stopping_min_delta = 0.0;    // what counts as better
+  int64_t sample_prompts = 0;       // held-out prompts answered at each evaluation
 };
 
 struct TrainSpec {
   std::string job_name;             // for logs and the adapter's README
   std::string base_model_path;      // .gguf or Hugging Face folder
   std::string base_model_name;      // what adapter_config.json says
+  std::string init_adapter_path;    // PEFT folder to start from, and the reference; empty: a new adapter
   std::string dataset_path;
   std::string eval_dataset_path;    // empty: no evaluation
   std::string state_dir;            // checkpoints/, adapter/, events: owned by this run (flock)
@@ -157,10 +161,11 @@ struct TrainSpec {
   plan::DeviceConstants device_constants;
   bool deterministic = false;
   uint64_t seed = 42;
+  int64_t created_unix_seconds = 0;       // what chat templates take for now
   int cpu_threads = 0;                    // 0: all cores
 };
 
-// A completion of a rollout and what it was worth.
+// A completion of a rollout and what it was worth, or an answer to a held-out prompt.
 struct SampleOutput {
   int64_t step = 0;
   std::string prompt, completion;

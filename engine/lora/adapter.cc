@@ -121,7 +121,7 @@ class SiteOptions {
 };
 
 Adapter::Adapter(const format::ModelConfig& config, const Options& options, at::Device device,
-                 at::ScalarType compute_dtype)
+                 at::ScalarType compute_dtype, bool trainable)
     : options_(options) {
   groups_.resize(config.num_hidden_layers);
   const SiteOptions of(options_);
@@ -142,7 +142,7 @@ Adapter::Adapter(const format::ModelConfig& config, const Options& options, at::
   n += (Saves("embed_tokens") + Saves("lm_head")) * config.vocab_size * config.hidden_size;
   const auto f32 = at::TensorOptions().device(device).dtype(at::kFloat);
   parameters_ = at::zeros({n}, f32);
-  grads_ = at::zeros({n}, f32);
+  if (trainable) grads_ = at::zeros({n}, f32);
   compute_ = compute_dtype == at::kFloat && !mixed ? parameters_ : at::zeros({n}, f32.dtype(compute_dtype));
   int64_t offset = 0;
   for (auto& groups : groups_) {
@@ -190,7 +190,7 @@ void Adapter::Place(Group* group, int64_t* offset) {
   auto take = [&](at::IntArrayRef shape, at::Tensor* p, at::Tensor* g, at::Tensor* c) {
     const int64_t n = c10::multiply_integers(shape);
     *p = parameters_.narrow(0, *offset, n).view(shape);
-    *g = grads_.narrow(0, *offset, n).view(shape);
+    if (grads_.defined()) *g = grads_.narrow(0, *offset, n).view(shape);
     if (c != nullptr) *c = compute_.narrow(0, *offset, n).view(shape);
     *offset += n;
   };
@@ -203,7 +203,7 @@ void Adapter::Place(Group* group, int64_t* offset) {
   if (group->sites.empty()) return;
   const int64_t in = group->sites[0].in, ranks = of_a / in;
   group->compute_a_GI = compute_.narrow(0, start, of_a).view({ranks, in});
-  group->da_GI = grads_.narrow(0, start, of_a).view({ranks, in});
+  if (grads_.defined()) group->da_GI = grads_.narrow(0, start, of_a).view({ranks, in});
 }
 
 bool Adapter::Saves(const char* module) const {
@@ -214,7 +214,7 @@ bool Adapter::Saves(const char* module) const {
 void Adapter::PlaceModule(const format::ModelConfig& config, FullModule* module, int64_t* offset) {
   const int64_t v = config.vocab_size, d = config.hidden_size;
   module->weight_VD = parameters_.narrow(0, *offset, v * d).view({v, d});
-  module->dweight_VD = grads_.narrow(0, *offset, v * d).view({v, d});
+  if (grads_.defined()) module->dweight_VD = grads_.narrow(0, *offset, v * d).view({v, d});
   module->compute_VD = compute_.narrow(0, *offset, v * d).view({v, d});
   *offset += v * d;
 }

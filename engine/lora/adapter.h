@@ -91,9 +91,10 @@ class SiteOptions;
 // all A, then all B, then all magnitudes; then embedding and head. Not thread safe.
 class Adapter {
  public:
-  // REQUIRES: options.targets not empty, rank > 0. Parameters are zero until Initialize or a load.
+  // REQUIRES: options.targets not empty, rank > 0. Parameters are zero until Initialize or a load. trainable false:
+  // there are no gradients.
   Adapter(const format::ModelConfig& config, const Options& options, at::Device device,
-          at::ScalarType compute_dtype);
+          at::ScalarType compute_dtype, bool trainable = true);
   Adapter(const Adapter&) = delete;
   Adapter& operator=(const Adapter&) = delete;
 

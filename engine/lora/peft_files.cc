@@ -8,16 +8,15 @@
 #include <map>
 #include <set>
 #include <span>
-#include <sstream>
 
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "engine/format/dequantize.h"
+#include "engine/format/peft_config.h"
 #include "engine/format/safetensors_reader.h"
 #include "engine/format/safetensors_writer.h"
-#include "engine/format/strict_json.h"
 
 namespace finetuned::lora {
 namespace {
@@ -112,30 +111,6 @@ absl::Status WriteWeights(const Adapter& adapter, const std::string& path) {
   return status.ok() ? (*writer)->Finish() : status;
 }
 
-absl::Status Unsupported(const std::string& path, const std::string& key, const json& value) {
-  return absl::InvalidArgumentError(absl::StrCat(path, ": ", key, " is ", value.dump(),
-                                                 ", which this version cannot continue"));
-}
-
-// Throws json::exception. Absent and null: none.
-template <typename V>
-void ReadPatterns(const json& config, const char* key, std::map<std::string, V>* out) {
-  const json value = config.value(key, json());
-  if (!value.is_null()) *out = value.get<std::map<std::string, V>>();
-}
-
-// A number, a list, or none.
-void ReadLayers(const json& config, std::vector<int64_t>* out) {
-  const json value = config.value("layers_to_transform", json());
-  if (value.is_null()) return;
-  *out = value.is_array() ? value.get<std::vector<int64_t>>() : std::vector<int64_t>{value.get<int64_t>()};
-}
-
-bool IsPlain(const json& value) {
-  return value.is_null() || value == false || value == "none" ||
-         ((value.is_object() || value.is_array()) && value.empty());
-}
-
 // One tensor of the file, which must have the shape that base and configuration give it.
 absl::Status ReadParameter(const format::SafetensorsFile& file, const std::string& name,
                            const std::vector<int64_t>& shape, std::span<float> out) {
@@ -172,53 +147,23 @@ absl::Status SavePeft(const Adapter& adapter, const PeftDescription& description
 }
 
 absl::StatusOr<Options> ReadPeftConfig(const std::string& directory) {
-  const std::string path = directory + "/" + kConfigFile;
-  std::ifstream in(path, std::ios::binary);
-  if (!in) return absl::NotFoundError(absl::StrCat("cannot read ", path));
-  std::stringstream text;
-  text << in.rdbuf();
-  absl::StatusOr<json> config = format::ParseStrictJson(text.str(), path);
+  const auto config = format::ReadPeftConfig(directory);
   if (!config.ok()) return config.status();
-  if (!config->is_object() || config->value("peft_type", json()) != "LORA") {
-    return absl::InvalidArgumentError(absl::StrCat(path, ": peft_type is not \"LORA\""));
+  auto targets = ParseTargets(config->target_modules);
+  if (!targets.ok()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(directory, "/", kConfigFile, ": target_modules: ", targets.status().message()));
   }
-  for (const char* key : {"bias", "lora_bias", "target_parameters", "trainable_token_indices"}) {
-    if (config->contains(key) && !IsPlain((*config)[key])) {
-      return Unsupported(path, key, (*config)[key]);
-    }
-  }
-  Options options;
-  try {
-    options.rank = config->value("r", int64_t{8});
-    options.alpha = config->value("lora_alpha", 8.0);
-    options.dropout = config->value("lora_dropout", 0.0);
-    options.use_rslora = config->value("use_rslora", false);
-    options.use_dora = config->value("use_dora", false);
-    ReadPatterns(*config, "rank_pattern", &options.rank_pattern);
-    ReadPatterns(*config, "alpha_pattern", &options.alpha_pattern);
-    ReadLayers(*config, &options.layers);
-    const json saved = config->value("modules_to_save", json());
-    if (!saved.is_null()) options.modules_to_save = saved.get<std::vector<std::string>>();
-    const json targets = config->value("target_modules", json::array());
-    if (targets.is_string() && targets != "all-linear") {
-      return Unsupported(path, "target_modules", targets);
-    }
-    const auto names = targets.is_string() ? std::vector<std::string>{targets.get<std::string>()}
-                                           : targets.get<std::vector<std::string>>();
-    auto parsed = ParseTargets(names);
-    if (!parsed.ok()) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(path, ": target_modules: ", parsed.status().message()));
-    }
-    options.targets = *parsed;
-  } catch (const json::exception& e) {
-    return absl::InvalidArgumentError(absl::StrCat(path, ": ", e.what()));
-  }
-  for (const std::string& module : options.modules_to_save) {
-    if (module != "embed_tokens" && module != "lm_head") return Unsupported(path, "modules_to_save", module);
-  }
-  if (options.rank <= 0) return Unsupported(path, "r", options.rank);
-  return options;
+  return Options{.rank = config->rank,
+                 .alpha = config->alpha,
+                 .dropout = config->dropout,
+                 .use_rslora = config->use_rslora,
+                 .targets = *std::move(targets),
+                 .rank_pattern = config->rank_pattern,
+                 .alpha_pattern = config->alpha_pattern,
+                 .layers = config->layers,
+                 .use_dora = config->use_dora,
+                 .modules_to_save = config->modules_to_save};
 }
 
 absl::Status LoadPeftWeights(const std::string& directory, Adapter* adapter) {

@@ -14,9 +14,11 @@
 
 namespace finetuned::model {
 
-Decoder::Decoder(const BaseModel& base, lora::Adapter& adapter, const DecoderOptions& options)
+Decoder::Decoder(const BaseModel& base, lora::Adapter& adapter, const DecoderOptions& options,
+                 const lora::Adapter* reference)
     : base_(base),
       adapter_(adapter),
+      reference_(reference),
       options_(options),
       chunk_rows_(plan::LogitsChunkRows(base.config.vocab_size)),
       piece_rows_(options.piece_rows > 0 ? options.piece_rows
@@ -152,21 +154,25 @@ TargetLogProbs Decoder::ForwardLogProbs(const DeviceBatch& batch, const LogProbO
 }
 
 void Decoder::BackwardLogProbs(const DeviceBatch& batch, const LogProbOptions& options,
-                               const at::Tensor& d_log_probs_M, const std::optional<DropoutPass>& dropout) {
+                               const at::Tensor& d_log_probs_M, const std::optional<DropoutPass>& dropout,
+                               const at::Tensor& d_entropy_M) {
   const at::Tensor hidden_TD =
       workspace_.Take("hidden", 0, {batch.tokens, base_.config.hidden_size}, base_.options.dtype);
   const Extended gradient_TD = TakeGradient(batch);
   at::Tensor dhidden_TD = gradient_TD.main();
   LogProbOptions with_head = options;
   with_head.head_gradient_VD = adapter_.lm_head().dweight_VD;
-  LmHeadLogProbsBackward(hidden_TD, Head(&adapter_), batch, with_head, chunk_rows_, d_log_probs_M, workspace_,
-                         dhidden_TD);
+  LmHeadLogProbsBackward(hidden_TD, Head(&adapter_), batch, with_head, chunk_rows_, d_log_probs_M, d_entropy_M,
+                         workspace_, dhidden_TD);
   BackwardLayers(Pass(batch, dropout), gradient_TD);
 }
 
 TargetLogProbs Decoder::LogProbs(const DeviceBatch& batch, const LogProbOptions& options, AdapterUse adapter) {
   PassContext pass = Pass(batch);
-  if (adapter == AdapterUse::kOff) pass.adapter = nullptr;
+  if (adapter == AdapterUse::kOff) {
+    pass.adapter = reference_;
+    if (reference_ != nullptr) RefreshGains(base_, *reference_, pass.scratch, workspace_);
+  }
   const at::Tensor hidden_TD = FinalNorm(ForwardLayers(pass, /*keep=*/false));
   return LmHeadLogProbs(hidden_TD, Head(pass.adapter), batch, options, chunk_rows_,
                         adapter == AdapterUse::kOff ? LogProbSlot::kReference : LogProbSlot::kPolicy, workspace_);

@@ -42,15 +42,17 @@ struct DropoutPass {
   uint64_t seed = 0, pass = 0;
 };
 
-// kOff: the base alone, the reference of preference and policy losses.
+// kOff: the reference of preference and policy losses, which is the base alone, or with a frozen adapter.
 enum class AdapterUse { kOn, kOff };
 
 // Runs one batch at a time on the current stream; nothing here waits for the device. Call inside
 // c10::InferenceMode. Out of memory: c10::Error.
 class Decoder {
  public:
-  // base and adapter must outlive the decoder.
-  Decoder(const BaseModel& base, lora::Adapter& adapter, const DecoderOptions& options);
+  // base and adapters must outlive the decoder. reference: applied where the trained one is off, with the same ranks and
+  // targets; null: none.
+  Decoder(const BaseModel& base, lora::Adapter& adapter, const DecoderOptions& options,
+          const lora::Adapter* reference = nullptr);
 
   // What a new adapter begins with of the base: magnitudes (dora.h), embedding and head (trained_modules.h).
   void TakeFromBase();
@@ -69,10 +71,10 @@ class Decoder {
   TargetLogProbs ForwardLogProbs(const DeviceBatch& batch, const LogProbOptions& options,
                                  const std::optional<DropoutPass>& dropout = std::nullopt);
 
-  // Adds to the adapter's gradients, from d_log_probs_M (see LmHeadLogProbsBackward).
+  // Adds to the adapter's gradients, from d_log_probs_M and d_entropy_M (see LmHeadLogProbsBackward).
   // REQUIRES: the other arguments are those of the ForwardLogProbs before, and no pass ran in between.
   void BackwardLogProbs(const DeviceBatch& batch, const LogProbOptions& options, const at::Tensor& d_log_probs_M,
-                        const std::optional<DropoutPass>& dropout = std::nullopt);
+                        const std::optional<DropoutPass>& dropout = std::nullopt, const at::Tensor& d_entropy_M = {});
 
   // Log probabilities without gradients, dropout or kept activations. The results for kOn lie in the slot kPolicy, as
   // those of ForwardLogProbs, those for kOff in kReference: a reference pass leaves the policy's results alone.
@@ -100,6 +102,7 @@ class Decoder {
 
   const BaseModel& base_;
   lora::Adapter& adapter_;
+  const lora::Adapter* const reference_;
   const DecoderOptions options_;
   const int64_t chunk_rows_, piece_rows_;
   int64_t scratch_elements_;

@@ -58,17 +58,22 @@ TargetLogProbs LmHeadLogProbs(const at::Tensor& hidden_TD, const LmHead& head,
 void LmHeadLogProbsBackward(const at::Tensor& hidden_TD, const LmHead& head,
                             const DeviceBatch& batch, const LogProbOptions& options,
                             int64_t chunk_rows, const at::Tensor& d_log_probs_M,
-                            Workspace& workspace, at::Tensor& d_hidden_TD) {
+                            const at::Tensor& d_entropy_M, Workspace& workspace,
+                            at::Tensor& d_hidden_TD) {
   // The cross entropy is -log p, of logits divided by the temperature.
   const at::Tensor scale_M = at::mul(d_log_probs_M, -1 / options.temperature);
-  const at::Tensor loss_M = PerTarget(batch, LogProbSlot::kPolicy, workspace)[kScratch];
+  const at::Tensor values = PerTarget(batch, LogProbSlot::kPolicy, workspace), loss_M = values[kScratch];
+  at::Tensor d_entropy;
+  if (d_entropy_M.defined()) d_entropy = d_entropy_M / options.temperature;
   d_hidden_TD.zero_();
   ForEachHeadChunk(hidden_TD, head, batch, chunk_rows, workspace, [&](HeadChunk& chunk) {
     if (options.temperature != 1) chunk.logits_CV.mul_(1 / options.temperature);
     at::Tensor loss = chunk.Of(loss_M);
+    const bool entropy = d_entropy.defined();
     kernels::CrossEntropyChunk(chunk.logits_CV, chunk.labels_C, chunk.Of(scale_M),
                                /*label_smoothing=*/0,
-                               /*write_grad=*/true, loss, {}, {}, NarrowGradientOf(chunk));
+                               /*write_grad=*/true, loss, entropy ? chunk.Of(values[kEntropy]) : at::Tensor(), {},
+                               NarrowGradientOf(chunk), entropy ? chunk.Of(d_entropy) : at::Tensor());
     if (options.head_gradient_VD.defined()) AddHeadGradient(chunk, options.head_gradient_VD);
     WriteHiddenGradient(chunk, head, batch, workspace, d_hidden_TD);
   });

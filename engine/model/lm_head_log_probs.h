@@ -42,9 +42,11 @@ TargetLogProbs LmHeadLogProbs(const at::Tensor& hidden_TD, const LmHead& head,
 // target. The logits are computed again.
 //   d_log_probs_M   float32 [M] on the device: dL/dlog_prob, everything that scales the loss
 //   included.
+//   d_entropy_M     likewise dL/dentropy; undefined: 0.
 void LmHeadLogProbsBackward(const at::Tensor& hidden_TD, const LmHead& head,
                             const DeviceBatch& batch, const LogProbOptions& options,
                             int64_t chunk_rows, const at::Tensor& d_log_probs_M,
-                            Workspace& workspace, at::Tensor& d_hidden_TD);
+                            const at::Tensor& d_entropy_M, Workspace& workspace,
+                            at::Tensor& d_hidden_TD);
 
 }  // namespace finetuned::model

@@ -48,8 +48,10 @@ void AddAdapter(const PlanInput& in, Collector& c) {
   const int64_t n = CountLoraParameters(in);
   c.Add("adapter", "lora_master", 4 * n);
   // Where the patterns give linears of one product different scales, the matrices are kept scaled beside the masters.
-  if (in.compute_bytes != 4 || in.mixed_scaling) c.Add("adapter", "lora_compute", in.compute_bytes * n);
+  const int64_t compute = in.compute_bytes != 4 || in.mixed_scaling ? in.compute_bytes * n : 0;
+  if (compute > 0) c.Add("adapter", "lora_compute", compute);
   c.Add("adapter", "dora_norms", DoraBytes(in));
+  if (in.frozen_adapter) c.Add("adapter", "frozen_adapter", 4 * n + compute + DoraBytes(in));
   if (in.method == Method::kEvaluate) return;
   c.Add("gradients", "lora_gradients", 4 * n);
   c.Add("optimizer", "moments", MomentBytes(in));

@@ -112,6 +112,11 @@ double TrainFlopsPerToken(const PlanInput& input, double mean_length) {
          6.0 * static_cast<double>(CountLoraParameters(input));
 }
 
+double ForwardFlopsPerToken(const PlanInput& input, double mean_length) {
+  const Sizes s(input);
+  return 2.0 * (s.head + s.layers * s.layer) + AttentionFlops(input, mean_length);
+}
+
 const DeviceSpeed* FindDeviceSpeed(const std::string& product) {
   for (const DeviceSpeed& device : kDevices) {
     if (absl::StrContains(product, device.product)) return &device;

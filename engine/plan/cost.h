@@ -13,6 +13,9 @@ namespace finetuned::plan {
 // repeats the layers but for their last product; the lm_head is never repeated.
 double TrainFlopsPerToken(const PlanInput& input, double mean_length);
 
+// Of a forward alone: what a reference costs.
+double ForwardFlopsPerToken(const PlanInput& input, double mean_length);
+
 // What a card can do at most, from its data sheet.
 struct DeviceSpeed {
   const char* product;           // part of the name that the driver gives

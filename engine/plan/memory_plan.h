@@ -49,6 +49,7 @@ struct PlanInput {
   bool on_gpu = true;
   int64_t lora_rank = 16;
   bool lora_dropout = false;
+  bool frozen_adapter = false;        // the reference has an adapter of its own
   std::vector<std::string> target_modules;  // names of linears, "all-linear" allowed
   std::map<std::string, int64_t> rank_pattern;  // other ranks by pattern of the module name (adapter_shape.h)
   std::vector<int64_t> lora_layers;   // with adapters; empty: all

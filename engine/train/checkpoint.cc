@@ -44,7 +44,8 @@ json StateJson(const TrainerState& s, const RunIdentity& identity) {
           {"spec", identity.spec},
           {"spec_sha256", format::Sha256Hex(identity.spec.dump())},
           {"base_fingerprint", identity.base_fingerprint},
-          {"dataset_sha256", identity.dataset_sha256}};
+          {"dataset_sha256", identity.dataset_sha256},
+          {"init_adapter_sha256", identity.init_adapter_sha256}};
 }
 
 TrainerState StateFromJson(const json& j) {
@@ -146,6 +147,7 @@ std::string Differences(const json& stored, const RunIdentity& identity) {
     found.push_back("base model");
   }
   if (stored.value("dataset_sha256", "") != identity.dataset_sha256) found.push_back("dataset");
+  if (stored.value("init_adapter_sha256", "") != identity.init_adapter_sha256) found.push_back("init_adapter");
   return absl::StrJoin(found, ", ");
 }
 

@@ -27,6 +27,7 @@ inline constexpr int kCheckpointVersion = 1;
 struct RunIdentity {
   nlohmann::json spec;  // the settings that change results
   std::string base_fingerprint, dataset_sha256;
+  std::string init_adapter_sha256;  // of its weights; empty: a new adapter
 };
 
 // Where a run stands after an optimizer step. All counts since the start of the run.

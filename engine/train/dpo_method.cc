@@ -7,7 +7,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "engine/model/batch.h"
-#include "engine/train/reference_file.h"
 
 namespace finetuned::train {
 namespace {
@@ -91,56 +90,15 @@ Tensor Measure(const preference::PairLogProbs& p, const preference::PairLoss& lo
 }  // namespace
 
 DpoMethod::DpoMethod(const MethodInputs& inputs)
-    : in_(inputs), options_(inputs.spec->dpo), loss_(LossOptions(inputs.spec->dpo)) {}
+    : in_(inputs),
+      options_(inputs.spec->dpo),
+      loss_(LossOptions(inputs.spec->dpo)),
+      reference_(&in_, options_.precompute_reference && !options_.reference_free,
+                 [this](const data::PackedBatch& batch) { return LengthWeights(batch, options_.ld_alpha, in_.device); }) {}
 
-absl::Status DpoMethod::Prepare() {
-  if (!options_.precompute_reference || options_.reference_free) return absl::OkStatus();
-  absl::Status status = Precompute(*in_.train, "train", &train_reference_);
-  if (status.ok() && in_.eval != nullptr) status = Precompute(*in_.eval, "eval", &eval_reference_);
-  return status;
-}
+absl::Status DpoMethod::Prepare() { return reference_.Prepare(); }
 
-absl::Status DpoMethod::Precompute(const data::TokenizedDataset& dataset, const std::string& name,
-                                   Table* table) {
-  const ReferenceFile file(in_.spec->state_dir, name, ReferenceKey(in_, dataset));
-  *table = file.Read(dataset.rows.size());
-  if (table->has_value()) return absl::OkStatus();
-  in_.doing(absl::StrCat("computing the log probabilities of the reference (", name, " rows)"));
-  in_.observer->OnPhase("computing reference");
-  std::vector<double> sums(dataset.rows.size());
-  const data::BatchPlan plan(dataset.rows, EvalBatchOptions(*in_.spec), 0);
-  for (int64_t i = 0; i < plan.micro_batches(); ++i) {
-    if (!ShareOf(in_.world).Holds(i)) continue;
-    const data::PackedBatch batch = plan.Build(i);
-    const auto groups = preference::GroupTargets(batch, in_.device);
-    const Tensor sums_N =
-        ReferenceSums(batch, model::Upload(batch, in_.device), groups, std::nullopt).to(at::kCPU);
-    for (size_t n = 0; n < batch.rows.size(); ++n) {
-      sums[static_cast<size_t>(batch.rows[n])] = sums_N.const_data_ptr<double>()[n];
-    }
-  }
-  const Tensor all = at::from_blob(sums.data(), {static_cast<int64_t>(sums.size())}, at::kDouble).to(in_.device);
-  SumOver(in_.world, all);
-  const Tensor host = all.to(at::kCPU);
-  table->emplace(host.const_data_ptr<double>(), host.const_data_ptr<double>() + host.numel());
-  return ShareOf(in_.world).index == 0 ? file.Write(**table) : absl::OkStatus();
-}
-
-Tensor DpoMethod::ReferenceSums(const data::PackedBatch& batch, const model::DeviceBatch& on_device,
-                                const preference::TargetGroups& groups, const Table& table) {
-  const auto f64 = at::TensorOptions().dtype(at::kDouble);
-  if (options_.reference_free) return at::zeros({groups.documents}, f64.device(in_.device));
-  if (table.has_value()) {
-    const Tensor host = at::empty({groups.documents}, f64.pinned_memory(in_.device.is_cuda()));
-    for (size_t n = 0; n < batch.rows.size(); ++n) {
-      host.data_ptr<double>()[n] = (*table)[static_cast<size_t>(batch.rows[n])];
-    }
-    return host.to(in_.device, /*non_blocking=*/true);
-  }
-  const auto reference = in_.decoder->LogProbs(on_device, {}, model::AdapterUse::kOff);
-  return SumPerDocument(
-      groups, Times(reference.log_probs_M, LengthWeights(batch, options_.ld_alpha, in_.device)));
-}
+double DpoMethod::ReferencePasses() const { return options_.reference_free || reference_.precomputed() ? 0 : 1; }
 
 Tensor DpoMethod::GradientOfTargets(const preference::PairLoss& loss,
                                     const preference::TargetGroups& groups, const Tensor& ld_M,
@@ -154,11 +112,14 @@ Tensor DpoMethod::GradientOfTargets(const preference::PairLoss& loss,
   return d_M + spread(loss.d_plain_chosen_P, at::zeros_like(loss.d_chosen_P));
 }
 
-Tensor DpoMethod::Run(const data::PackedBatch& batch, const Table& reference, double grad_scale) {
+Tensor DpoMethod::Run(const data::TokenizedDataset& dataset, const data::PackedBatch& batch, double grad_scale) {
   const model::DeviceBatch on_device = model::Upload(batch, in_.device);
   const auto groups = preference::GroupTargets(batch, in_.device);
   const Tensor ld_M = LengthWeights(batch, options_.ld_alpha, in_.device);
-  const Tensor reference_N = ReferenceSums(batch, on_device, groups, reference);
+  const Tensor reference_N =
+      options_.reference_free
+          ? at::zeros({groups.documents}, at::TensorOptions().dtype(at::kDouble).device(in_.device))
+          : reference_.Sums(dataset, batch, on_device, groups);
   const model::LogProbOptions wanted = {.mean_logits = true,
                                         .log_sum_squares = options_.use_weighting};
   const model::TargetLogProbs policy =
@@ -191,7 +152,7 @@ Tensor DpoMethod::AccumulateGradients(const Window& window) {
     if (!window.share.Holds(static_cast<int64_t>(i))) continue;
     const data::PackedBatch& batch = window.batches[i];
     in_.doing(DescribeBatch(window, batch));
-    totals.add_(Run(batch, train_reference_, 1.0 / static_cast<double>(window.batches.size())));
+    totals.add_(Run(*in_.train, batch, 1.0 / static_cast<double>(window.batches.size())));
   }
   return totals;
 }
@@ -205,7 +166,7 @@ std::map<std::string, double> DpoMethod::StepValues(const Window& window,
   return values;
 }
 
-std::map<std::string, double> DpoMethod::Evaluate() {
+std::map<std::string, double> DpoMethod::Evaluate(int64_t) {
   const auto start = std::chrono::steady_clock::now();
   const data::BatchPlan plan(in_.eval->rows, EvalBatchOptions(*in_.spec), 0);
   Tensor totals =
@@ -216,7 +177,7 @@ std::map<std::string, double> DpoMethod::Evaluate() {
     const double here = static_cast<double>(batch.rows.size()) / 2;
     pairs += here;
     tokens += static_cast<double>(batch.num_targets);
-    if (ShareOf(in_.world).Holds(i)) totals.add_(Run(batch, eval_reference_, /*grad_scale=*/0), here);
+    if (ShareOf(in_.world).Holds(i)) totals.add_(Run(*in_.eval, batch, /*grad_scale=*/0), here);
   }
   SumOver(in_.world, totals);
   const Tensor host = totals.to(at::kCPU);
@@ -224,9 +185,7 @@ std::map<std::string, double> DpoMethod::Evaluate() {
   for (int64_t i = 0; i < kDpoMetricCount; ++i) {
     values[absl::StrCat("eval_", kDpoMetrics[i])] = host.const_data_ptr<double>()[i] / pairs;
   }
-  values["eval_tokens"] = tokens;
-  values["eval_runtime"] =
-      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  AddEvalTotals(tokens, start, &values);
   return values;
 }
 

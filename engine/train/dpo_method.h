@@ -1,13 +1,13 @@
 #pragma once
 
 #include <map>
-#include <optional>
 #include <string>
 #include <vector>
 
 #include "engine/preference/document_sums.h"
 #include "engine/preference/pair_loss.h"
 #include "engine/train/method.h"
+#include "engine/train/reference.h"
 
 namespace finetuned::train {
 
@@ -20,32 +20,25 @@ class DpoMethod : public Method {
  public:
   explicit DpoMethod(const MethodInputs& inputs);
 
-  // With precompute_reference: fills or reads state_dir/reference-train and reference-eval.
   absl::Status Prepare() override;
+  double ReferencePasses() const override;
   at::Tensor AccumulateGradients(const Window& window) override;
   std::map<std::string, double> StepValues(const Window& window,
                                            const double* measured) const override;
   // Means over pairs, eval_tokens (targets) and eval_runtime beside them.
-  std::map<std::string, double> Evaluate() override;
+  std::map<std::string, double> Evaluate(int64_t step) override;
 
  private:
-  // Sums of the reference's log probabilities, by row of a dataset.
-  using Table = std::optional<std::vector<double>>;
-
-  // float64 [metrics] of a micro-batch; grad_scale not 0: adds its gradients times that.
-  at::Tensor Run(const data::PackedBatch& batch, const Table& reference, double grad_scale);
-  at::Tensor ReferenceSums(const data::PackedBatch& batch, const model::DeviceBatch& on_device,
-                           const preference::TargetGroups& groups, const Table& table);
+  // float64 [metrics] of a micro-batch of the dataset; grad_scale not 0: adds its gradients times that.
+  at::Tensor Run(const data::TokenizedDataset& dataset, const data::PackedBatch& batch, double grad_scale);
   at::Tensor GradientOfTargets(const preference::PairLoss& loss,
                                const preference::TargetGroups& groups, const at::Tensor& ld_M,
                                double grad_scale) const;
-  absl::Status Precompute(const data::TokenizedDataset& dataset, const std::string& name,
-                          Table* table);
 
   const MethodInputs in_;
   const job::DpoOptions& options_;
   const preference::PairLossOptions loss_;
-  Table train_reference_, eval_reference_;
+  Reference reference_;
 };
 
 }  // namespace finetuned::train

@@ -42,6 +42,7 @@ grpo::LossOptions LossOptionsOf(const job::GrpoOptions& g) {
   o.beta = g.beta;
   o.bias_corrected_kl = g.use_bias_correction_kl;
   o.top_entropy_quantile = g.top_entropy_quantile;
+  o.entropy_coef = g.entropy_coef;
   o.max_completion_tokens = g.max_completion_tokens;
   return o;
 }
@@ -73,12 +74,7 @@ generate::GeneratorOptions GeneratorOptionsOf(const MethodInputs& in) {
   o.max_batch = rollout.sequences;
   o.cache_tokens = rollout.sequences * rollout.max_tokens;
   o.max_sequence_tokens = rollout.max_tokens;
-  // Prompts pass through the decoder's buffers, which must not grow for them.
-  const job::TrainSpec& spec = *in.spec;
-  const int64_t piece = spec.activation_piece_rows > 0 ? spec.activation_piece_rows
-                                                       : plan::LayerPieceRows(in.base->config.intermediate_size);
-  o.prefill_tokens = std::min(o.prefill_tokens, spec.schedule.micro_batch_size * spec.schedule.max_seq_length);
-  if (spec.activation_checkpointing) o.prefill_tokens = std::min(o.prefill_tokens, piece);
+  o.prefill_tokens = std::min(o.prefill_tokens, PromptTokensTogether(in));
   o.workspace = &in.decoder->workspace();
   return o;
 }
@@ -217,7 +213,7 @@ absl::Status GrpoMethod::LoadRollout(int64_t index, int64_t step) {
   if (const auto oldest = OldestCheckpointStep(in_.spec->state_dir)) {
     journal_.Prune(schedule_.RolloutOf(*oldest + 1));
   }
-  ReportSamples(step);
+  ReportSamples(step, *rollout_, in_.rollouts.train->prompts, options_.samples_per_rollout, "");
   return absl::OkStatus();
 }
 
@@ -299,6 +295,12 @@ Window GrpoMethod::ProbeWindow(const data::BatchPlan&) {
   return window;
 }
 
+double GrpoMethod::ReferencePasses() const {
+  // Log probabilities before a rollout's steps are computed once for all of its updates.
+  const double old = schedule_.steps_per_rollout() > 1 ? 1.0 / static_cast<double>(options_.updates_per_rollout) : 0;
+  return old + (options_.beta != 0 ? 1 : 0);
+}
+
 at::Tensor GrpoMethod::AccumulateGradients(const Window& window) {
   at::Tensor measured = at::zeros({kMeasured}, at::TensorOptions().device(in_.device).dtype(at::kDouble));
   const grpo::LossWindow divisors{static_cast<int64_t>(window.batches.size()), window_tokens_};
@@ -318,7 +320,7 @@ at::Tensor GrpoMethod::AccumulateGradients(const Window& window) {
     log_probs.entropy_M = policy.entropy_M;
     log_probs.old_M = pieces_[i].old_M;
     const grpo::LossResult result = grpo::PolicyLoss(pieces_[i].loss, log_probs, divisors, loss_options_);
-    in_.decoder->BackwardLogProbs(batch, log_prob_options_, result.d_M, dropout);
+    in_.decoder->BackwardLogProbs(batch, log_prob_options_, result.d_M, dropout, result.d_entropy_M);
     measured.narrow(0, 0, 1).add_(result.loss);
     measured.narrow(0, 1, grpo::kMetrics).add_(result.metrics);
     measured.narrow(0, 1 + grpo::kMetrics, 1).add_(1);
@@ -330,6 +332,7 @@ std::map<std::string, double> GrpoMethod::StepValues(const Window&, const double
   std::map<std::string, double> values;
   if (rollout_) values = rollout_->metrics;
   values["loss"] = measured[0];
+  if (options_.entropy_coef != 0) values["entropy_coef"] = options_.entropy_coef;
   const double batches = std::max(1.0, measured[1 + grpo::kMetrics]);
   const std::vector<bool> has = grpo::MetricsOf(loss_options_);
   for (int64_t i = 0; i < grpo::kMetrics; ++i) {
@@ -341,7 +344,7 @@ std::map<std::string, double> GrpoMethod::StepValues(const Window&, const double
 }
 
 // The held-out prompts answered once each with the most probable tokens.
-std::map<std::string, double> GrpoMethod::Evaluate() {
+std::map<std::string, double> GrpoMethod::Evaluate(int64_t step) {
   const auto start = std::chrono::steady_clock::now();
   grpo::RolloutMakerInputs inputs = MakerInputs(in_.rollouts.eval->prompts, "eval");
   inputs.sampling.temperature = 0;
@@ -359,6 +362,7 @@ std::map<std::string, double> GrpoMethod::Evaluate() {
     if (!absl::IsCancelled(status)) in_.observer->OnWarning("EVALUATION_FAILED", std::string(status.message()));
     return {};
   }
+  ReportSamples(step, rollout, in_.rollouts.eval->prompts, in_.spec->evaluation.sample_prompts, "eval-");
   std::map<std::string, double> values;
   for (const auto& [name, value] : rollout.metrics) {
     const bool of_groups = name == "frac_reward_zero_std" || name == "rewards/zero_spread_groups";
@@ -368,16 +372,17 @@ std::map<std::string, double> GrpoMethod::Evaluate() {
   return values;
 }
 
-void GrpoMethod::ReportSamples(int64_t step) const {
-  const int64_t total = static_cast<int64_t>(rollout_->completions.size());
-  const int64_t wanted = std::min(total, options_.samples_per_rollout);
+void GrpoMethod::ReportSamples(int64_t step, const grpo::Rollout& rollout, const std::vector<data::Prompt>& prompts,
+                               int64_t wanted, const char* prefix) const {
+  const int64_t total = static_cast<int64_t>(rollout.completions.size());
+  const int64_t count = std::min(total, wanted);
   const std::vector<std::string> names = maker_.RewardNames();
-  for (int64_t k = 0; k < wanted; ++k) {
-    const int64_t i = k * total / wanted;  // spread over the groups
-    const grpo::RolloutCompletion& c = rollout_->completions[i];
-    const data::Prompt& prompt = in_.rollouts.train->prompts[rollout_->prompts[i / rollout_->group_size]];
-    job::SampleOutput sample{step,     prompt.text, c.text, c.reward, c.advantage, absl::StrCat("line-", prompt.line),
-                             static_cast<int32_t>(i % rollout_->group_size), {}, c.truncated};
+  for (int64_t k = 0; k < count; ++k) {
+    const int64_t i = k * total / count;
+    const grpo::RolloutCompletion& c = rollout.completions[i];
+    const data::Prompt& prompt = prompts[rollout.prompts[i / rollout.group_size]];
+    job::SampleOutput sample{step,     prompt.text, c.text, c.reward, c.advantage, absl::StrCat(prefix, "line-", prompt.line),
+                             static_cast<int32_t>(i % rollout.group_size), {}, c.truncated};
     for (size_t r = 0; r < names.size(); ++r) sample.rewards[names[r]] = c.scores[r];
     in_.observer->OnSample(sample);
   }

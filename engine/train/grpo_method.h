@@ -37,9 +37,11 @@ class GrpoMethod final : public Method {
   int64_t StepsPerEpoch() const override { return schedule_.steps_per_epoch(); }
   absl::StatusOr<Window> MakeWindow(int64_t step, uint64_t first_pass) override;
   Window ProbeWindow(const data::BatchPlan& plan) override;
+  double ReferencePasses() const override;
   at::Tensor AccumulateGradients(const Window& window) override;
   std::map<std::string, double> StepValues(const Window& window, const double* measured) const override;
-  std::map<std::string, double> Evaluate() override;
+  // Reports evaluation.sample_prompts of the answers.
+  std::map<std::string, double> Evaluate(int64_t step) override;
 
  private:
   // A micro-batch of the window beside its tokens.
@@ -53,7 +55,9 @@ class GrpoMethod final : public Method {
   absl::Status AddOldLogProbs();
   data::PackedBatch Pack(const std::vector<int64_t>& completions, std::vector<int64_t>* lengths) const;
   Piece MakePiece(const std::vector<int64_t>& completions, const std::vector<int64_t>& lengths) const;
-  void ReportSamples(int64_t step) const;
+  // `wanted` completions, spread over the groups; prefix: of their prompts' ids.
+  void ReportSamples(int64_t step, const grpo::Rollout& rollout, const std::vector<data::Prompt>& prompts,
+                     int64_t wanted, const char* prefix) const;
   bool LeftOut(int64_t completion) const;
   bool StopWanted() const;
 

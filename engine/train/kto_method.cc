@@ -77,9 +77,18 @@ std::string Advice(const char* field, double other) {
 KtoMethod::KtoMethod(const MethodInputs& inputs)
     : in_(inputs),
       loss_{inputs.spec->kto.beta, inputs.spec->kto.desirable_weight,
-            inputs.spec->kto.undesirable_weight, inputs.spec->kto.loss_type == "kto"} {}
+            inputs.spec->kto.undesirable_weight, inputs.spec->kto.loss_type == "kto"},
+      reference_(&in_, inputs.spec->kto.precompute_reference) {}
 
 absl::Status KtoMethod::Prepare() {
+  AdviseWeights();
+  return reference_.Prepare();
+}
+
+// The KL estimate asks for other answers in every window.
+double KtoMethod::ReferencePasses() const { return (reference_.precomputed() ? 0 : 1) + (loss_.uses_kl ? 2 : 0); }
+
+void KtoMethod::AdviseWeights() const {
   double desirable = 0, undesirable = 0;
   for (const data::TokenizedRow& row : in_.train->rows) ++(row.desirable ? desirable : undesirable);
   if (desirable == 0 || undesirable == 0) {
@@ -87,13 +96,13 @@ absl::Status KtoMethod::Prepare() {
         "ONE_SIDED_LABELS",
         absl::StrCat("there is no ", desirable == 0 ? "desirable" : "undesirable",
                      " row to learn the difference from"));
-    return absl::OkStatus();
+    return;
   }
   const double ratio =
       loss_.desirable_weight * desirable / (loss_.undesirable_weight * undesirable);
   // TRL rounds its limits; a little room does the same.
   const double other = loss_.desirable_weight / ratio;
-  if ((ratio >= 0.995 && ratio <= 1.335) || desirable == undesirable) return absl::OkStatus();
+  if ((ratio >= 0.995 && ratio <= 1.335) || desirable == undesirable) return;
   const double undesirable_top = loss_.undesirable_weight * ratio;
   in_.observer->OnWarning(
       "KTO_WEIGHTS",
@@ -102,7 +111,6 @@ absl::Status KtoMethod::Prepare() {
           "kto.undesirable_weight in [%.2f, %.2f], not both",
           desirable, undesirable, Advice("desirable_weight", other), undesirable_top / 1.33,
           undesirable_top));
-  return absl::OkStatus();
 }
 
 std::vector<Tensor> KtoMethod::EstimateKl(const data::TokenizedDataset& dataset,
@@ -138,8 +146,7 @@ Tensor KtoMethod::Run(const data::TokenizedDataset& dataset, const data::PackedB
   const model::DeviceBatch on_device = model::Upload(batch, in_.device);
   const auto groups = preference::GroupTargets(batch, in_.device);
   const Tensor desirable_N = Labels(dataset, batch, in_.device);
-  const Tensor reference_N = SumPerDocument(
-      groups, in_.decoder->LogProbs(on_device, {}, model::AdapterUse::kOff).log_probs_M);
+  const Tensor reference_N = reference_.Sums(dataset, batch, on_device, groups);
   const model::LogProbOptions wanted = {.mean_logits = true};
   const model::TargetLogProbs policy =
       grad_scale != 0 ? in_.decoder->ForwardLogProbs(on_device, wanted)
@@ -203,7 +210,7 @@ std::map<std::string, double> KtoMethod::StepValues(const Window& window,
   return values;
 }
 
-std::map<std::string, double> KtoMethod::Evaluate() {
+std::map<std::string, double> KtoMethod::Evaluate(int64_t) {
   const auto start = std::chrono::steady_clock::now();
   const data::BatchPlan plan(in_.eval->rows, EvalBatchOptions(*in_.spec), 0);
   Tensor totals =
@@ -243,9 +250,7 @@ std::map<std::string, double> KtoMethod::Evaluate() {
     values["eval_rewards/margins"] =
         values["eval_rewards/chosen"] - values["eval_rewards/rejected"];
   }
-  values["eval_tokens"] = tokens;
-  values["eval_runtime"] =
-      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  AddEvalTotals(tokens, start, &values);
   return values;
 }
 

@@ -6,6 +6,7 @@
 
 #include "engine/preference/unpaired_loss.h"
 #include "engine/train/method.h"
+#include "engine/train/reference.h"
 
 namespace finetuned::train {
 
@@ -23,13 +24,15 @@ class KtoMethod : public Method {
   // Warns when the weights do not balance the classes (KTO_WEIGHTS) or a class has no row
   // (ONE_SIDED_LABELS).
   absl::Status Prepare() override;
+  double ReferencePasses() const override;
   at::Tensor AccumulateGradients(const Window& window) override;
   std::map<std::string, double> StepValues(const Window& window,
                                            const double* measured) const override;
   // Means over answers, eval_tokens (targets) and eval_runtime beside them.
-  std::map<std::string, double> Evaluate() override;
+  std::map<std::string, double> Evaluate(int64_t step) override;
 
  private:
+  void AdviseWeights() const;
   // The KL estimate of each micro-batch of the share: float64 [], on the device.
   std::vector<at::Tensor> EstimateKl(const data::TokenizedDataset& dataset,
                                      const std::vector<data::PackedBatch>& batches, const job::Share& share);
@@ -40,6 +43,7 @@ class KtoMethod : public Method {
 
   const MethodInputs in_;
   const preference::UnpairedLossOptions loss_;
+  Reference reference_;
 };
 
 }  // namespace finetuned::train

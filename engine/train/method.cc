@@ -1,6 +1,9 @@
 #include "engine/train/method.h"
 
+#include <algorithm>
+
 #include "absl/strings/str_cat.h"
+#include "engine/plan/memory_plan.h"
 #include "engine/train/dpo_method.h"
 #include "engine/train/kto_method.h"
 #include "engine/train/grpo_method.h"
@@ -41,6 +44,20 @@ data::BatchPlanOptions EvalBatchOptions(const job::TrainSpec& spec) {
   data::BatchPlanOptions o = BatchOptions(spec);
   o.shuffle = false;
   return o;
+}
+
+void AddEvalTotals(double targets, std::chrono::steady_clock::time_point start, std::map<std::string, double>* values) {
+  (*values)["eval_tokens"] = targets;
+  (*values)["eval_runtime"] = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+int64_t PromptTokensTogether(const MethodInputs& inputs) {
+  const job::TrainSpec& spec = *inputs.spec;
+  const int64_t tokens = spec.schedule.micro_batch_size * spec.schedule.max_seq_length;
+  if (!spec.activation_checkpointing) return tokens;
+  const int64_t piece = spec.activation_piece_rows > 0 ? spec.activation_piece_rows
+                                                       : plan::LayerPieceRows(inputs.base->config.intermediate_size);
+  return std::min(tokens, piece);
 }
 
 std::string DescribeBatch(const Window& window, const data::PackedBatch& batch) {

@@ -2,6 +2,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -49,7 +50,7 @@ struct MethodInputs {
   at::Device device = at::kCPU;
   const data::TokenizedDataset* train = nullptr;
   const data::TokenizedDataset* eval = nullptr;  // null: no evaluation
-  std::string base_fingerprint;
+  std::string reference_fingerprint;  // differs for every other base or start adapter
   RolloutInputs rollouts;
   std::string run_identity;  // text that differs for every other run
   job::RunObserver* observer = nullptr;
@@ -85,9 +86,12 @@ class Method {
   virtual std::map<std::string, double> StepValues(const Window& window,
                                                    const double* measured) const = 0;
 
-  // Metrics of the evaluation set, names beginning with "eval_". REQUIRES: MethodInputs::eval is
+  // Forward passes over a window's tokens beside the one that trains.
+  virtual double ReferencePasses() const { return 0; }
+
+  // After `step`. Metrics of the evaluation set, names beginning with "eval_". REQUIRES: MethodInputs::eval is
   // set. Needs no more memory than a step. The processes of a run share the work and return the same.
-  virtual std::map<std::string, double> Evaluate() = 0;
+  virtual std::map<std::string, double> Evaluate(int64_t step) = 0;
 };
 
 // Of spec.method, which is valid.
@@ -97,6 +101,12 @@ std::unique_ptr<Method> MakeMethod(const MethodInputs& inputs);
 data::BatchPlanOptions BatchOptions(const job::TrainSpec& spec);
 // The same in file order, for evaluation.
 data::BatchPlanOptions EvalBatchOptions(const job::TrainSpec& spec);
+
+// Adds eval_tokens (targets) and eval_runtime (seconds since `start`).
+void AddEvalTotals(double targets, std::chrono::steady_clock::time_point start, std::map<std::string, double>* values);
+
+// How many tokens of prompts may pass through the decoder's buffers together: these do not grow for them.
+int64_t PromptTokensTogether(const MethodInputs& inputs);
 
 // "running step 3 on a micro-batch of 812 tokens in 4 documents, the longest of 300 tokens".
 std::string DescribeBatch(const Window& window, const data::PackedBatch& batch);

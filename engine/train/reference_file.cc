@@ -19,7 +19,7 @@ constexpr char kFile[] = "/log_probs.json";
 
 std::string ReferenceKey(const MethodInputs& inputs, const data::TokenizedDataset& dataset) {
   const job::TrainSpec& spec = *inputs.spec;
-  std::string text = absl::StrCat(inputs.base_fingerprint, " ", spec.base_quantization,
+  std::string text = absl::StrCat(inputs.reference_fingerprint, " ", spec.base_quantization,
                                   spec.lm_head_quantization == "none" ? "" : "+head", " ",
                                   spec.compute_dtype, " ", spec.dpo.ld_alpha, "\n");
   for (const data::TokenizedRow& row : dataset.rows) {

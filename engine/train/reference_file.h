@@ -14,7 +14,7 @@
 
 namespace finetuned::train {
 
-// Hash of all that the log probabilities depend on: base model and its number formats, tokens,
+// Hash of all that the log probabilities depend on: base model and its number formats, start adapter, tokens,
 // targets and ld_alpha.
 std::string ReferenceKey(const MethodInputs& inputs, const data::TokenizedDataset& dataset);
 

@@ -19,6 +19,7 @@
 #include "engine/format/model_source.h"
 #include "engine/format/sha256.h"
 #include "engine/job/failpoint.h"
+#include "engine/lora/peft_files.h"
 #include "engine/plan/head.h"
 #include "engine/reward/reward_set.h"
 #include "engine/train/base_model_cache.h"
@@ -98,9 +99,11 @@ class Run {
     std::optional<job::RunResult> failed = Prepare();
     if (!failed) failed = MeetOthers();
     if (!failed) failed = OpenSource();
+    if (!failed) failed = CheckStartAdapter();
     if (!failed) failed = Tokenize();
     if (!failed) failed = FindResumePoint();
     if (!failed) failed = LoadBase();
+    if (!failed) failed = LoadReference();
     if (failed) return *std::move(failed);
     TrainerInputs in;
     in.spec = &spec_;
@@ -117,7 +120,12 @@ class Run {
     in.doing = &doing_;
     in.memory = memory_;
     in.world = world_.get();
+    in.reference = reference_.get();
     Trainer trainer(std::move(in));
+    if (!spec_.init_adapter_path.empty()) {
+      absl::Status s = lora::LoadPeftWeights(spec_.init_adapter_path, &trainer.adapter());
+      if (!s.ok()) return ConfigOrIo(s, "INVALID_ADAPTER");
+    }
     absl::StatusOr<job::RunResult> result = trainer.Run(checkpoint_);
     return result.ok() ? *std::move(result) : TrainerFailure(result.status());
   }
@@ -179,6 +187,11 @@ class Run {
     doing_ = absl::StrCat("waiting for ", size, " processes at ", world_options_.master_address, ":",
                           world_options_.master_port);
     world_ = JoinWorld(world_options_, target_.device);
+    // Templates that print the date give all the same tokens.
+    const at::Tensor created = at::full({1}, world_->rank() == 0 ? created_unix_seconds_ : 0, at::kDouble).to(target_.device);
+    world_->Sum(created);
+    world_->AwaitSums();
+    created_unix_seconds_ = static_cast<int64_t>(created.to(at::kCPU).item<double>());
     return std::nullopt;
   }
 
@@ -225,6 +238,34 @@ class Run {
     return std::nullopt;
   }
 
+  // Rank and targets are the start adapter's; whoever made the spec took them from it.
+  Failure CheckStartAdapter() {
+    const std::string& path = spec_.init_adapter_path;
+    if (path.empty()) return std::nullopt;
+    doing_ = absl::StrCat("reading the adapter ", path);
+    const auto has = lora::ReadPeftConfig(path);
+    if (!has.ok()) return ConfigOrIo(has.status(), "INVALID_ADAPTER");
+    const lora::Options wants = LoraOptionsOf(spec_);
+    const char* different = has->rank != wants.rank               ? "lora.rank"
+                            : has->alpha != wants.alpha           ? "lora.alpha"
+                            : has->use_rslora != wants.use_rslora ? "lora.use_rslora"
+                            : has->use_dora != wants.use_dora     ? "lora.use_dora"
+                            : has->targets != wants.targets       ? "lora.target_modules"
+                            : has->rank_pattern != wants.rank_pattern   ? "lora.rank_pattern"
+                            : has->alpha_pattern != wants.alpha_pattern ? "lora.alpha_pattern"
+                            : has->layers != wants.layers               ? "lora.layers_to_transform"
+                            : has->modules_to_save != wants.modules_to_save ? "lora.modules_to_save"
+                                                                        : nullptr;
+    if (different != nullptr) {
+      return Failed(Outcome::kBadConfig, "INVALID_SPEC",
+                    absl::StrCat(different, ": is not that of the adapter to start from, ", path, "; leave it out"));
+    }
+    auto hash = format::Sha256File(path + "/adapter_model.safetensors");
+    if (!hash.ok()) return Failed(Outcome::kBadConfig, "INVALID_ADAPTER", hash.status().message());
+    init_adapter_sha256_ = *hash;
+    return std::nullopt;
+  }
+
   Failure Tokenize() {
     observer_.OnPhase("tokenizing");
     auto tokenizer = source_->LoadTokenizer();
@@ -263,6 +304,7 @@ class Run {
     options.max_tokens = spec_.schedule.max_seq_length - spec_.grpo.max_completion_tokens;
     options.chat_template = spec_.grpo.chat_template;
     options.system_prompt = spec_.grpo.system_prompt;
+    options.now_unix_seconds = created_unix_seconds_;
     const auto rewards = reward::RewardSet::Make(spec_.grpo.builtin_rewards);
     if (rewards.ok()) options.required_columns = rewards->columns();  // else Check says what is wrong
     auto prompts = data::LoadPrompts(path, *tokenizer_, source_->chat_template(), options);
@@ -275,8 +317,9 @@ class Run {
   Failure TokenizeOne(const std::string& path, const text::Tokenizer& tokenizer,
                       data::TokenizedDataset* out) {
     doing_ = absl::StrCat("tokenizing ", path);
-    auto dataset = data::TokenizeFile(path, tokenizer, source_->chat_template(),
-                                      TokenizeOptionsOf(spec_), at::get_num_threads());
+    data::TokenizeOptions options = TokenizeOptionsOf(spec_);
+    options.now_unix_seconds = created_unix_seconds_;
+    auto dataset = data::TokenizeFile(path, tokenizer, source_->chat_template(), options, at::get_num_threads());
     if (!dataset.ok()) return DatasetFailure(dataset.status());
     WarnAbout(dataset->warnings);
     *out = *std::move(dataset);
@@ -298,7 +341,7 @@ class Run {
     doing_ = "looking for a checkpoint";
     auto hash = format::Sha256File(spec_.dataset_path);
     if (!hash.ok()) return Failed(Outcome::kInternal, "IO_ERROR", hash.status().message());
-    identity_ = {SpecIdentity(spec_), source_->fingerprint(), *hash};
+    identity_ = {SpecIdentity(spec_), source_->fingerprint(), *hash, init_adapter_sha256_};
     auto found = FindCheckpoint(spec_.state_dir, identity_, [&](const std::string& text) {
       observer_.OnWarning("CHECKPOINT_DAMAGED", text);
     });
@@ -326,6 +369,17 @@ class Run {
     return std::nullopt;
   }
 
+  // The start adapter again, frozen, where the method compares with it.
+  Failure LoadReference() {
+    if (!HasFrozenAdapter(spec_)) return std::nullopt;
+    doing_ = absl::StrCat("loading the adapter ", spec_.init_adapter_path);
+    reference_ = std::make_unique<lora::Adapter>(base_->config, LoraOptionsOf(spec_), target_.device, target_.dtype,
+                                                 /*trainable=*/false);
+    absl::Status s = lora::LoadPeftWeights(spec_.init_adapter_path, reference_.get());
+    if (!s.ok()) return ConfigOrIo(s, "INVALID_ADAPTER");
+    return std::nullopt;
+  }
+
   const job::TrainSpec& spec_;
   job::RunObserver& observer_;
   job::RunControl& control_;
@@ -333,6 +387,7 @@ class Run {
   DeviceMemory* const memory_;
   job::RemoteScorer* const scorer_;
   const job::WorldOptions world_options_;
+  int64_t created_unix_seconds_ = spec_.created_unix_seconds;
   std::string doing_;
   ComputeTarget target_;
   std::unique_ptr<World> world_;
@@ -341,9 +396,11 @@ class Run {
   std::shared_ptr<const text::Tokenizer> tokenizer_;
   data::TokenizedDataset train_, eval_;
   std::optional<data::PromptSet> prompts_, eval_prompts_;  // GRPO
+  std::string init_adapter_sha256_;
   RunIdentity identity_;
   std::optional<FoundCheckpoint> checkpoint_;
   std::shared_ptr<model::BaseModel> base_;
+  std::unique_ptr<lora::Adapter> reference_;
 };
 
 // The first line of a c10 message; the rest is a stack trace.

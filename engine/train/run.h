@@ -38,7 +38,7 @@ class BaseModelCache {
 //                  another process of the world is gone; the run goes on from the last checkpoint, with any number of
 //                  processes.
 //   kCancelled     control.cancel; nothing was saved.
-//   kBadConfig     INVALID_SPEC (message begins with the field), INVALID_MODEL, STATE_DIR_BUSY,
+//   kBadConfig     INVALID_SPEC (message begins with the field), INVALID_MODEL, INVALID_ADAPTER, STATE_DIR_BUSY,
 //                  CHECKPOINT_MISMATCH (state_dir belongs to another spec, base or dataset),
 //                  DEVICE_UNAVAILABLE.
 //   kBadData       INVALID_DATASET, with line.

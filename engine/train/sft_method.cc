@@ -45,7 +45,7 @@ std::map<std::string, double> SftMethod::StepValues(const Window& window,
           {"mean_token_accuracy", measured[2] / batches}};
 }
 
-std::map<std::string, double> SftMethod::Evaluate() {
+std::map<std::string, double> SftMethod::Evaluate(int64_t) {
   const auto start = std::chrono::steady_clock::now();
   const data::BatchPlan plan(in_.eval->rows, EvalBatchOptions(*in_.spec), 0);
   at::Tensor sums =
@@ -60,12 +60,11 @@ std::map<std::string, double> SftMethod::Evaluate() {
   const at::Tensor host = sums.to(at::kCPU);
   const double* values = host.const_data_ptr<double>();
   const double n = static_cast<double>(std::max<int64_t>(1, targets));
-  return {{"eval_loss", values[0] / n},
-          {"eval_entropy", values[1] / n},
-          {"eval_mean_token_accuracy", values[2] / n},
-          {"eval_tokens", static_cast<double>(targets)},
-          {"eval_runtime",
-           std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count()}};
+  std::map<std::string, double> out = {{"eval_loss", values[0] / n},
+                                       {"eval_entropy", values[1] / n},
+                                       {"eval_mean_token_accuracy", values[2] / n}};
+  AddEvalTotals(static_cast<double>(targets), start, &out);
+  return out;
 }
 
 }  // namespace finetuned::train

@@ -18,7 +18,7 @@ class SftMethod : public Method {
                                            const double* measured) const override;
   // Held-out loss without label smoothing, over all targets of the set: eval_loss, eval_entropy,
   // eval_mean_token_accuracy, eval_tokens (targets), eval_runtime (seconds).
-  std::map<std::string, double> Evaluate() override;
+  std::map<std::string, double> Evaluate(int64_t step) override;
 
  private:
   const MethodInputs in_;

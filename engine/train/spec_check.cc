@@ -160,6 +160,7 @@ void CheckGrpo(const job::TrainSpec& spec, Checker* c) {
   c->Require(g.temperature > 0, "grpo.temperature", "must be above 0");
   c->Require(g.top_entropy_quantile > 0 && g.top_entropy_quantile <= 1, "grpo.top_entropy_quantile",
              "must be in (0, 1]");
+  c->Require(std::isfinite(g.entropy_coef), "grpo.entropy_coef", "must be a number");
   c->AtLeast(static_cast<double>(g.max_completion_tokens), 1, "grpo.max_completion_tokens");
   c->Require(g.max_completion_tokens < spec.schedule.max_seq_length, "grpo.max_completion_tokens",
              "leave no room for a prompt within schedule.max_seq_length");
@@ -184,6 +185,7 @@ nlohmann::json GrpoIdentity(const job::GrpoOptions& g) {
           {"grpo.importance_sampling", g.importance_sampling},
           {"grpo.reward_aggregation", g.reward_aggregation},
           {"grpo.top_entropy_quantile", g.top_entropy_quantile},
+          {"grpo.entropy_coef", g.entropy_coef},
           {"grpo.use_bias_correction_kl", g.use_bias_correction_kl},
           {"grpo.mask_truncated", g.mask_truncated},
           {"grpo.max_completion_tokens", g.max_completion_tokens},
@@ -223,6 +225,7 @@ nlohmann::json MethodIdentity(const job::TrainSpec& s) {
             {"kto.desirable_weight", o.desirable_weight},
             {"kto.undesirable_weight", o.undesirable_weight},
             {"kto.loss_type", o.loss_type},
+            {"kto.precompute_reference", o.precompute_reference},
             {"kto.chat_template", o.chat_template}};
   }
   if (s.method == "grpo") return GrpoIdentity(s.grpo);
@@ -258,6 +261,7 @@ absl::Status ValidateSpec(const job::TrainSpec& spec) {
   c.AtLeast(spec.checkpoints.every_seconds, 0, "checkpoints.every");
   c.AtLeast(static_cast<double>(spec.checkpoints.keep_last), 1, "checkpoints.keep_last");
   c.AtLeast(static_cast<double>(spec.evaluation.every_steps), 0, "evaluation.every_steps");
+  c.AtLeast(static_cast<double>(spec.evaluation.sample_prompts), 0, "evaluation.sample_prompts");
   c.OneOf(spec.base_quantization, {"nf4", "fp4", "int8", "fp8", "none"}, "quantization.base");
   for (const std::string& pattern : spec.skip_modules) {
     const absl::Status s = plan::CheckModulePattern(pattern);

@@ -13,6 +13,7 @@
 #include "engine/job/failpoint.h"
 #include "engine/model/batch.h"
 #include "engine/plan/cost.h"
+#include "engine/plan/rollout.h"
 #include "engine/train/device.h"
 #include "engine/train/files.h"
 #include "engine/train/grpo_method.h"
@@ -25,20 +26,6 @@ namespace {
 
 constexpr int64_t kSkippedStepsLimit = 5;
 constexpr int64_t kWishes = 4;  // of RunControl
-
-lora::Options LoraOptions(const job::TrainSpec& spec) {
-  // The spec was validated, so the targets parse.
-  return {.rank = spec.lora.rank,
-          .alpha = spec.lora.alpha,
-          .dropout = spec.lora.dropout,
-          .use_rslora = spec.lora.use_rslora,
-          .targets = *lora::ParseTargets(spec.lora.target_modules),
-          .rank_pattern = spec.lora.rank_pattern,
-          .alpha_pattern = spec.lora.alpha_pattern,
-          .layers = spec.lora.layers_to_transform,
-          .use_dora = spec.lora.use_dora,
-          .modules_to_save = spec.lora.modules_to_save};
-}
 
 double SecondsSince(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
@@ -58,7 +45,31 @@ std::map<std::string, double> StatsMap(const data::DatasetStats& s, int64_t micr
           {"micro_batches", number(micro_batches)}};
 }
 
+// GRPO generates at evaluations anyway.
+bool SamplesAtEvaluations(const job::TrainSpec& spec) {
+  return spec.evaluation.sample_prompts > 0 && !spec.eval_dataset_path.empty() && spec.method != "grpo";
+}
+
 }  // namespace
+
+lora::Options LoraOptionsOf(const job::TrainSpec& spec) {
+  return {.rank = spec.lora.rank,
+          .alpha = spec.lora.alpha,
+          .dropout = spec.lora.dropout,
+          .use_rslora = spec.lora.use_rslora,
+          .targets = *lora::ParseTargets(spec.lora.target_modules),
+          .rank_pattern = spec.lora.rank_pattern,
+          .alpha_pattern = spec.lora.alpha_pattern,
+          .layers = spec.lora.layers_to_transform,
+          .use_dora = spec.lora.use_dora,
+          .modules_to_save = spec.lora.modules_to_save};
+}
+
+bool HasFrozenAdapter(const job::TrainSpec& spec) {
+  if (spec.init_adapter_path.empty()) return false;
+  return spec.method == "kto" || (spec.method == "dpo" && !spec.dpo.reference_free) ||
+         (spec.method == "grpo" && spec.grpo.beta != 0);
+}
 
 plan::PlanInput PlanInputOf(const job::TrainSpec& spec, const model::BaseModel& base) {
   plan::PlanInput p = model::PlanInputOf(base);
@@ -83,7 +94,12 @@ plan::PlanInput PlanInputOf(const job::TrainSpec& spec, const model::BaseModel& 
   p.deterministic = spec.deterministic;
   p.device = spec.device_constants;
   p.device.cudnn_attention = HasCudnnAttention(base.options.device);
-  if (spec.method == "grpo") p.rollout = PlannedRollout(spec);
+  if (spec.method == "grpo") {
+    p.rollout = PlannedRollout(spec);
+  } else if (SamplesAtEvaluations(spec)) {
+    p.rollout = plan::EvalSamples(spec.evaluation.sample_prompts, spec.schedule.max_seq_length);
+  }
+  p.frozen_adapter = HasFrozenAdapter(spec);
   p.activation_offload = spec.activation_offload;
   return p;
 }
@@ -92,11 +108,11 @@ Trainer::Trainer(TrainerInputs inputs)
     : in_(std::move(inputs)),
       spec_(*in_.spec),
       device_(in_.base->options.device),
-      adapter_(in_.base->config, LoraOptions(spec_), device_, in_.base->options.dtype),
+      adapter_(in_.base->config, LoraOptionsOf(spec_), device_, in_.base->options.dtype),
       optimizer_(spec_.optimizer, &adapter_),
       memory_(in_.memory != nullptr ? *in_.memory : own_memory_),
       gradient_sum_(in_.world, &adapter_),
-      decoder_(std::in_place, *in_.base, adapter_, DecoderOptions()),
+      decoder_(std::in_place, *in_.base, adapter_, DecoderOptions(), in_.reference),
       method_(MakeMethod(InputsOfMethod())),
       description_{spec_.base_model_name.empty() ? spec_.base_model_path : spec_.base_model_name,
                    spec_.job_name},
@@ -105,6 +121,7 @@ Trainer::Trainer(TrainerInputs inputs)
       total_steps_(TotalStepsOfRun()) {
   adapter_.Initialize(spec_.seed);
   decoder_->TakeFromBase();
+  if (SamplesAtEvaluations(spec_)) sampler_.emplace(InputsOfMethod());
 }
 
 Trainer::~Trainer() {
@@ -313,10 +330,11 @@ absl::Status Trainer::CountSkipped(const StepResult& result) {
 }
 
 void Trainer::ReportStep(const StepResult& r) {
-  const double flops =
-      plan::TrainFlopsPerToken(plan_input_, static_cast<double>(in_.train->stats.tokens) /
-                                                std::max<double>(1, in_.train->rows.size())) *
-      static_cast<double>(r.tokens);
+  const double mean_length =
+      static_cast<double>(in_.train->stats.tokens) / std::max<double>(1, in_.train->rows.size());
+  const double flops = (plan::TrainFlopsPerToken(plan_input_, mean_length) +
+                        method_->ReferencePasses() * plan::ForwardFlopsPerToken(plan_input_, mean_length)) *
+                       static_cast<double>(r.tokens);
   last_values_ = r.values;
   last_values_.merge(std::map<std::string, double>{
       {"grad_norm", r.grad_norm},
@@ -337,9 +355,10 @@ absl::Status Trainer::Evaluate() {
   if (!held_out || evaluated_step_ == state_.step) return absl::OkStatus();
   Doing(absl::StrCat("evaluating after step ", state_.step));
   evaluated_step_ = state_.step;
-  const std::map<std::string, double> values = method_->Evaluate();
+  const std::map<std::string, double> values = method_->Evaluate(state_.step);
   for (const auto& [name, value] : values) last_values_[name] = value;
   in_.observer->OnEval(state_.step, values);
+  if (sampler_) sampler_->Sample(state_.step);
   return TrackBest(values);
 }
 
@@ -439,9 +458,10 @@ MethodInputs Trainer::InputsOfMethod() {
   m.device = device_;
   m.train = in_.train;
   m.eval = in_.eval;
-  m.base_fingerprint = in_.identity.base_fingerprint;
+  m.reference_fingerprint = absl::StrCat(in_.identity.base_fingerprint, in_.identity.init_adapter_sha256);
   m.rollouts = in_.rollouts;
-  m.run_identity = absl::StrCat(in_.identity.spec.dump(), in_.identity.base_fingerprint, in_.identity.dataset_sha256);
+  m.run_identity = absl::StrCat(in_.identity.spec.dump(), in_.identity.base_fingerprint, in_.identity.dataset_sha256,
+                                in_.identity.init_adapter_sha256);
   m.observer = in_.observer;
   m.control = in_.control;
   m.world = in_.world;

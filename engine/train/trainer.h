@@ -21,6 +21,7 @@
 #include "engine/plan/memory_plan.h"
 #include "engine/train/checkpoint.h"
 #include "engine/train/device.h"
+#include "engine/train/eval_samples.h"
 #include "engine/train/gradient_sum.h"
 #include "engine/train/method.h"
 #include "engine/train/optimizer.h"
@@ -30,13 +31,20 @@ namespace finetuned::train {
 // What the plan of such a run is made from.
 plan::PlanInput PlanInputOf(const job::TrainSpec& spec, const model::BaseModel& base);
 
+// The spec is valid.
+lora::Options LoraOptionsOf(const job::TrainSpec& spec);
+
+// Whether the run compares with a frozen adapter: it starts from one, and its method has a reference.
+bool HasFrozenAdapter(const job::TrainSpec& spec);
+
 // What a run trains on. Everything must outlive the trainer.
 struct TrainerInputs {
   const job::TrainSpec* spec = nullptr;      // valid
   const model::BaseModel* base = nullptr;
   const data::TokenizedDataset* train = nullptr;
   const data::TokenizedDataset* eval = nullptr;  // null: no evaluation
-  RolloutInputs rollouts;                    // GRPO
+  const lora::Adapter* reference = nullptr;  // frozen; null: the base alone is the reference
+  RolloutInputs rollouts;                    // GRPO; the tokenizer for every method
   RunIdentity identity;
   job::RunObserver* observer = nullptr;
   job::RunControl* control = nullptr;
@@ -142,6 +150,7 @@ class Trainer {
   job::RunControl agreed_;
   std::optional<model::Decoder> decoder_;  // empty only while its memory is given back
   const std::unique_ptr<Method> method_;
+  std::optional<EvalSampler> sampler_;  // with evaluation.sample_prompts, of methods that do not generate
   const lora::PeftDescription description_;
   plan::PlanInput plan_input_;
   data::BatchPlan plan_;      // of state_.epoch

@@ -107,7 +107,7 @@ bool Trainer::Replan(const std::string& error) {
   spec_.activation_offload = next->input.activation_offload;
   plan_ = data::BatchPlan(in_.train->rows, BatchOptions(spec_), state_.epoch);
   state_.micro_batch = std::min(state_.micro_batch, plan_.micro_batches());
-  decoder_.emplace(*in_.base, adapter_, DecoderOptions());
+  decoder_.emplace(*in_.base, adapter_, DecoderOptions(), in_.reference);
   CapToPlan();
   return true;
 }

@@ -9,12 +9,12 @@ namespace {
 
 constexpr int64_t kExportTokens = 4096;  // enough to judge a file by
 
-job::ToolSpec ToToolSpec(const job::TrainSpec& run, const std::string& adapter) {
+job::ToolSpec ToToolSpec(const job::TrainSpec& run) {
   job::ToolSpec out;
   out.job_name = run.job_name;
   out.base_model_path = run.base_model_path;
   out.base_model_name = run.base_model_name;
-  out.adapter_dir = adapter;
+  out.adapter_dir = run.init_adapter_path;
   out.dataset_path = run.dataset_path;
   out.state_dir = run.state_dir;
   out.device = run.device;
@@ -49,9 +49,9 @@ job::EvaluateSpec ToEvaluateSpec(const job::ToolSpec& tool, const v1::EvaluateSp
 
 }  // namespace
 
-std::optional<job::RunResult> RunTool(const v1::JobSpec& spec, const job::TrainSpec& run, const std::string& adapter,
+std::optional<job::RunResult> RunTool(const v1::JobSpec& spec, const job::TrainSpec& run,
                                       job::RunObserver& observer, job::RunControl& control) {
-  const job::ToolSpec tool = ToToolSpec(run, adapter);
+  const job::ToolSpec tool = ToToolSpec(run);
   if (spec.has_export_()) return train::RunExport(ToExportSpec(tool, spec.export_()), observer, control);
   if (spec.has_evaluate()) return train::RunEvaluate(ToEvaluateSpec(tool, spec.evaluate()), observer, control);
   return std::nullopt;

@@ -1,7 +1,6 @@
 #pragma once
 
 #include <optional>
-#include <string>
 
 #include "engine/job/train_spec.h"
 #include "finetuned/v1/spec.pb.h"
@@ -9,8 +8,8 @@
 namespace finetuned::worker {
 
 // Runs a resolved job that trains nothing, an export or an evaluation, on the calling thread. `run` says where its files
-// lie and what it computes on, `adapter` is the folder of init_adapter. Nothing for other jobs.
-std::optional<job::RunResult> RunTool(const v1::JobSpec& spec, const job::TrainSpec& run, const std::string& adapter,
+// lie and what it computes on. Nothing for other jobs.
+std::optional<job::RunResult> RunTool(const v1::JobSpec& spec, const job::TrainSpec& run,
                                       job::RunObserver& observer, job::RunControl& control);
 
 }  // namespace finetuned::worker

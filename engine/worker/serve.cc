@@ -51,8 +51,8 @@ void RunOne(Link& link, const internal::RunJob& run, const ServeOptions& options
             const std::optional<plan::DeviceConstants>& measured, train::BaseModelCache* cache) {
   job::TrainSpec spec = ToTrainSpec(
       run.spec(), run.job(),
-      {run.base_model_path(), run.dataset_path(), run.eval_dataset_path(), run.state_dir()},
-      run.cpu_threads());
+      {run.base_model_path(), run.dataset_path(), run.eval_dataset_path(), run.state_dir(), run.init_adapter_path()},
+      run.cpu_threads(), run.created_unix_seconds());
   if (spec.device == "auto") spec.device = options.device;
   spec.memory_limit_bytes = run.memory_limit_bytes();
   if (measured) spec.device_constants = *measured;
@@ -61,7 +61,7 @@ void RunOne(Link& link, const internal::RunJob& run, const ServeOptions& options
   LinkScorer scorer(&link, run.job());
   FT_FAILPOINT("serve.job_received");
   link.SetRunning(run.job(), &control);
-  const auto tool = RunTool(run.spec(), spec, run.spec().init_adapter(), observer, control);
+  const auto tool = RunTool(run.spec(), spec, observer, control);
   const job::RunResult result =
       tool ? *tool : train::RunTraining(spec, observer, control, cache, nullptr, &scorer);
   link.SetRunning("", nullptr);

@@ -58,6 +58,7 @@ void CopyGrpo(const v1::GrpoSpec& from, job::GrpoOptions* to) {
   to->importance_sampling = from.importance_sampling();
   to->reward_aggregation = from.reward_aggregation();
   to->top_entropy_quantile = from.top_entropy_quantile();
+  to->entropy_coef = from.entropy_coef();
   to->use_bias_correction_kl = from.use_bias_correction_kl();
   to->mask_truncated = from.mask_truncated();
   to->max_completion_tokens = from.max_completion_tokens();
@@ -98,6 +99,7 @@ void CopyKto(const v1::KtoSpec& from, job::KtoOptions* to) {
   to->desirable_weight = from.desirable_weight();
   to->undesirable_weight = from.undesirable_weight();
   to->loss_type = from.loss_type();
+  to->precompute_reference = from.precompute_reference();
   to->chat_template = from.chat_template();
 }
 
@@ -114,7 +116,7 @@ void CopyCheckpointing(const std::string& word, job::TrainSpec* to) {
 }  // namespace
 
 job::TrainSpec ToTrainSpec(const v1::JobSpec& spec, const std::string& job_name,
-                           const RunPaths& paths, int cpu_threads) {
+                           const RunPaths& paths, int cpu_threads, int64_t created_unix_seconds) {
   job::TrainSpec out;
   out.job_name = job_name;
   out.base_model_path = paths.base_model;
@@ -122,6 +124,8 @@ job::TrainSpec ToTrainSpec(const v1::JobSpec& spec, const std::string& job_name,
   out.dataset_path = paths.dataset;
   out.eval_dataset_path = paths.eval_dataset;
   out.state_dir = paths.state_dir;
+  out.init_adapter_path = paths.init_adapter;
+  out.created_unix_seconds = created_unix_seconds;
   out.method = spec.has_sft() ? "sft" : spec.has_dpo() ? "dpo" : spec.has_kto() ? "kto" : "grpo";
   CopyLora(spec.lora(), &out.lora);
   CopyOptimizer(spec.optimizer(), &out.optimizer);
@@ -142,6 +146,7 @@ job::TrainSpec ToTrainSpec(const v1::JobSpec& spec, const std::string& job_name,
   out.evaluation.every_steps = spec.evaluation().every_steps();
   out.evaluation.before_training = spec.evaluation().before_training();
   out.evaluation.early_stopping_patience = spec.evaluation().early_stopping_patience();
+  out.evaluation.sample_prompts = spec.evaluation().sample_prompts();
   out.evaluation.early_stopping_min_delta = spec.evaluation().early_stopping_min_delta();
   const v1::QuantizationSpec& quantization = spec.quantization();
   out.base_quantization = quantization.base();

@@ -4,11 +4,13 @@
 
 #include <csignal>
 #include <cstdio>
+#include <ctime>
 #include <filesystem>
 #include <fstream>
 #include <sstream>
 
 #include "engine/format/model_source.h"
+#include "engine/format/peft_config.h"
 #include "engine/train/run.h"
 #include "engine/worker/device_info.h"
 #include "engine/worker/event_file.h"
@@ -16,6 +18,7 @@
 #include "engine/worker/spec_from_proto.h"
 #include "proto/spec/job_file.h"
 #include "proto/spec/resolve.h"
+#include "proto/spec/start_adapter.h"
 
 namespace finetuned::worker {
 namespace {
@@ -63,6 +66,31 @@ std::string Resolve(const std::string& base, const std::string& path) {
   return (std::filesystem::path(base) / path).lexically_normal().string();
 }
 
+// When the run began first, kept with its state: a template that prints the date gives the same tokens when it is resumed.
+// The first process of several says it to the others.
+int64_t CreatedSeconds(const std::string& state_dir, int rank) {
+  if (rank > 0) return 0;
+  const std::string path = state_dir + "/created_unix_seconds";
+  int64_t seconds = 0;
+  if (std::ifstream(path) >> seconds) return seconds;
+  seconds = static_cast<int64_t>(std::time(nullptr));
+  std::ofstream(path) << seconds << "\n";
+  return seconds;
+}
+
+// Takes rank and targets from the adapter in `directory`; the message says what does not fit.
+absl::Status TakeAdapter(const std::string& directory, v1::LoraSpec* lora) {
+  if (directory.empty()) return absl::OkStatus();
+  const auto config = format::ReadPeftConfig(directory);
+  if (!config.ok()) return config.status();
+  const spec::StartAdapter start = spec::StartAdapterOf(*config);
+  for (const auto& violation : spec::CheckStartAdapter(start, *lora)) {
+    return absl::InvalidArgumentError(violation.path + ": " + violation.message);
+  }
+  spec::TakeStartAdapter(start, lora);
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 int RunStandalone(const StandaloneOptions& options) {
@@ -72,16 +100,20 @@ int RunStandalone(const StandaloneOptions& options) {
   text << in.rdbuf();
   absl::StatusOr<v1::Job> parsed = spec::ParseJobFile(text.str(), options.spec_file);
   if (!parsed.ok()) return Refuse(std::string(parsed.status().message()));
-  const v1::JobSpec& wanted = parsed->spec();
+  v1::JobSpec& wanted = *parsed->mutable_spec();
 
   const std::string base_dir = std::filesystem::path(options.spec_file).parent_path().string();
   const RunPaths paths{Resolve(base_dir, wanted.base_model()), Resolve(base_dir, wanted.dataset()),
-                       Resolve(base_dir, wanted.eval_dataset()), options.state_dir};
+                       Resolve(base_dir, wanted.eval_dataset()), options.state_dir,
+                       Resolve(base_dir, wanted.init_adapter())};
   std::string problems;
   for (const auto& violation : spec::ValidateSpec(wanted)) {
     problems += "\n  " + violation.path + ": " + violation.message;
   }
   if (!problems.empty()) return Refuse(options.spec_file + " is not valid:" + problems);
+  if (absl::Status s = TakeAdapter(paths.init_adapter, wanted.mutable_lora()); !s.ok()) {
+    return Refuse(std::string(s.message()));
+  }
   auto model = format::OpenModel(paths.base_model);
   if (!model.ok()) return Refuse(std::string(model.status().message()));
   spec::ResolveContext context;
@@ -95,9 +127,10 @@ int RunStandalone(const StandaloneOptions& options) {
   action.sa_handler = OnSignal;
   for (int signal : {SIGUSR1, SIGUSR2, SIGTERM, SIGINT}) sigaction(signal, &action, nullptr);
   const job::TrainSpec train_spec =
-      ToTrainSpec(*resolved, parsed->name().empty() ? "job" : parsed->name(), paths, options.cpu_threads);
+      ToTrainSpec(*resolved, parsed->name().empty() ? "job" : parsed->name(), paths, options.cpu_threads,
+                  CreatedSeconds(options.state_dir, options.world.rank));
   const auto run = [&](auto&& observer) {
-    const auto tool = RunTool(*resolved, train_spec, Resolve(base_dir, wanted.init_adapter()), observer, g_control);
+    const auto tool = RunTool(*resolved, train_spec, observer, g_control);
     const job::RunResult result =
         tool ? *tool : train::RunTraining(train_spec, observer, g_control, nullptr, nullptr, nullptr, options.world);
     observer.Finished(result);

@@ -49,6 +49,7 @@ void CheckLoss(const v1::GrpoSpec& g, Checker& c) {
   if (g.has_delta() && !(g.delta() > 0 && g.delta() <= 1e6)) {
     c.Add("grpo.delta", absl::StrCat("must be above 0, got ", g.delta()));
   }
+  c.Number("grpo.entropy_coef", g.entropy_coef(), -1e3, 1e3);
   if (g.has_top_entropy_quantile() && !(g.top_entropy_quantile() > 0 && g.top_entropy_quantile() <= 1)) {
     c.Add("grpo.top_entropy_quantile",
           absl::StrCat("must be above 0 and at most 1, got ", g.top_entropy_quantile()));
@@ -120,12 +121,6 @@ void CheckGrpo(const v1::GrpoSpec& g, Checker& c) {
     CheckRemote(g.remote_reward(), c);
   } else if (g.builtin_rewards().empty()) {
     c.Add("grpo.builtin_rewards", "at least one reward is required here or in grpo.remote_reward");
-  }
-}
-
-void CheckGrpoAvailable(const v1::GrpoSpec& g, Checker& c) {
-  if (g.entropy_coef() != 0) {
-    c.Add("grpo.entropy_coef", "an entropy bonus is not available in this version; leave it 0");
   }
 }
 

@@ -2,11 +2,10 @@
 
 #include "proto/spec/checker.h"
 
-// GrpoSpec's part of ValidateSpec, UnavailableFeatures and ResolveSpec.
+// GrpoSpec's part of ValidateSpec and ResolveSpec.
 namespace finetuned::spec {
 
 void CheckGrpo(const v1::GrpoSpec& grpo, Checker& c);
-void CheckGrpoAvailable(const v1::GrpoSpec& grpo, Checker& c);
 
 // Fills in the defaults; of a schedule that leaves it open also how many completions make a step: a multiple
 // of the group. REQUIRES: the batch sizes are as sent.

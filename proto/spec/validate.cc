@@ -115,6 +115,10 @@ void CheckEvaluation(const v1::JobSpec& spec, Checker& c) {
   if (!spec.has_grpo()) {
     c.OneOf("checkpoints.best_metric", spec.checkpoints().best_metric(), EvalMetrics(spec));
   }
+  c.Integer("evaluation.sample_prompts", e.sample_prompts(), 1, 1000);
+  if (e.sample_prompts() > 0 && spec.eval_dataset().empty()) {
+    c.Add("evaluation.sample_prompts", "needs held-out prompts: set eval_dataset");
+  }
   const bool uses_evaluations = spec.checkpoints().keep_best() || e.early_stopping_patience() > 0;
   if (uses_evaluations && (spec.eval_dataset().empty() || e.every_steps() == 0)) {
     c.Add(spec.checkpoints().keep_best() ? "checkpoints.keep_best" : "evaluation.early_stopping_patience",
@@ -278,17 +282,10 @@ std::vector<Violation> UnavailableFeatures(const v1::JobSpec& spec) {
   std::vector<Violation> out;
   Checker c(&out);
   const char* kLater = " is not available in this version";
-  CheckGrpoAvailable(spec.grpo(), c);
-  if (!spec.init_adapter().empty() && !IsTool(spec)) {
-    c.Add("init_adapter", absl::StrCat("starting from an adapter", kLater, "; leave it empty"));
-  }
   const v1::LoraSpec& lora = spec.lora();
   if (lora.new_tokens_size() > 0) c.Add("lora.new_tokens", absl::StrCat("this", kLater));
   if (!lora.bias().empty() && lora.bias() != "none") {
     c.Add("lora.bias", absl::StrCat("training biases", kLater, "; use none"));
-  }
-  if (spec.evaluation().sample_prompts() > 0) {
-    c.Add("evaluation.sample_prompts", absl::StrCat("sampling", kLater));
   }
   return out;
 }

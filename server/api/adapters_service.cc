@@ -82,6 +82,10 @@ absl::Status AdaptersService::Delete(const v1::DeleteAdapterRequest& request,
   if (!request.etag().empty() && request.etag() != record->adapter.sha256()) {
     return EtagMismatch(request.name(), record->adapter.sha256());
   }
+  if (front_.shared->daemon.jobs->UsesAdapter(request.name())) {
+    return WrongState(request.name(), "ADAPTER_IN_USE",
+                      absl::StrCat("a job that has not ended starts from ", request.name(), "; cancel it first"));
+  }
   const absl::Status deleted = store().DeleteAdapter(request.name(), remember);
   if (!deleted.ok()) return deleted;
   FT_FAILPOINT("delete_adapter.committed");

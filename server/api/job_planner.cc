@@ -6,6 +6,7 @@
 #include <google/protobuf/util/time_util.h>
 
 #include "absl/strings/str_cat.h"
+#include "engine/format/peft_config.h"
 #include "engine/plan/auto_settings.h"
 #include "engine/plan/head.h"
 #include "engine/plan/module_pattern.h"
@@ -14,6 +15,7 @@
 #include "engine/plan/suggest.h"
 #include "engine/reward/reward.h"
 #include "proto/spec/resolve.h"
+#include "proto/spec/start_adapter.h"
 #include "proto/spec/tools.h"
 #include "server/api/dataset_proto.h"
 #include "server/api/error.h"
@@ -51,25 +53,6 @@ std::vector<spec::Violation> CheckPatterns(const JobSpec& spec) {
   return out;
 }
 
-// A job's adapter must be one that can be loaded: exports are listed among the adapters, too.
-absl::Status CheckInitAdapter(const store::Store& store, const JobSpec& spec) {
-  if (spec.init_adapter().empty()) return absl::OkStatus();
-  const auto id = ParseName("adapters", spec.init_adapter(), "job.spec.init_adapter");
-  if (!id.ok()) return id.status();
-  const auto record = store.GetAdapter(spec.init_adapter());
-  if (absl::IsNotFound(record.status())) return NotFound("Adapter", spec.init_adapter());
-  if (!record.ok()) return record.status();
-  if (record->adapter.sha256().empty()) {
-    return InvalidField("job.spec.init_adapter", absl::StrCat(spec.init_adapter(), " is an export without adapter files"));
-  }
-  if (record->adapter.base_model() != spec.base_model()) {
-    return InvalidField("job.spec.init_adapter", absl::StrCat(spec.init_adapter(), " was trained on ",
-                                                              record->adapter.base_model(), ", the job's base_model is ",
-                                                              spec.base_model()));
-  }
-  return absl::OkStatus();
-}
-
 plan::Rollout RolloutOf(const JobSpec& spec) {
   const int64_t per_step = int64_t{spec.schedule().micro_batch_size()} * spec.schedule().gradient_accumulation_steps();
   const int64_t asked = int64_t{spec.grpo().prompts_per_rollout()} * spec.grpo().group_size();
@@ -105,7 +88,13 @@ plan::PlanInput ToPlanInput(const JobSpec& spec, const format::ModelConfig& mode
   in.max_seq_length = spec.schedule().max_seq_length();
   in.deterministic = spec.deterministic();
   plan::ParseCheckpointing(spec.compute().activation_checkpointing(), &in);  // "auto" is decided later
-  if (spec.has_grpo()) in.rollout = RolloutOf(spec);
+  if (spec.has_grpo()) {
+    in.rollout = RolloutOf(spec);
+  } else if (spec.evaluation().sample_prompts() > 0) {
+    in.rollout = plan::EvalSamples(spec.evaluation().sample_prompts(), spec.schedule().max_seq_length());
+  }
+  in.frozen_adapter = !spec.init_adapter().empty() && (spec.has_kto() || (spec.has_dpo() && !spec.dpo().reference_free()) ||
+                                                       (spec.has_grpo() && spec.grpo().beta() != 0));
   in.activation_offload = spec.compute().activation_offload() == "on";
   in.precision = plan::ParsePrecision(spec.compute().matmul_precision());
   return in;
@@ -181,7 +170,34 @@ absl::StatusOr<v1::Dataset> JobPlanner::FindDataset(const std::string& name, con
   return dataset;
 }
 
-absl::StatusOr<PlannedJob> JobPlanner::Plan(const v1::Job& job) const {
+absl::Status JobPlanner::TakeInitAdapter(v1::Job* job) const {
+  const std::string& name = job->spec().init_adapter();
+  if (name.empty()) return absl::OkStatus();
+  const auto id = ParseName("adapters", name, "job.spec.init_adapter");
+  if (!id.ok()) return id.status();
+  const auto record = daemon_.store->GetAdapter(name);
+  if (absl::IsNotFound(record.status())) return NotFound("Adapter", name);
+  if (!record.ok()) return record.status();
+  if (record->adapter.sha256().empty()) {
+    return InvalidField("job.spec.init_adapter", absl::StrCat(name, " is an export without adapter files"));
+  }
+  if (record->adapter.base_model() != job->spec().base_model()) {
+    return InvalidField("job.spec.init_adapter", absl::StrCat(name, " was trained on ", record->adapter.base_model(),
+                                                              ", the job's base_model is ", job->spec().base_model()));
+  }
+  const auto config = format::ReadPeftConfig(record->directory);
+  if (!config.ok()) {
+    return InvalidField("job.spec.init_adapter", absl::StrCat(name, ": ", config.status().message()));
+  }
+  const spec::StartAdapter start = spec::StartAdapterOf(*config);
+  const std::vector<spec::Violation> violations = spec::CheckStartAdapter(start, job->spec().lora());
+  if (!violations.empty()) return InvalidFields(violations);
+  spec::TakeStartAdapter(start, job->mutable_spec()->mutable_lora());
+  return absl::OkStatus();
+}
+
+absl::StatusOr<PlannedJob> JobPlanner::Plan(const v1::Job& sent) const {
+  v1::Job job = sent;
   const std::vector<spec::Violation> violations = spec::ValidateSpec(job.spec());
   if (!violations.empty()) return InvalidFields(violations);
   if (const auto rewards = CheckRewards(job.spec()); !rewards.empty()) return InvalidFields(rewards);
@@ -189,9 +205,9 @@ absl::StatusOr<PlannedJob> JobPlanner::Plan(const v1::Job& job) const {
   const std::vector<spec::Violation> unavailable = spec::UnavailableFeatures(job.spec());
   if (!unavailable.empty()) return NotAvailable(unavailable[0].path, unavailable[0].message);
 
+  if (absl::Status s = TakeInitAdapter(&job); !s.ok()) return s;
   PlannedJob out;
   const std::string method = spec::IsTool(job.spec()) ? "sft" : MethodName(job.spec());
-  if (absl::Status s = CheckInitAdapter(*daemon_.store, job.spec()); !s.ok()) return s;
   if (!job.spec().dataset().empty()) {
     auto dataset = FindDataset(job.spec().dataset(), "job.spec.dataset", method);
     if (!dataset.ok()) return dataset.status();

@@ -60,6 +60,8 @@ class JobPlanner {
   // Defaults, open settings and memory. REQUIRES: out->device, and model and dataset unless only `config` is known.
   absl::Status Settle(const v1::Job& job, const format::ModelConfig& config, PlannedJob* out) const;
   absl::StatusOr<PlannedJob> PlanShape(const v1::Job& job) const;
+  // Takes what spec.init_adapter says of the adapter into job->spec.lora.
+  absl::Status TakeInitAdapter(v1::Job* job) const;
   absl::StatusOr<v1::Dataset> FindDataset(const std::string& name, const std::string& field,
                                           const std::string& method) const;
 

@@ -187,6 +187,11 @@ bool JobManager::UsesDataset(const std::string& name) const {
   return !used.ok() || *used;
 }
 
+bool JobManager::UsesAdapter(const std::string& name) const {
+  const auto used = loop_->Call<bool>([&]() -> absl::StatusOr<bool> { return loop_->UsesAdapter(name); });
+  return !used.ok() || *used;
+}
+
 WorkerStatus JobManager::Worker() const { return loop_->Worker(); }
 bool JobManager::accepting() const { return loop_->accepting(); }
 

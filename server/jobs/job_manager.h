@@ -127,6 +127,8 @@ class JobManager : private supervisor::WorkerEvents {
 
   // A job that has not ended needs this dataset.
   bool UsesDataset(const std::string& name) const;
+  // Whether a job that has not ended starts from it.
+  bool UsesAdapter(const std::string& name) const;
   WorkerStatus Worker() const;
   bool accepting() const;   // false once draining
   // No new jobs; the running one writes a checkpoint and is queued (or PAUSED). on_drained follows.

@@ -56,6 +56,7 @@ class JobManager::Loop {
   absl::StatusOr<bool> Delete(const v1::DeleteJobRequest& request, const Caller& caller);
   void Drain(absl::Duration grace, bool pause_running);
   bool UsesDataset(const std::string& name) const;
+  bool UsesAdapter(const std::string& name) const;
 
   // ---- generation outside of jobs; on the thread (loop_sample.cc)
   absl::StatusOr<int64_t> Sample(internal::v1::RunSample sample, std::shared_ptr<SampleSink> sink);

@@ -163,6 +163,11 @@ absl::StatusOr<v1::Job> JobManager::Loop::Create(v1::Job job, const std::string&
     if (absl::IsNotFound(dataset.status())) return NotFound("dataset", name);
     if (!dataset.ok()) return dataset.status();
   }
+  if (!job.spec().init_adapter().empty()) {
+    const auto adapter = store_->GetAdapter(job.spec().init_adapter());
+    if (absl::IsNotFound(adapter.status())) return NotFound("adapter", job.spec().init_adapter());
+    if (!adapter.ok()) return adapter.status();
+  }
   if (absl::Status status = CheckDependencies(job); !status.ok()) return status;
 
   job.set_state(v1::QUEUED);
@@ -352,6 +357,11 @@ bool JobManager::Loop::UsesDataset(const std::string& name) const {
     const v1::JobSpec& spec = entry.second.job.spec();
     return spec.dataset() == name || spec.eval_dataset() == name;
   });
+}
+
+bool JobManager::Loop::UsesAdapter(const std::string& name) const {
+  return std::any_of(live_.begin(), live_.end(),
+                     [&](const auto& entry) { return entry.second.job.spec().init_adapter() == name; });
 }
 
 }  // namespace finetuned::jobs

@@ -50,12 +50,6 @@ absl::StatusOr<internal::v1::RunJob> JobManager::Loop::MakeRun(const store::JobR
   auto model = config::ResolveModel(options_.config->models, spec.base_model());
   if (!model.ok()) return model.status();
   run.set_base_model_path(*std::move(model));
-  if (!spec.init_adapter().empty()) {
-    // The worker knows nothing of names: it gets the folder in their place.
-    const auto adapter = store_->GetAdapter(spec.init_adapter());
-    if (!adapter.ok()) return adapter.status();
-    run.mutable_spec()->set_init_adapter(adapter->directory);
-  }
   if (!spec.dataset().empty()) {
     const auto dataset = store_->GetDataset(spec.dataset());
     if (!dataset.ok()) return dataset.status();
@@ -66,6 +60,12 @@ absl::StatusOr<internal::v1::RunJob> JobManager::Loop::MakeRun(const store::JobR
     if (!eval.ok()) return eval.status();
     run.set_eval_dataset_path(store_->layout().DatasetFile(eval->dataset.sha256()));
   }
+  if (!spec.init_adapter().empty()) {
+    const auto adapter = store_->GetAdapter(spec.init_adapter());
+    if (!adapter.ok()) return adapter.status();
+    run.set_init_adapter_path(adapter->directory);
+  }
+  run.set_created_unix_seconds(record.job.create_time().seconds());
   run.set_state_dir(store_->layout().JobDir(record.job.uid()));
   run.set_cpu_threads(options_.config->worker.cpu_threads);
   const int64_t limits[] = {options_.config->worker.vram_budget_bytes, record.job.scheduling().vram_limit_bytes()};

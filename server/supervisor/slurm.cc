@@ -275,6 +275,7 @@ class Slurm::Impl {
     job.mutable_spec()->set_base_model(job_->run.base_model_path());
     job.mutable_spec()->set_dataset(job_->run.dataset_path());
     job.mutable_spec()->set_eval_dataset(job_->run.eval_dataset_path());
+    job.mutable_spec()->set_init_adapter(job_->run.init_adapter_path());
     const std::string file = dir + "/job.json";
     if (absl::Status status = WriteDurably(file, spec::MessageToJson(job)); !status.ok()) return status;
     // Events of an earlier attempt have been told.

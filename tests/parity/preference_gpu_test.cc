@@ -139,7 +139,7 @@ Outcome PolicyStep(Machine& m, const grpo::LossOptions& options) {
   const auto loss = grpo::PolicyLoss(grpo::MakeLossBatch(completions.lengths, completions.advantages, device), p,
                                      {1, static_cast<double>(packed.num_targets)}, options);
   m.adapter->ZeroGradients();
-  m.decoder->BackwardLogProbs(batch, wanted, loss.d_M);
+  m.decoder->BackwardLogProbs(batch, wanted, loss.d_M, std::nullopt, loss.d_entropy_M);
   Outcome out;
   out.gradients = m.adapter->gradients().cpu().clone();
   out.values["loss"] = loss.loss.item<double>();
@@ -156,6 +156,7 @@ TEST_F(PreferenceGpu, EveryPolicyLossEqualsTheCpu) {
       options.sequence_level = sequence_level;
       options.beta = 0.05;
       options.max_completion_tokens = 20;
+      options.entropy_coef = 0.1;
       const std::string name = type + (sequence_level ? " by sequence" : "");
       const Outcome truth = PolicyStep(cpu, options);
       ExpectClose(PolicyStep(f32, options), truth, 2e-4, 2e-3, name + " float32");

@@ -135,26 +135,8 @@ class PreferenceParity : public testing::Test {
     EXPECT_EQ(compared, run["gradients"].size());
   }
 
-  c10::InferenceMode no_autograd_;
-  const std::shared_ptr<model::BaseModel> base_;
-  const std::unique_ptr<lora::Adapter> start_;
-};
-
-TEST_F(PreferenceParity, EveryLossItsMetricsAndGradientsEqualTrl) {
-  const data::TokenizedDataset pairs = PreferenceRows("dpo", data::Method::kDpo);
-  const data::TokenizedDataset answers = PreferenceRows("kto", data::Method::kKto);
-  std::set<std::string> types;
-  const json runs = PreferenceGolden("losses");
-  for (const json& run : runs) {
-    ExpectOneStep(run, run["method"] == "dpo" ? pairs : answers);
-    if (run["method"] != "dpo") continue;
-    for (const json& type : run["options"].value("loss_type", json::array({"sigmoid"}))) types.insert(type);
-  }
-  EXPECT_EQ(types.size(), 15u);
-}
-
-TEST_F(PreferenceParity, TwentyStepsEqualTrl) {
-  for (const json& run : PreferenceGolden("trajectories")) {
+  // A whole run from start_. reference: null, the base.
+  void ExpectRun(const json& run, const lora::Adapter* reference) {
     SCOPED_TRACE(run["method"].get<std::string>());
     const json& s = run["settings"];
     job::TrainSpec spec = PreferenceSpec(run, start_->options());
@@ -169,7 +151,7 @@ TEST_F(PreferenceParity, TwentyStepsEqualTrl) {
         PreferenceRows(spec.method, spec.method == "dpo" ? data::Method::kDpo : data::Method::kKto);
     Recorder recorder;
     job::RunControl control;
-    train::Trainer trainer({.spec = &spec, .base = base_.get(), .train = &rows, .observer = &recorder,
+    train::Trainer trainer({.spec = &spec, .base = base_.get(), .train = &rows, .reference = reference, .observer = &recorder,
                             .control = &control});
     trainer.adapter().parameters().copy_(start_->parameters());
     const auto result = trainer.Run(std::nullopt);
@@ -189,6 +171,36 @@ TEST_F(PreferenceParity, TwentyStepsEqualTrl) {
       }
     }
   }
+
+  c10::InferenceMode no_autograd_;
+  const std::shared_ptr<model::BaseModel> base_;
+  const std::unique_ptr<lora::Adapter> start_;
+};
+
+TEST_F(PreferenceParity, EveryLossItsMetricsAndGradientsEqualTrl) {
+  const data::TokenizedDataset pairs = PreferenceRows("dpo", data::Method::kDpo);
+  const data::TokenizedDataset answers = PreferenceRows("kto", data::Method::kKto);
+  std::set<std::string> types;
+  const json runs = PreferenceGolden("losses");
+  for (const json& run : runs) {
+    ExpectOneStep(run, run["method"] == "dpo" ? pairs : answers);
+    if (run["method"] != "dpo") continue;
+    for (const json& type : run["options"].value("loss_type", json::array({"sigmoid"}))) types.insert(type);
+  }
+  EXPECT_EQ(types.size(), 15u);
+}
+
+TEST_F(PreferenceParity, TwentyStepsEqualTrl) {
+  for (const json& run : PreferenceGolden("trajectories")) ExpectRun(run, nullptr);
+}
+
+// TRL keeps a copy of the adapter that it starts from as the reference.
+TEST_F(PreferenceParity, StepsFromATrainedAdapterEqualTrl) {
+  lora::Adapter reference(base_->config, start_->options(), at::kCPU, at::kFloat, /*trainable=*/false);
+  reference.parameters().copy_(start_->parameters());
+  const json runs = PreferenceGolden("start_adapter");
+  EXPECT_EQ(runs.size(), 2u);
+  for (const json& run : runs) ExpectRun(run, &reference);
 }
 
 }  // namespace

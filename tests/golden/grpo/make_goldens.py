@@ -36,7 +36,9 @@ def trainer(case, logps, entropies):
     t = object.__new__(grpo_trainer.GRPOTrainer)
     t.accelerator = OneProcess()
     t.model = types.SimpleNamespace(training=True)
-    t.aux_loss_enabled = t.use_vllm = t._entropy_bonus_enabled = t.use_adaptive_entropy = False
+    t.aux_loss_enabled = t.use_vllm = t.use_adaptive_entropy = False
+    t.entropy_coef = case["entropy_coef"]
+    t._entropy_bonus_enabled = t.entropy_coef != 0
     t.off_policy_mask_threshold = None
     t.top_entropy_quantile = case["top_entropy_quantile"]
     t.importance_sampling_level = case["importance_sampling"]
@@ -79,7 +81,7 @@ def loss_case(name, **changes):
     case = {"name": name, "loss_type": "dapo", "importance_sampling": "token", "beta": 0.0, "clip_low": 0.2,
             "clip_high": 0.2, "delta": None, "use_bias_correction_kl": False, "top_entropy_quantile": 1.0,
             "accumulation": 1, "micro_batches": 1, "masked_row": False, "on_policy": False,
-            "all_truncated": False}
+            "all_truncated": False, "entropy_coef": 0.0}
     case.update(changes)
     generator = torch.Generator().manual_seed(len(name) * 1000 + sum(map(ord, name)))
     batches = [micro_batch(generator, case, case["all_truncated"]) for _ in range(case["micro_batches"])]
@@ -87,6 +89,7 @@ def loss_case(name, **changes):
     case["steps"] = []
     for b in batches:
         logps = b["logps"].clone().requires_grad_(True)
+        entropies = b["entropies"].clone().requires_grad_(case["entropy_coef"] != 0)
         inputs = {
             "prompt_ids": torch.zeros(ROWS, 1, dtype=torch.long), "prompt_mask": torch.ones(ROWS, 1, dtype=torch.long),
             "completion_ids": torch.zeros(ROWS, LENGTH, dtype=torch.long), "completion_mask": b["mask"],
@@ -96,7 +99,7 @@ def loss_case(name, **changes):
             inputs["old_per_token_logps"] = b["old"]
         if case["beta"]:
             inputs["ref_per_token_logps"] = b["ref"]
-        t = trainer(case, logps, b["entropies"])
+        t = trainer(case, logps, entropies)
         loss = t._compute_loss(None, inputs)
         loss.backward()
         keep = b["mask"].bool()
@@ -105,6 +108,7 @@ def loss_case(name, **changes):
             "logps": numbers(b["logps"][keep]), "old": numbers(b["old"][keep]), "ref": numbers(b["ref"][keep]),
             "entropies": numbers(b["entropies"][keep]), "loss": numbers(loss.detach())[0],
             "d_logps": numbers(logps.grad[keep]),
+            **({"d_entropies": numbers(entropies.grad[keep])} if case["entropy_coef"] else {}),
             "metrics": {k: (None if math.isnan(v[0]) else round(v[0], 8)) for k, v in t._metrics["train"].items()},
         })
     return case
@@ -124,6 +128,9 @@ def loss_cases():
         cases.append(loss_case(f"{kind}, entropy mask, corrected kl", loss_type=kind, beta=0.05,
                                use_bias_correction_kl=True, top_entropy_quantile=0.4, **high))
         cases.append(loss_case(f"{kind}, on policy", loss_type=kind, on_policy=True, **high))
+        cases.append(loss_case(f"{kind}, entropy bonus", loss_type=kind, entropy_coef=0.05, accumulation=4,
+                               micro_batches=4, masked_row=True, **high))
+    cases.append(loss_case("dapo, entropy bonus and mask", entropy_coef=0.1, top_entropy_quantile=0.45, beta=0.1))
     for kind in ["grpo", "dapo", "luspo"]:
         cases.append(loss_case(f"{kind}, delta and clip higher", loss_type=kind, clip_high=0.28, delta=1.4))
         cases.append(loss_case(f"{kind}, nothing left", loss_type=kind, all_truncated=True))

@@ -8,6 +8,7 @@ losses.json                        one step of DPOTrainer and KTOTrainer without
                                    loss, metrics, and of each adapter matrix the norm of its gradient and the product
                                    with cos(0), cos(1), ...
 trajectories.json                  20 steps of each.
+start_adapter.json                 8 steps of each from a trained adapter, which is also the reference.
 """
 
 import hashlib
@@ -20,7 +21,7 @@ import tempfile
 import torch
 from datasets import Dataset
 from datasets.table import InMemoryTable
-from peft import LoraConfig, set_peft_model_state_dict
+from peft import LoraConfig, PeftModel, set_peft_model_state_dict
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer
@@ -79,7 +80,7 @@ class Gradients(TrainerCallback):
                 self.found[key] = [g.norm().item(), (g * torch.cos(torch.arange(len(g)).double())).sum().item()]
 
 
-def make_trainer(kind, rows, out, callbacks=(), **settings):
+def make_trainer(kind, rows, out, callbacks=(), from_adapter=False, **settings):
     config_type, trainer_type = {"dpo": (DPOConfig, DPOTrainer), "kto": (KTOConfig, KTOTrainer)}[kind]
 
     class Trainer(trainer_type):
@@ -100,6 +101,9 @@ def make_trainer(kind, rows, out, callbacks=(), **settings):
     model = AutoModelForCausalLM.from_pretrained(PARITY / "untied", dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(PARITY / "untied")
     tokenizer.chat_template = TEMPLATE
+    if from_adapter:  # the trainer makes a frozen copy of it: "ref"
+        model = PeftModel.from_pretrained(model, PARITY / "untied_adapter", is_trainable=True)
+        return Trainer(model=model, args=config, train_dataset=dataset_of(rows), processing_class=tokenizer)
     trainer = Trainer(model=model, args=config, train_dataset=dataset_of(rows), processing_class=tokenizer,
                       peft_config=LoraConfig(r=lora["r"], lora_alpha=lora["lora_alpha"], lora_dropout=0.0,
                                              target_modules=lora["target_modules"], task_type="CAUSAL_LM"),
@@ -158,11 +162,11 @@ def losses(dpo, kto):
     return found
 
 
-def trajectory(kind, rows):
-    settings = dict(per_device_train_batch_size=2, gradient_accumulation_steps=2, max_steps=20, learning_rate=5e-3,
+def trajectory(kind, rows, steps=20, from_adapter=False):
+    settings = dict(per_device_train_batch_size=2, gradient_accumulation_steps=2, max_steps=steps, learning_rate=5e-3,
                     lr_scheduler_type="linear", warmup_steps=3, max_grad_norm=1.0, weight_decay=0.01)
     with tempfile.TemporaryDirectory() as out:
-        trainer = make_trainer(kind, rows, out, **settings)
+        trainer = make_trainer(kind, rows, out, from_adapter=from_adapter, **settings)
         trainer.train()
         # An epoch may end with a window of fewer micro-batches.
         return {"method": kind, "settings": settings, "losses": trainer.losses,
@@ -190,6 +194,7 @@ def main():
     write("tokens.json", tokens(dpo, kto, chat))
     write("losses.json", losses(dpo, kto))
     write("trajectories.json", [trajectory("dpo", dpo), trajectory("kto", kto)])
+    write("start_adapter.json", [trajectory(kind, rows, 8, True) for kind, rows in (("dpo", dpo), ("kto", kto))])
 
 
 if __name__ == "__main__":

@@ -77,6 +77,23 @@ TEST_F(CrossEntropyGpu, EqualsTheTruth) {
   }
 }
 
+TEST_F(CrossEntropyGpu, GradientOfTheEntropyEqualsTheTruth) {
+  for (auto [C, V] : std::vector<std::pair<int64_t, int64_t>>{{1, 5}, {257, 1000}, {9, 49152}}) {
+    const Input x = FreshInput({C, V}, at::kFloat, 3);
+    const Tensor labels = Labels(x.truth), scale = Normal({C}, FreshSeed()).to(at::kFloat),
+                 d_entropy = Normal({C}, FreshSeed()).to(at::kFloat);
+    const auto run = [&](Tensor logits, bool narrow) {
+      const auto there = [&](const Tensor& t) { return t.to(logits.device()); };
+      Tensor loss = there(at::empty({C})), entropy = there(at::empty({C}));
+      CrossEntropyChunk(logits, there(labels), there(scale), 0, true, loss, entropy, {}, narrow, there(d_entropy));
+      return narrow ? NarrowGradient(logits).contiguous() : logits;
+    };
+    const Tensor truth = run(x.truth.clone(), false);
+    EXPECT_LT(RelativeError(run(x.gpu.clone(), false), truth), 1e-5) << V;
+    EXPECT_LT(RelativeError(run(x.gpu.clone(), true), truth), 1.0 / 128) << V;
+  }
+}
+
 TEST_F(CrossEntropyGpu, WithoutGradientLogitsStay) {
   for (at::ScalarType type : kGpuTypes) {
     Tensor x = FreshInput({5, 3001}, type).gpu, loss = Poisoned({5}, OnGpu(at::kFloat));

@@ -47,6 +47,23 @@ TEST(CrossEntropy, EqualsAutograd) {
   }
 }
 
+TEST(CrossEntropy, GradientOfTheEntropyEqualsAutograd) {
+  for (auto [C, V] : std::vector<std::pair<int64_t, int64_t>>{{1, 5}, {37, 4099}}) {
+    const Tensor x = (Normal({C, V}, 1) * 3).requires_grad_();
+    const Tensor labels = C == 1 ? at::zeros({1}, at::kInt) : Labels(C, V);
+    const Tensor counts = labels.ge(0).to(at::kDouble), scale = Normal({C}, 2), d_entropy = Normal({C}, 3);
+    const Tensor log_p = x.log_softmax(1), entropy = -(log_p.exp() * log_p).sum(1);
+    const Tensor losses = at::cross_entropy_loss(x, labels.to(at::kLong), {}, at::Reduction::None, kIgnoredLabel, 0);
+    (losses * scale + entropy * d_entropy * counts).sum().backward();
+    for (at::ScalarType type : {at::kFloat, at::kDouble}) {
+      Tensor grad = x.detach().to(type), loss = Poisoned({C}, at::kFloat), h = Poisoned({C}, at::kFloat);
+      CrossEntropyChunk(grad, labels, scale.to(at::kFloat), 0, true, loss, h, {}, false, d_entropy.to(at::kFloat));
+      EXPECT_LT(RelativeError(grad, x.grad()), 3e-6) << type;  // weights are float32
+      EXPECT_LT(RelativeError(h, entropy), 2e-6);
+    }
+  }
+}
+
 TEST(CrossEntropy, ScalePerRow) {
   const Tensor x = Normal({6, 50}, 1), labels = at::arange(6, at::kInt);
   const Tensor one = Compute(x, labels, at::ones({1}, at::kFloat), 0).grad;

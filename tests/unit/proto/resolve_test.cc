@@ -5,6 +5,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "proto/spec/start_adapter.h"
+
 namespace finetuned::spec {
 namespace {
 
@@ -113,9 +115,29 @@ TEST(ResolveSpec, UnavailableFeaturesAreNamed) {
   in.mutable_lora()->set_bias("all");
   EXPECT_EQ(ResolveSpec(in, {}).status().code(), absl::StatusCode::kUnimplemented);
   EXPECT_THAT(std::string(ResolveSpec(in, {}).status().message()), HasSubstr("job.spec.lora.bias"));
-  in = Minimal();
-  in.set_init_adapter("adapters/a");
-  EXPECT_THAT(std::string(ResolveSpec(in, {}).status().message()), HasSubstr("leave it empty"));
+}
+
+TEST(StartAdapter, GivesRankAndTargetsAndNamesWhatDiffers) {
+  const StartAdapter start{8, 4, true, {"v_proj", "q_proj"}};
+  v1::LoraSpec lora;
+  EXPECT_TRUE(CheckStartAdapter(start, lora).empty());
+  TakeStartAdapter(start, &lora);
+  EXPECT_EQ(lora.rank(), 8);
+  EXPECT_EQ(lora.alpha(), 4);
+  EXPECT_TRUE(lora.use_rslora());
+  EXPECT_THAT(lora.target_modules(), testing::ElementsAre("q_proj", "v_proj"));
+  EXPECT_TRUE(CheckStartAdapter(start, lora).empty()) << "what was taken fits";
+  lora.set_rank(16);
+  lora.clear_target_modules();
+  lora.add_target_modules("all-linear");
+  const auto wrong = CheckStartAdapter(start, lora);
+  ASSERT_EQ(wrong.size(), 2u);
+  EXPECT_EQ(wrong[0].path, "job.spec.lora.rank");
+  EXPECT_EQ(wrong[0].message, "is 16, the adapter to start from has 8; leave it out");
+  EXPECT_EQ(wrong[1].path, "job.spec.lora.target_modules");
+  v1::LoraSpec all;
+  TakeStartAdapter({4, 8, false, {}}, &all);
+  EXPECT_THAT(all.target_modules(), testing::ElementsAre("all-linear"));
 }
 
 TEST(ResolveSpec, PreferenceMethodsGetTheirDefaults) {

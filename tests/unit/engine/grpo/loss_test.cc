@@ -33,6 +33,7 @@ LossOptions OptionsOf(const json& c) {
   o.beta = c.at("beta");
   o.bias_corrected_kl = c.at("use_bias_correction_kl");
   o.top_entropy_quantile = c.at("top_entropy_quantile");
+  o.entropy_coef = c.at("entropy_coef");
   o.max_completion_tokens = Goldens().at("max_completion_tokens");
   return o;
 }
@@ -65,6 +66,10 @@ void CheckStep(const json& c, const json& step, double window_tokens) {
     ExpectNear(got.d_M[static_cast<int64_t>(i)].item<float>(), wanted[i],
                "gradient of target " + std::to_string(i));
   }
+  ASSERT_EQ(got.d_entropy_M.defined(), options.entropy_coef != 0);
+  if (options.entropy_coef != 0) {
+    EXPECT_TRUE(at::allclose(got.d_entropy_M, Floats(step.at("d_entropies")), 1e-4, 1e-6));
+  }
   const std::vector<bool> has = MetricsOf(options);
   size_t metrics = 0;
   for (int64_t i = 0; i < kMetrics; ++i) {
@@ -73,7 +78,8 @@ void CheckStep(const json& c, const json& step, double window_tokens) {
     ExpectNear(got.metrics[i].item<float>(), step.at("metrics").at(kMetricNames[i]),
                kMetricNames[i]);
   }
-  EXPECT_EQ(metrics, step.at("metrics").size()) << "TRL reports other metrics";
+  // TRL also reports the coefficient, the same in every step.
+  EXPECT_EQ(metrics + (options.entropy_coef != 0 ? 1 : 0), step.at("metrics").size()) << "TRL reports other metrics";
 }
 
 TEST(PolicyLoss, EqualsTrlForEveryLossTypeAndAggregation) {

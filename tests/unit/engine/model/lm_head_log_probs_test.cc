@@ -77,9 +77,19 @@ TEST_P(LmHeadLogProbsTest, EveryStatisticEqualsFloat64) {
 TEST_P(LmHeadLogProbsTest, GradientEqualsAutogradInFloat64) {
   (log_softmax_.gather(1, labels_).squeeze(1) * d_log_probs_).sum().backward();
   at::Tensor d_hidden = at::full({kTokens, kHidden}, 7.0);
-  LmHeadLogProbsBackward(hidden_.detach(), head(), batch_, options(), chunk_rows(), d_log_probs_,
+  LmHeadLogProbsBackward(hidden_.detach(), head(), batch_, options(), chunk_rows(), d_log_probs_, {},
                          workspace_, d_hidden);
   ExpectNear(d_hidden, hidden_.grad().to(at::kDouble), 2e-5);
+}
+
+TEST_P(LmHeadLogProbsTest, GradientOfEntropiesEqualsAutogradInFloat64) {
+  at::manual_seed(4);
+  const at::Tensor d_entropy = at::randn({batch_.targets}), entropy = -(log_softmax_.exp() * log_softmax_).sum(1);
+  (log_softmax_.gather(1, labels_).squeeze(1) * d_log_probs_ + entropy * d_entropy).sum().backward();
+  at::Tensor d_hidden = at::full({kTokens, kHidden}, 7.0);
+  LmHeadLogProbsBackward(hidden_.detach(), head(), batch_, options(), chunk_rows(), d_log_probs_, d_entropy,
+                         workspace_, d_hidden);
+  ExpectNear(d_hidden, hidden_.grad().to(at::kDouble), 3e-5);
 }
 
 TEST_P(LmHeadLogProbsTest, SlotsDoNotOverwriteEachOther) {

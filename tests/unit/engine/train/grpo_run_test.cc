@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <cmath>
 #include <filesystem>
 #include <fstream>
@@ -148,6 +149,71 @@ TEST_F(GrpoRunTest, KlToTheBaseStartsAtZeroAndGrows) {
   ASSERT_EQ(Go(spec, &recorder).outcome, Outcome::kDone);
   EXPECT_NEAR(recorder.steps[0].at("kl"), 0, 1e-6);
   EXPECT_GT(recorder.steps[5].at("kl"), 1e-5);
+}
+
+TEST_F(GrpoRunTest, AStartAdapterIsTheReference) {
+  job::TrainSpec spec = Spec("first");
+  spec.schedule.max_steps = 1;
+  SampleRecorder first, second;
+  ASSERT_EQ(Go(spec, &first).outcome, Outcome::kDone);
+  spec.state_dir = root_ + "/second";
+  spec.init_adapter_path = root_ + "/first/adapter";
+  spec.grpo.beta = 0.04;
+  spec.schedule.max_steps = 6;
+  ASSERT_EQ(Go(spec, &second).outcome, Outcome::kDone);
+  EXPECT_NEAR(second.steps[0].at("kl"), 0, 1e-6);
+  EXPECT_GT(second.steps[5].at("kl"), 1e-6);
+}
+
+TEST_F(GrpoRunTest, AnEntropyBonusKeepsTheEntropyUp) {
+  job::TrainSpec spec = Spec("plain");
+  spec.schedule.max_steps = 12;
+  SampleRecorder plain, bonus;
+  ASSERT_EQ(Go(spec, &plain).outcome, Outcome::kDone);
+  spec.state_dir = root_ + "/bonus";
+  spec.grpo.entropy_coef = 2;
+  ASSERT_EQ(Go(spec, &bonus).outcome, Outcome::kDone);
+  EXPECT_GT(bonus.steps[11].at("entropy"), plain.steps[11].at("entropy"));
+  EXPECT_EQ(bonus.steps[0].at("entropy_coef"), 2);
+  EXPECT_NEAR(bonus.steps[0].at("loss"), bonus.steps[0].at("policy_loss") - 2 * bonus.steps[0].at("entropy"), 1e-4);
+  EXPECT_FALSE(plain.steps[0].contains("policy_loss"));
+}
+
+// Groups are sent to be scored as they end: those of the first half of the sequences long before the last.
+TEST_F(GrpoRunTest, ScoringOverlapsTheSamplingOfLaterGroups) {
+  class TimingScorer : public UnrepeatableScorer {
+   public:
+    void Ask(const job::ScoreQuestion& question) override {
+      times.push_back(std::chrono::steady_clock::now());
+      UnrepeatableScorer::Ask(question);
+    }
+    std::vector<std::chrono::steady_clock::time_point> times;
+  };
+  job::TrainSpec spec = RemoteSpec("s");
+  spec.schedule.max_steps = 1;
+  spec.schedule.micro_batch_size = 64;
+  spec.grpo.group_size = 16;
+  spec.grpo.max_completion_tokens = 24;
+  SampleRecorder recorder;
+  TimingScorer scorer;  // 128 sequences, 64 at a time
+  ASSERT_EQ(Go(spec, &recorder, &scorer).outcome, Outcome::kDone);
+  ASSERT_EQ(scorer.times.size(), 8u);
+  const double ahead = std::chrono::duration<double>(scorer.times.back() - scorer.times.front()).count();
+  EXPECT_GT(ahead, 0.25 * recorder.steps[0].at("rollout/generate_time"));
+}
+
+TEST_F(GrpoRunTest, EvaluationsReportAnswers) {
+  job::TrainSpec spec = Spec("s");
+  spec.schedule.max_steps = 1;
+  spec.eval_dataset_path = root_ + "/eval.jsonl";
+  spec.evaluation.sample_prompts = 3;
+  spec.grpo.samples_per_rollout = 0;
+  SampleRecorder recorder;
+  ASSERT_EQ(Go(spec, &recorder).outcome, Outcome::kDone);
+  ASSERT_EQ(recorder.samples.size(), 3u);
+  EXPECT_EQ(recorder.samples[2].prompt_id, "eval-line-6");
+  EXPECT_EQ(recorder.samples[2].step, 1);
+  EXPECT_TRUE(recorder.samples[2].rewards.contains("regex"));
 }
 
 TEST_F(GrpoRunTest, ResumedRunTakesTheSameStepsThoughRewardsCannotBeRepeated) {

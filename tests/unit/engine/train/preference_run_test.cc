@@ -170,6 +170,108 @@ TEST_F(PreferenceRun, KtoSaysWhatItThinksOfTheLabels) {
   EXPECT_FALSE(single.steps.back().contains("rewards/rejected"));
 }
 
+TEST_F(PreferenceRun, KtoWithAKeptReferenceEndsWithTheSameAdapter) {
+  job::TrainSpec spec = Spec("kto", "kept");
+  spec.eval_dataset_path = root_ + "/held.jsonl";
+  spec.kto.precompute_reference = true;
+  ExpectResumeIsExact(spec, spec, "kept_parts");
+  spec.kto.precompute_reference = false;
+  spec.state_dir = root_ + "/beside";
+  Recorder recorder;
+  ASSERT_EQ(Go(spec, &recorder).outcome, Outcome::kDone);
+  EXPECT_EQ(AdapterBytes("kept"), AdapterBytes("beside"));
+}
+
+TEST_F(PreferenceRun, StartsFromAnAdapterThatIsAlsoTheReference) {
+  Recorder first;
+  ASSERT_EQ(Go(Spec("dpo", "first"), &first).outcome, Outcome::kDone);
+  for (const char* method : {"dpo", "kto"}) {
+    SCOPED_TRACE(method);
+    job::TrainSpec spec = Spec(method, std::string("more_") + method);
+    spec.init_adapter_path = root_ + "/first/adapter";
+    Recorder recorder;
+    ASSERT_EQ(Go(spec, &recorder).outcome, Outcome::kDone);
+    // Compared with the base they would be far apart.
+    EXPECT_NEAR(recorder.steps.front()["rewards/chosen"], 0, 1e-6);
+    EXPECT_NEAR(recorder.steps.front()["logps/chosen"], method == std::string("dpo") ? first.steps.back()["logps/chosen"]
+                                                                                     : recorder.steps.front()["logps/chosen"], 3);
+    EXPECT_NE(recorder.steps.back()["rewards/chosen"], 0);
+    if (method == std::string("dpo")) {
+      EXPECT_GT(recorder.steps.front()["memory_planned_bytes"], first.steps.front()["memory_planned_bytes"]);
+    }
+    ExpectResumeIsExact(spec, spec, std::string("parts_") + method);
+  }
+  job::TrainSpec spec = Spec("dpo", "other");
+  spec.init_adapter_path = root_ + "/first/adapter";
+  spec.lora.rank = 8;
+  Recorder refused;
+  job::RunResult result = Go(spec, &refused);
+  EXPECT_EQ(result.outcome, Outcome::kBadConfig);
+  EXPECT_THAT(result.message, testing::StartsWith("lora.rank: is not that of the adapter to start from"));
+  spec.init_adapter_path = root_ + "/nowhere";
+  result = Go(spec, &refused);
+  EXPECT_EQ(result.reason, "INVALID_ADAPTER");
+  // A checkpoint goes on only from the adapter that it began with.
+  job::TrainSpec more = Spec("dpo", "more_dpo");
+  result = Go(more, &refused);
+  EXPECT_EQ(result.reason, "CHECKPOINT_MISMATCH");
+  EXPECT_THAT(result.message, HasSubstr("init_adapter"));
+}
+
+class SampleRecorder : public Recorder {
+ public:
+  void OnSample(const job::SampleOutput& sample) override { samples.push_back(sample); }
+  std::vector<job::SampleOutput> samples;
+};
+
+TEST_F(PreferenceRun, EvaluationsAnswerHeldOutPrompts) {
+  for (const char* method : {"dpo", "kto"}) {
+    SCOPED_TRACE(method);
+    job::TrainSpec spec = Spec(method, std::string("s_") + method);
+    spec.eval_dataset_path = root_ + "/held.jsonl";
+    spec.evaluation.sample_prompts = 2;
+    spec.evaluation.before_training = true;
+    spec.schedule.max_steps = 2;
+    spec.schedule.max_seq_length = 40;
+    SampleRecorder recorder, plain;
+    const job::RunResult result = Go(spec, &recorder);
+    ASSERT_EQ(result.outcome, Outcome::kDone) << result.message;
+    ASSERT_EQ(recorder.samples.size(), 2u * 2);
+    EXPECT_EQ(recorder.samples[0].step, 0);
+    EXPECT_EQ(recorder.samples[2].step, 2);
+    EXPECT_EQ(recorder.samples[0].prompt_id, "line-1");
+    EXPECT_EQ(recorder.samples[1].prompt_id, "line-2");
+    EXPECT_EQ(recorder.samples[0].prompt, "question 49");
+    EXPECT_TRUE(std::isnan(recorder.samples[0].reward));
+    EXPECT_FALSE(recorder.samples[0].completion.empty());
+    spec.evaluation.sample_prompts = 0;
+    spec.state_dir += "_plain";
+    ASSERT_EQ(Go(spec, &plain).outcome, Outcome::kDone);
+    EXPECT_EQ(AdapterBytes(std::string("s_") + method), AdapterBytes(std::string("s_") + method + "_plain"))
+        << "looking at a run changes it";
+    EXPECT_GT(recorder.steps[0]["memory_planned_bytes"], plain.steps[0]["memory_planned_bytes"]);
+  }
+}
+
+TEST_F(PreferenceRun, FlopsCountThePassesOfTheReference) {
+  const auto flops = [&](job::TrainSpec spec, const char* state) {
+    spec.state_dir = root_ + "/" + state;
+    spec.schedule.max_steps = 1;
+    Recorder recorder;
+    EXPECT_EQ(Go(spec, &recorder).outcome, Outcome::kDone);
+    return recorder.steps.at(0).at("flops");
+  };
+  job::TrainSpec dpo = Spec("dpo", ""), kto = Spec("kto", "");
+  const double beside = flops(dpo, "beside");
+  dpo.dpo.precompute_reference = true;
+  const double forward = beside / flops(dpo, "kept") - 1;  // of a pass, in units of a step's
+  EXPECT_GT(forward, 0.1);
+  EXPECT_LT(forward, 0.5);
+  const double with_kl = flops(kto, "kto");
+  kto.kto.loss_type = "apo_zero_unpaired";
+  EXPECT_NEAR(with_kl / flops(kto, "apo"), (1 + 3 * forward) / (1 + forward), 0.02);
+}
+
 TEST_F(PreferenceRun, BadOptionsAndRowsAreRefusedByName) {
   job::TrainSpec spec = Spec("dpo", "s");
   spec.dpo.loss_types = {"exo_pair"};

@@ -1,6 +1,7 @@
 #include "server/api/adapters_service.h"
 
 #include <filesystem>
+#include <fstream>
 
 #include "api_testing.h"
 #include "proto/spec/crc32c.h"
@@ -94,6 +95,42 @@ TEST_F(AdaptersApi, AFileThatWasDamagedOnDiskIsDataLoss) {
   std::string data;
   v1::DownloadChunk last;
   EXPECT_EQ(Download(request, &data, &last).error_code(), grpc::StatusCode::DATA_LOSS);
+}
+
+TEST_F(AdaptersApi, AJobThatStartsFromItTakesItsShapeAndKeepsItThere) {
+  const v1::Adapter adapter = MakeAdapter();
+  std::ofstream(adapter.local_path() + "/adapter_config.json")
+      << R"({"peft_type": "LORA", "r": 4, "lora_alpha": 12, "target_modules": ["v_proj", "q_proj"]})";
+  v1::CreateJobRequest request = GoodJob();
+  v1::JobSpec* spec = request.mutable_job()->mutable_spec();
+  spec->set_init_adapter(adapter.name());
+  spec->mutable_lora()->set_rank(8);
+  const auto refused = [&] {
+    v1::Job job;
+    auto context = Context();
+    return jobs_->CreateJob(context.get(), request, &job);
+  };
+  EXPECT_THAT(FieldsOf(refused()), ElementsAre("job.spec.lora.rank"));
+  spec->set_init_adapter("adapters/nothing");
+  EXPECT_EQ(refused().error_code(), grpc::StatusCode::NOT_FOUND);
+  spec->set_init_adapter(adapter.name());
+  spec->clear_lora();
+  const v1::Job job = Create(request);
+  EXPECT_EQ(job.resolved_spec().lora().rank(), 4);
+  EXPECT_EQ(job.resolved_spec().lora().alpha(), 12);
+  EXPECT_THAT(job.resolved_spec().lora().target_modules(), ElementsAre("q_proj", "v_proj"));
+  const auto run = worker_->WaitForRun();
+  EXPECT_EQ(run.init_adapter_path(), adapter.local_path());
+  EXPECT_EQ(run.created_unix_seconds(), job.create_time().seconds());
+  v1::DeleteAdapterRequest remove;
+  remove.set_name(adapter.name());
+  google::protobuf::Empty empty;
+  auto context = Context();
+  EXPECT_EQ(adapters_->DeleteAdapter(context.get(), remove, &empty).error_code(), grpc::StatusCode::FAILED_PRECONDITION);
+  worker_->RunToTheEnd(3);
+  WaitFor(job.name(), v1::SUCCEEDED);
+  auto again = Context();
+  EXPECT_TRUE(adapters_->DeleteAdapter(again.get(), remove, &empty).ok());
 }
 
 TEST_F(AdaptersApi, DeletingRemovesTheFiles) {
