@@ -1,5 +1,6 @@
 #pragma once
 
+#include <memory>
 #include <string>
 #include <string_view>
 
@@ -38,6 +39,12 @@ text::Json NormalizeMessages(const text::Json& messages);
 
 // The tools of a checked row as a list, or null.
 text::Json NormalizeTools(const text::Json& row);
+
+// A message as chat templates read it.
+text::Json ChatMessage(const char* role, std::string content);
+
+// The template, or why it cannot be used.
+absl::StatusOr<std::shared_ptr<const text::ChatTemplate>> ParseTemplate(const std::string& source);
 
 // Normalized messages of a checked row, with its tools and chat_template_kwargs. every_row: what all rows share.
 absl::StatusOr<text::Rendered> RenderMessages(const text::ChatTemplate& chat, text::RenderInput every_row,

@@ -2,6 +2,7 @@
 #include <string>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "engine/data/conversation.h"
 #include "engine/data/json_row.h"
 
@@ -67,6 +68,20 @@ Json NormalizeTools(const Json& row) {
   Json decoded;
   if (ParseJsonValue(tools->get_ref<const std::string&>(), {}, &decoded)) return nullptr;
   return decoded;
+}
+
+Json ChatMessage(const char* role, std::string content) {
+  Json message = Json::object();
+  message["role"] = role;
+  message["content"] = std::move(content);
+  return message;
+}
+
+absl::StatusOr<std::shared_ptr<const text::ChatTemplate>> ParseTemplate(const std::string& source) {
+  auto parsed = text::ParseChatTemplate(source);
+  if (parsed.ok()) return parsed;
+  return absl::Status(parsed.status().code(),
+                      absl::StrCat("the chat template cannot be used: ", parsed.status().message()));
 }
 
 absl::StatusOr<text::Rendered> RenderMessages(const text::ChatTemplate& chat, text::RenderInput every_row,

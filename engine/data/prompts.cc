@@ -15,13 +15,6 @@ namespace {
 
 using text::Json;
 
-Json Message(const char* role, std::string content) {
-  Json message = Json::object();
-  message["role"] = role;
-  message["content"] = std::move(content);
-  return message;
-}
-
 // The steps from one line to its prompt.
 class PromptReader {
  public:
@@ -46,11 +39,8 @@ class PromptReader {
           absl::StrCat(path_, ": ", schema_.conversational ? "the prompts are conversations" : "there is a system_prompt",
                        ", but the model has no chat template; set chat_template in the job"));
     }
-    auto parsed = text::ParseChatTemplate(source);
-    if (!parsed.ok()) {
-      return absl::Status(parsed.status().code(),
-                          absl::StrCat("the chat template cannot be used: ", parsed.status().message()));
-    }
+    auto parsed = ParseTemplate(source);
+    if (!parsed.ok()) return parsed.status();
     template_ = *std::move(parsed);
     return absl::OkStatus();
   }
@@ -94,11 +84,11 @@ class PromptReader {
   }
 
   Json Conversation(const Json& prompt) const {
-    Json messages = prompt.is_string() ? Json::array({Message("user", prompt.get<std::string>())})
+    Json messages = prompt.is_string() ? Json::array({ChatMessage("user", prompt.get<std::string>())})
                                        : NormalizeMessages(prompt);
     const bool has_system = !messages.empty() && messages[0].value("role", "") == "system";
     if (!options_.system_prompt.empty() && !has_system) {
-      messages.insert(messages.begin(), Message("system", options_.system_prompt));
+      messages.insert(messages.begin(), ChatMessage("system", options_.system_prompt));
     }
     return messages;
   }

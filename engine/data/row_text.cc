@@ -57,13 +57,6 @@ std::string StringOr(const Json& row, const char* field) {
   return value != row.end() && value->is_string() ? value->get<std::string>() : "";
 }
 
-Json ChatMessage(const char* role, std::string content) {
-  Json message = Json::object();
-  message["role"] = role;
-  message["content"] = std::move(content);
-  return Json::array({std::move(message)});
-}
-
 }  // namespace
 
 absl::StatusOr<RowTexter> RowTexter::Create(const Schema& schema, const text::Tokenizer& tokenizer,
@@ -86,11 +79,8 @@ absl::Status RowTexter::ChooseTemplate(const std::string& model_chat_template) {
         absl::StrCat("the rows are conversations (format ", SpecOf(schema_.format).name,
                      "), but the model has no chat template; set chat_template in the job"));
   }
-  auto parsed = text::ParseChatTemplate(template_source_);
-  if (!parsed.ok()) {
-    return absl::Status(parsed.status().code(), absl::StrCat("the chat template cannot be used: ",
-                                                             parsed.status().message()));
-  }
+  auto parsed = ParseTemplate(template_source_);
+  if (!parsed.ok()) return parsed.status();
   template_ = *std::move(parsed);
   return absl::OkStatus();
 }
@@ -253,8 +243,8 @@ absl::StatusOr<RowText> RowTexter::Render(const Json& row) const {
       std::string question = StringOr(row, "instruction");
       const std::string input = StringOr(row, "input");
       if (!input.empty()) absl::StrAppend(&question, "\n\n", input);
-      return RenderPromptCompletion(ChatMessage("user", std::move(question)),
-                                    ChatMessage("assistant", StringOr(row, "output")), row);
+      return RenderPromptCompletion(Json::array({ChatMessage("user", std::move(question))}),
+                                    Json::array({ChatMessage("assistant", StringOr(row, "output"))}), row);
     }
     case Format::kPromptCompletion:
     case Format::kUnpaired:
