@@ -11,29 +11,21 @@
 
 #include "absl/strings/str_cat.h"
 #include "engine/job/failpoint.h"
-#include "engine/train/run.h"
-#include "tests/parity/parity_testing.h"
+#include "tests/unit/engine/train/run_testing.h"
 
 namespace finetuned::train {
 namespace {
 
-class CrashTest : public testing::Test {
+class CrashTest : public RunFixture {
  protected:
-  CrashTest()
-      : root_(parity::NewTemporaryDirectory(std::string("crash_") +
-                                            testing::UnitTest::GetInstance()->current_test_info()->name())) {
-    std::ofstream out(root_ + "/rows.jsonl");
-    for (int i = 0; i < 6; ++i) {
-      out << "{\"prompt\": \"question " << i << " is\", \"completion\": \" answer " << i << "\"}\n";
-    }
+  CrashTest() {
+    WriteRows("rows.jsonl", 6, [](int i) {
+      return absl::StrCat("{\"prompt\": \"question ", i, " is\", \"completion\": \" answer ", i, "\"}");
+    });
   }
 
   job::TrainSpec Spec(const std::string& state) const {
-    job::TrainSpec spec;
-    spec.job_name = "test";
-    spec.base_model_path = parity::GoldenPath("untied");
-    spec.dataset_path = root_ + "/rows.jsonl";
-    spec.state_dir = root_ + "/" + state;
+    job::TrainSpec spec = TinySpec(state);
     spec.lora.rank = 4;
     spec.lora.dropout = 0.1;
     spec.schedule.max_steps = 5;
@@ -41,26 +33,20 @@ class CrashTest : public testing::Test {
     spec.checkpoints.every_steps = 2;
     spec.checkpoints.keep_last = 1;
     spec.deterministic = true;
-    spec.cpu_threads = 1;
     return spec;
   }
 
   // The exit code of a run with these failpoints; -9: it was killed.
-  int RunOnce(const std::string& state, const std::string& failpoint, const std::string& log = "") const {
+  int RunOnce(const std::string& state, const std::string& failpoint, const std::string& log = "") {
     const pid_t child = fork();
     if (child == 0) {
       failpoint::Arm(&failpoint::TheState(), failpoint, log);
       parity::Recorder recorder;
-      job::RunControl control;
-      _exit(static_cast<int>(RunTraining(Spec(state), recorder, control).outcome));
+      _exit(static_cast<int>(RunTraining(Spec(state), recorder, control_).outcome));
     }
     int status = 0;
     waitpid(child, &status, 0);
     return WIFSIGNALED(status) ? -WTERMSIG(status) : WEXITSTATUS(status);
-  }
-
-  std::string Adapter(const std::string& state) const {
-    return parity::FileBytes(root_ + "/" + state + "/adapter/adapter_model.safetensors");
   }
 
   // Killed at one place after another, each by the next process.
@@ -68,10 +54,8 @@ class CrashTest : public testing::Test {
     std::filesystem::remove_all(root_ + "/stormy");
     for (const std::string& place : places) ASSERT_EQ(RunOnce("stormy", place), -SIGKILL) << place;
     ASSERT_EQ(RunOnce("stormy", ""), 0) << places.back();
-    EXPECT_EQ(Adapter("stormy") == undisturbed, true) << "another adapter after a kill at " << places.back();
+    EXPECT_EQ(AdapterBytes("stormy") == undisturbed, true) << "another adapter after a kill at " << places.back();
   }
-
-  const std::string root_;
 };
 
 TEST_F(CrashTest, KilledAnywhereARunEndsWithTheSameAdapter) {
@@ -81,7 +65,7 @@ TEST_F(CrashTest, KilledAnywhereARunEndsWithTheSameAdapter) {
   std::ifstream in(log);
   for (std::string name; std::getline(in, name);) ++passed[name];
   EXPECT_GE(passed.size(), 24u);
-  const std::string calm = Adapter("calm");
+  const std::string calm = AdapterBytes("calm");
   ASSERT_FALSE(calm.empty());
   for (const auto& [name, count] : passed) {
     SurvivesKillsAt({absl::StrCat(name, ":", 1 + count / 2)}, calm);
@@ -91,7 +75,7 @@ TEST_F(CrashTest, KilledAnywhereARunEndsWithTheSameAdapter) {
 
 TEST_F(CrashTest, KilledWhileItClearsUpAfterAKill) {
   ASSERT_EQ(RunOnce("calm", ""), 0);
-  const std::string calm = Adapter("calm");
+  const std::string calm = AdapterBytes("calm");
   SurvivesKillsAt({"files.temporary_synced", "files.leftover_removed"}, calm);
   SurvivesKillsAt({"trainer.exported", "files.old_aside", "files.old_restored"}, calm);
 }

@@ -9,8 +9,8 @@
 #include <set>
 #include <stdexcept>
 
-#include "engine/train/run.h"
-#include "tests/parity/parity_testing.h"
+#include "absl/strings/str_cat.h"
+#include "tests/unit/engine/train/run_testing.h"
 
 namespace finetuned::train {
 namespace {
@@ -59,25 +59,17 @@ class UnrepeatableScorer : public job::RemoteScorer {
   std::function<void(const std::string&)> before_answer;
 };
 
-class GrpoRunTest : public testing::Test {
+class GrpoRunTest : public RunFixture {
  protected:
-  GrpoRunTest()
-      : root_(parity::NewTemporaryDirectory(
-            std::string("grpo_") + testing::UnitTest::GetInstance()->current_test_info()->name())) {
-    for (const char* name : {"rows.jsonl", "eval.jsonl"}) {
-      std::ofstream out(root_ + "/" + name);
-      for (int i = 0; i < 8; ++i) out << "{\"prompt\": \"question " << i << "\", \"answer\": \"" << i << "\"}\n";
-    }
+  GrpoRunTest() {
+    const auto row = [](int i) { return absl::StrCat("{\"prompt\": \"question ", i, "\", \"answer\": \"", i, "\"}"); };
+    for (const char* name : {"rows.jsonl", "eval.jsonl"}) WriteRows(name, 8, row);
   }
 
   // Four groups of four, two micro-batches a step.
   job::TrainSpec Spec(const std::string& state) const {
-    job::TrainSpec spec;
+    job::TrainSpec spec = TinySpec(state);
     spec.method = "grpo";
-    spec.base_model_path = parity::GoldenPath("untied");
-    spec.base_model_name = "untied";
-    spec.dataset_path = root_ + "/rows.jsonl";
-    spec.state_dir = root_ + "/" + state;
     spec.lora.rank = 16;
     spec.optimizer.kind = "adamw";
     spec.optimizer.scheduler = "constant";
@@ -89,7 +81,6 @@ class GrpoRunTest : public testing::Test {
     spec.grpo.group_size = 4;
     spec.grpo.max_completion_tokens = 8;
     spec.grpo.builtin_rewards = {{"regex", 1, {{"pattern", "[aeiou]"}}}};
-    spec.cpu_threads = 1;
     return spec;
   }
   job::TrainSpec RemoteSpec(const std::string& state) const {
@@ -103,12 +94,6 @@ class GrpoRunTest : public testing::Test {
     control_.leave = control_.cancel = control_.finish = false;
     return RunTraining(spec, *recorder, control_, nullptr, nullptr, scorer);
   }
-  std::string Adapter(const std::string& state) const {
-    return parity::FileBytes(root_ + "/" + state + "/adapter/adapter_model.safetensors");
-  }
-
-  const std::string root_;
-  job::RunControl control_;
 };
 
 double MeanReward(const SampleRecorder& recorder, size_t first, size_t count) {
@@ -233,7 +218,7 @@ TEST_F(GrpoRunTest, ResumedRunTakesTheSameStepsThoughRewardsCannotBeRepeated) {
   ASSERT_EQ(Go(spec, &second, &scorer).outcome, Outcome::kDone);
   EXPECT_EQ(second.first_step, 2);
   for (const auto& [batch, times] : scorer.asked) EXPECT_EQ(times, 1) << batch;
-  EXPECT_EQ(Adapter("parts"), Adapter("whole"));
+  EXPECT_EQ(AdapterBytes("parts"), AdapterBytes("whole"));
   EXPECT_EQ(second.steps[1].at("reward"), whole.steps[3].at("reward"));
 }
 
@@ -251,7 +236,7 @@ TEST_F(GrpoRunTest, SeveralUpdatesOfARolloutResumeInItsMiddle) {
   first.after_step = [&](int64_t step) { control_.leave = step == 3; };
   EXPECT_EQ(Go(spec, &first).outcome, Outcome::kCheckpointed);
   ASSERT_EQ(Go(spec, &second).outcome, Outcome::kDone);
-  EXPECT_EQ(Adapter("parts"), Adapter("whole"));
+  EXPECT_EQ(AdapterBytes("parts"), AdapterBytes("whole"));
 }
 
 TEST_F(GrpoRunTest, LeavesWhileItWaitsForRewardsAndKeepsTheCompletions) {

@@ -2,12 +2,11 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <fstream>
 #include <functional>
 
+#include "absl/strings/str_cat.h"
 #include "engine/train/device.h"
-#include "engine/train/run.h"
-#include "tests/parity/parity_testing.h"
+#include "tests/unit/engine/train/run_testing.h"
 
 namespace finetuned::train {
 namespace {
@@ -35,39 +34,27 @@ class TakenMemory : public DeviceMemory {
 };
 
 // The probe is pass 0; then 11 rows make 6 micro-batches, 3 steps an epoch, 9 steps.
-class OutOfMemoryTest : public testing::Test {
+class OutOfMemoryTest : public RunFixture {
  protected:
-  OutOfMemoryTest()
-      : root_(parity::NewTemporaryDirectory(std::string("oom_") +
-                                            testing::UnitTest::GetInstance()->current_test_info()->name())) {
-    std::ofstream out(root_ + "/rows.jsonl");
-    for (int i = 0; i < 11; ++i) {
-      out << "{\"prompt\": \"question " << i << " is\", \"completion\": \" answer "
-          << std::string(3 + i % 5, static_cast<char>('a' + i)) << "\"}\n";
-    }
+  OutOfMemoryTest() {
+    WriteRows("rows.jsonl", 11, [](int i) {
+      return absl::StrCat("{\"prompt\": \"question ", i, " is\", \"completion\": \" answer ",
+                          std::string(3 + i % 5, static_cast<char>('a' + i)), "\"}");
+    });
   }
 
   job::TrainSpec Spec(const std::string& state) const {
-    job::TrainSpec spec;
-    spec.base_model_path = parity::GoldenPath("untied");
-    spec.dataset_path = root_ + "/rows.jsonl";
-    spec.state_dir = root_ + "/" + state;
+    job::TrainSpec spec = TinySpec(state);
     spec.lora.rank = 8;
     spec.optimizer.learning_rate = 2e-3;
     spec.schedule.micro_batch_size = 2;
     spec.schedule.gradient_accumulation_steps = 2;
     spec.schedule.max_seq_length = 128;
-    spec.cpu_threads = 1;
     return spec;
   }
 
   job::RunResult Go(const job::TrainSpec& spec, Recorder* recorder, DeviceMemory* memory = nullptr) {
-    job::RunControl control;
-    return RunTraining(spec, *recorder, control, nullptr, memory);
-  }
-
-  std::string AdapterBytes(const std::string& state) const {
-    return parity::FileBytes(root_ + "/" + state + "/adapter/adapter_model.safetensors");
+    return RunTraining(spec, *recorder, control_, nullptr, memory);
   }
 
   static void ExpectSameSteps(const Recorder& a, const Recorder& b) {
@@ -77,8 +64,6 @@ class OutOfMemoryTest : public testing::Test {
       EXPECT_EQ(a.steps[i].at("num_tokens"), b.steps[i].at("num_tokens")) << i;
     }
   }
-
-  const std::string root_;
 };
 
 TEST_F(OutOfMemoryTest, StepGoesOnWithRecomputeAndEndsWithTheSameBytes) {

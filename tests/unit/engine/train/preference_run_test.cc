@@ -7,9 +7,7 @@
 #include <fstream>
 #include <tuple>
 
-#include "engine/train/files.h"
-#include "engine/train/run.h"
-#include "tests/parity/parity_testing.h"
+#include "tests/unit/engine/train/run_testing.h"
 
 namespace finetuned::train {
 namespace {
@@ -19,11 +17,9 @@ using parity::Recorder;
 using testing::Contains;
 using testing::HasSubstr;
 
-class PreferenceRun : public testing::Test {
+class PreferenceRun : public RunFixture {
  protected:
-  PreferenceRun()
-      : root_(parity::NewTemporaryDirectory(
-            std::string("preference_run_") + testing::UnitTest::GetInstance()->current_test_info()->name())) {
+  PreferenceRun() {
     // Good answers end in a, bad ones in b.
     std::ofstream pairs(root_ + "/dpo.jsonl"), held(root_ + "/held.jsonl"), answers(root_ + "/kto.jsonl");
     for (int i = 0; i < 9; ++i) {
@@ -37,13 +33,9 @@ class PreferenceRun : public testing::Test {
   }
 
   job::TrainSpec Spec(const std::string& method, const std::string& state) const {
-    job::TrainSpec spec;
-    spec.job_name = "test";
+    job::TrainSpec spec = TinySpec(state);
     spec.method = method;
-    spec.base_model_path = parity::GoldenPath("untied");
-    spec.base_model_name = "untied";
     spec.dataset_path = root_ + "/" + method + ".jsonl";
-    spec.state_dir = root_ + "/" + state;
     spec.lora.rank = 64;
     spec.lora.alpha = 64;
     spec.optimizer.learning_rate = 1e-3;
@@ -51,15 +43,10 @@ class PreferenceRun : public testing::Test {
     spec.schedule.micro_batch_size = 2;
     spec.schedule.gradient_accumulation_steps = 2;
     spec.schedule.max_seq_length = 64;
-    spec.cpu_threads = 1;
     return spec;
   }
 
   job::RunResult Go(const job::TrainSpec& spec, Recorder* recorder) { return RunTraining(spec, *recorder, control_); }
-
-  std::string AdapterBytes(const std::string& state) const {
-    return *ReadFile(root_ + "/" + state + "/adapter/adapter_model.safetensors");
-  }
 
   // Leaves after step 3 and comes back; the adapter is that of a run without the break.
   void ExpectResumeIsExact(const job::TrainSpec& whole, job::TrainSpec parts, const std::string& state) {
@@ -71,11 +58,8 @@ class PreferenceRun : public testing::Test {
     control_.leave = false;
     ASSERT_EQ(Go(parts, &second).outcome, Outcome::kDone);
     EXPECT_EQ(second.first_step, 3);
-    EXPECT_EQ(*ReadFile(whole.state_dir + "/adapter/adapter_model.safetensors"), AdapterBytes(state));
+    EXPECT_EQ(parity::FileBytes(whole.state_dir + "/adapter/adapter_model.safetensors"), AdapterBytes(state));
   }
-
-  const std::string root_;
-  job::RunControl control_;
 };
 
 TEST_F(PreferenceRun, DpoLearnsThePreferenceAlsoOfHeldOutPairs) {

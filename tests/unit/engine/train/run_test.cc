@@ -8,10 +8,11 @@
 #include <functional>
 #include <fstream>
 
+#include "absl/strings/str_cat.h"
 #include "engine/train/base_model_cache.h"
 #include "engine/train/files.h"
 #include "engine/train/sample.h"
-#include "tests/parity/parity_testing.h"
+#include "tests/unit/engine/train/run_testing.h"
 
 namespace finetuned::train {
 namespace {
@@ -20,31 +21,20 @@ using job::Outcome;
 using parity::Recorder;
 using testing::HasSubstr;
 
-class RunTest : public testing::Test {
+class RunTest : public RunFixture {
  protected:
-  RunTest()
-      : root_(parity::NewTemporaryDirectory(
-            std::string("run_") +
-            testing::UnitTest::GetInstance()->current_test_info()->name())) {
-    WriteRows("rows.jsonl", 11);
-    WriteRows("eval.jsonl", 3);
+  RunTest() {
+    WriteRows("rows.jsonl", 11, Row);
+    WriteRows("eval.jsonl", 3, Row);
   }
 
-  void WriteRows(const std::string& name, int count) {
-    std::ofstream out(root_ + "/" + name);
-    for (int i = 0; i < count; ++i) {
-      out << "{\"prompt\": \"question " << i << " is\", \"completion\": \" answer "
-          << std::string(3 + i % 5, static_cast<char>('a' + i % 26)) << "\"}\n";
-    }
+  static std::string Row(int i) {
+    return absl::StrCat("{\"prompt\": \"question ", i, " is\", \"completion\": \" answer ",
+                        std::string(3 + i % 5, static_cast<char>('a' + i % 26)), "\"}");
   }
 
   job::TrainSpec Spec(const std::string& state) const {
-    job::TrainSpec spec;
-    spec.job_name = "test";
-    spec.base_model_path = parity::GoldenPath("untied");
-    spec.base_model_name = "untied";
-    spec.dataset_path = root_ + "/rows.jsonl";
-    spec.state_dir = root_ + "/" + state;
+    job::TrainSpec spec = TinySpec(state);
     spec.lora.rank = 64;  // large enough for 8-bit states
     spec.lora.alpha = 64;
     spec.lora.dropout = 0.1;
@@ -54,17 +44,12 @@ class RunTest : public testing::Test {
     spec.schedule.micro_batch_size = 2;
     spec.schedule.gradient_accumulation_steps = 2;
     spec.schedule.max_seq_length = 128;
-    spec.cpu_threads = 1;
     return spec;
   }
 
   job::RunResult Go(const job::TrainSpec& spec, Recorder* recorder,
                     BaseModelCache* cache = nullptr) {
     return RunTraining(spec, *recorder, control_, cache);
-  }
-
-  std::string AdapterBytes(const std::string& state) const {
-    return parity::FileBytes(root_ + "/" + state + "/adapter/adapter_model.safetensors");
   }
 
   // Leaves after step 2, is killed (nothing saved) after step 5, then finishes: as if nothing had happened.
@@ -93,9 +78,6 @@ class RunTest : public testing::Test {
       EXPECT_EQ(third.steps[i]["num_tokens"], whole.steps[i + 4]["num_tokens"]);
     }
   }
-
-  const std::string root_;
-  job::RunControl control_;
 };
 
 TEST_F(RunTest, TrainsEvaluatesAndExportsAnAdapter) {
@@ -295,7 +277,7 @@ TEST_F(RunTest, CheckpointOfOtherSettingsIsRefused) {
   EXPECT_EQ(result.reason, "CHECKPOINT_MISMATCH");
   EXPECT_THAT(result.message, HasSubstr("optimizer.learning_rate 0.002 -> 1e-05"));
   // Another dataset under the same name.
-  WriteRows("rows.jsonl", 12);
+  WriteRows("rows.jsonl", 12, Row);
   EXPECT_THAT(Go(Spec("s"), &second).message, HasSubstr("differs in: dataset"));
 }
 
