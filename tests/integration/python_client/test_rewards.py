@@ -38,8 +38,8 @@ def test_builtin_rewards_can_be_tried(ft):
         ft.evaluate_reward({"name": "exact"}, ["a"], columns={"answer": "a"})
 
 
-def test_a_job_without_remote_rewards_says_so(done):
-    server = done.serve_rewards(right)
+def test_a_job_without_remote_rewards_says_so(long_job):
+    server = long_job.serve_rewards(right)
     with pytest.raises(finetuned.WrongState, match="computes no rewards outside"):
         server.wait(20)
     assert not server.running
