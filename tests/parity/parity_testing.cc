@@ -98,6 +98,23 @@ double RelativeError(const at::Tensor& a, const at::Tensor& b) {
   return (a - b).abs().max().item<double>() / std::max(1e-30, b.abs().max().item<double>());
 }
 
+void ExpectGradients(const lora::Adapter& adapter, const nlohmann::json& want, double tolerance) {
+  double largest = 0;
+  for (const auto& [name, numbers] : want.items()) largest = std::max(largest, numbers[0].get<double>());
+  ASSERT_GT(largest, 0);
+  const auto compare = [&](const at::Tensor& gradient, const std::string& name) {
+    const at::Tensor g = gradient.flatten().to(at::kDouble), waves = at::cos(at::arange(g.numel(), at::kDouble));
+    EXPECT_NEAR(g.norm().item<double>(), want.at(name)[0].get<double>(), tolerance * largest) << name;
+    EXPECT_NEAR(at::dot(g, waves).item<double>(), want.at(name)[1].get<double>(), 10 * tolerance * largest) << name;
+  };
+  for (const lora::Site& site : adapter.sites()) {
+    const std::string name = std::to_string(site.layer) + "." + lora::TargetPath(site.target);
+    compare(site.da_RI, name + ".lora_A");
+    compare(site.db_OR, name + ".lora_B");
+  }
+  EXPECT_EQ(want.size(), 2 * adapter.sites().size());
+}
+
 std::string NewTemporaryDirectory(const std::string& name) {
   const std::filesystem::path path = std::filesystem::path(testing::TempDir()) / name;
   std::filesystem::remove_all(path);

@@ -38,6 +38,10 @@ data::TokenizedDataset DatasetFromJson(const nlohmann::json& rows);
 // Largest |a - b| over the largest |b|.
 double RelativeError(const at::Tensor& a, const at::Tensor& b);
 
+// Of each matrix of the adapter, the norm of its gradient and the product with cos(0), cos(1), ..., as the golden scripts
+// write them, against the largest norm.
+void ExpectGradients(const lora::Adapter& adapter, const nlohmann::json& want, double tolerance);
+
 // A fresh directory below the test's temporary folder.
 std::string NewTemporaryDirectory(const std::string& name);
 
