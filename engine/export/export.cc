@@ -42,14 +42,14 @@ std::string LoadCommands(const ExportOptions& o) {
                         "model = AutoModelForCausalLM.from_pretrained(\"THIS_FOLDER\")\n```\n");
   }
   if (o.format == "peft") {
-    return absl::StrCat("```bash\nvllm serve ", o.base_name, " --enable-lora --lora-modules ", o.name,
+    return absl::StrCat("```bash\nvllm serve BASE --enable-lora --lora-modules ", o.name,
                         "=THIS_FOLDER\n```\n");
   }
   const bool lora = o.format == "gguf_lora";
   std::string text = lora ? absl::StrCat("```bash\nllama-cli -m BASE.gguf --lora ", kLoraFile, "\n")
                           : absl::StrCat("```bash\nllama-cli -m ", GgufFile(o), "\n");
   if (o.ollama_modelfile) absl::StrAppend(&text, "ollama create NAME -f Modelfile && ollama run NAME\n");
-  if (!lora) absl::StrAppend(&text, "vllm serve ", GgufFile(o), " --tokenizer ", o.base_name, "\n");
+  if (!lora) absl::StrAppend(&text, "vllm serve ", GgufFile(o), " --tokenizer BASE\n");
   return text + "```\n";
 }
 

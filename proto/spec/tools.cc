@@ -54,6 +54,11 @@ std::string MethodName(const v1::JobSpec& spec) {
   return "";
 }
 
+const std::vector<std::string>& MethodNames() {
+  static const auto& kNames = *new Names{"sft", "dpo", "kto", "grpo", "export", "evaluate"};
+  return kNames;
+}
+
 void CheckTool(const v1::JobSpec& spec, Checker& c) {
   if (spec.has_export_()) CheckExport(spec, c);
   if (spec.has_evaluate()) CheckEvaluate(spec.evaluate(), c);

@@ -63,7 +63,7 @@ plan::Rollout RolloutOf(const JobSpec& spec) {
 plan::PlanInput ToPlanInput(const JobSpec& spec, const format::ModelConfig& model) {
   plan::PlanInput in;
   in.model = model;
-  in.method = plan::ParseMethod(MethodName(spec));
+  in.method = plan::ParseMethod(spec::MethodName(spec));
   in.base = plan::ParseBaseFormat(spec.quantization().base());
   in.double_quant = spec.quantization().double_quant();
   in.int8_products = in.base == plan::BaseFormat::kInt8 && spec.quantization().int8_threshold() > 0;
@@ -148,8 +148,6 @@ void ApplyPlanInput(const plan::PlanInput& in, JobSpec* spec) {
   spec->mutable_lora()->set_rank(static_cast<int32_t>(in.lora_rank));
 }
 
-std::string MethodName(const JobSpec& spec) { return spec::MethodName(spec); }
-
 absl::StatusOr<v1::Dataset> JobPlanner::FindDataset(const std::string& name, const std::string& field,
                                                     const std::string& method) const {
   const auto id = ParseName("datasets", name, field);
@@ -207,7 +205,7 @@ absl::StatusOr<PlannedJob> JobPlanner::Plan(const v1::Job& sent) const {
 
   if (absl::Status s = TakeInitAdapter(&job); !s.ok()) return s;
   PlannedJob out;
-  const std::string method = spec::IsTool(job.spec()) ? "sft" : MethodName(job.spec());
+  const std::string method = spec::IsTool(job.spec()) ? "sft" : spec::MethodName(job.spec());
   if (!job.spec().dataset().empty()) {
     auto dataset = FindDataset(job.spec().dataset(), "job.spec.dataset", method);
     if (!dataset.ok()) return dataset.status();

@@ -16,9 +16,6 @@
 
 namespace finetuned::api {
 
-// "sft", "dpo", "kto", "grpo".
-std::string MethodName(const v1::JobSpec& spec);
-
 // A spec with every default and every automatic setting decided, and what it costs.
 struct PlannedJob {
   v1::JobSpec resolved;

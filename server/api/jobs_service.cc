@@ -4,6 +4,7 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
+#include "proto/spec/tools.h"
 #include "server/api/disk.h"
 #include "server/api/job_checks.h"
 #include "server/api/list_filter.h"
@@ -33,7 +34,7 @@ absl::Status CheckCheckpointName(const std::string& job, const std::string& chec
 
 std::optional<std::string> FieldOf(const v1::Job& job, const std::string& field) {
   if (field == "state") return v1::JobState_Name(job.state());
-  if (field == "method") return MethodName(job.spec());
+  if (field == "method") return spec::MethodName(job.spec());
   if (field == "owner") return job.owner();
   const auto label = job.labels().find(field.substr(std::string_view("labels.").size()));
   if (label == job.labels().end()) return std::nullopt;

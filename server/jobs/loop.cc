@@ -31,10 +31,6 @@ queue::SchedulerOptions ToOptions(const config::WorkerConfig& worker) {
   return options;
 }
 
-std::string Method(const v1::Job& job) {
-  return spec::MethodName(job.spec());
-}
-
 internal::v1::JobSignal ToSignal(const queue::SignalJob& signal) {
   internal::v1::JobSignal proto;
   proto.set_job(signal.job);
@@ -94,7 +90,7 @@ absl::Status JobManager::Loop::Boot() {
   const auto unfinished = store_->UnfinishedJobs();
   if (!unfinished.ok()) return unfinished.status();
   for (int state = v1::VALIDATING; state <= v1::CANCELLED; ++state) {
-    for (const char* method : {"sft", "dpo", "kto", "grpo"}) {
+    for (const std::string& method : spec::MethodNames()) {
       const auto count = store_->CountJobs(static_cast<v1::JobState>(state), method);
       if (!count.ok()) return count.status();
       metrics_->JobCount(method, static_cast<v1::JobState>(state), *count);
@@ -314,7 +310,7 @@ void JobManager::Loop::CountChange(const queue::StateChange& change, const store
   const absl::Time now = absl::Now();
   LogInfo(absl::StrCat(job.name(), ": ", queue::StateName(change.from), " -> ", queue::StateName(change.to),
                        change.message.empty() ? "" : ": ", change.message));
-  metrics_->JobState(Method(job), change.from, change.to);
+  metrics_->JobState(spec::MethodName(job.spec()), change.from, change.to);
   if (change.to == v1::PREPARING) {
     metrics_->QueueWait(now - queued_since_[job.name()]);
     metrics_->JobOnDevice(job);
@@ -331,7 +327,7 @@ void JobManager::Loop::CountChange(const queue::StateChange& change, const store
   if (change.to == v1::PAUSED && change.reason == v1::WAITING_FOR_REWARD_WORKER) PausedForRewards(job);
   if (queue::IsTerminal(change.to)) {
     if (change.reason == v1::OUT_OF_DEVICE_MEMORY) metrics_->OutOfMemory();
-    metrics_->JobFinished(Method(job), change.to, change.reason, Elapsed(job, now));
+    metrics_->JobFinished(spec::MethodName(job.spec()), change.to, change.reason, Elapsed(job, now));
     queued_since_.erase(job.name());
     best_eval_.erase(job.name());
     rewards_.JobEnded(job.name());

@@ -11,6 +11,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "engine/job/failpoint.h"
+#include "proto/spec/tools.h"
 #include "server/config/log.h"
 #include "server/jobs/errors.h"
 #include "server/jobs/loop.h"
@@ -28,10 +29,6 @@ std::string NewUuid() {
   return absl::StrFormat("%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x", b[0], b[1],
                          b[2], b[3], b[4], b[5], b[6], b[7], b[8], b[9], b[10], b[11], b[12], b[13], b[14],
                          b[15]);
-}
-
-std::string MethodOf(const v1::Job& job) {
-  return job.spec().has_sft() ? "sft" : job.spec().has_dpo() ? "dpo" : job.spec().has_kto() ? "kto" : "grpo";
 }
 
 queue::Reschedule ToReschedule(const store::JobRecord& record) {
@@ -149,7 +146,7 @@ absl::StatusOr<v1::Job> JobManager::Loop::Create(v1::Job job, const std::string&
 
   const absl::Time now = absl::Now();
   job.set_uid(NewUuid());
-  job.set_name(absl::StrCat("jobs/", job_id.empty() ? absl::StrCat(MethodOf(job), "-", job.uid().substr(0, 8))
+  job.set_name(absl::StrCat("jobs/", job_id.empty() ? absl::StrCat(spec::MethodName(job.spec()), "-", job.uid().substr(0, 8))
                                                     : job_id));
   const auto existing = Record(job.name());
   if (existing.ok()) {
@@ -197,14 +194,14 @@ absl::StatusOr<v1::Job> JobManager::Loop::Create(v1::Job job, const std::string&
   const queue::Input input = queue::Submit{ToEntry(record)};
   FT_FAILPOINT("create.checked");
   // Counted before: what the core does with it at once is counted as a change from QUEUED.
-  metrics_->JobState(MethodOf(job), v1::JOB_STATE_UNSPECIFIED, v1::QUEUED);
+  metrics_->JobState(spec::MethodName(job.spec()), v1::JOB_STATE_UNSPECIFIED, v1::QUEUED);
   if (absl::Status status = Transact(&input, std::move(extra)); !status.ok()) {
-    metrics_->JobState(MethodOf(job), v1::QUEUED, v1::JOB_STATE_UNSPECIFIED);
+    metrics_->JobState(spec::MethodName(job.spec()), v1::QUEUED, v1::JOB_STATE_UNSPECIFIED);
     queued_since_.erase(job.name());
     return status;
   }
   FT_FAILPOINT("create.committed");
-  metrics_->JobSubmitted(MethodOf(job));
+  metrics_->JobSubmitted(spec::MethodName(job.spec()));
   return answer;
 }
 
@@ -339,7 +336,7 @@ absl::StatusOr<bool> JobManager::Loop::Delete(const v1::DeleteJobRequest& reques
   FT_FAILPOINT("delete.adapter_files");
   std::filesystem::remove_all(store_->layout().JobDir(job.uid()), error);
   FT_FAILPOINT("delete.job_files");
-  metrics_->JobState(MethodOf(job), job.state(), v1::JOB_STATE_UNSPECIFIED);
+  metrics_->JobState(spec::MethodName(job.spec()), job.state(), v1::JOB_STATE_UNSPECIFIED);
   bus_->Close(job.uid(), NotFound("job", job.name()));
   return true;
 }

@@ -5,6 +5,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/time/clock.h"
+#include "proto/spec/tools.h"
 
 namespace finetuned::metrics {
 namespace {
@@ -19,10 +20,6 @@ double Value(const google::protobuf::Map<std::string, double>& values, const cha
 }
 
 double Unix(absl::Time time) { return absl::ToDoubleSeconds(time - absl::UnixEpoch()); }
-
-std::string Method(const v1::JobSpec& spec) {
-  return spec.has_sft() ? "sft" : spec.has_dpo() ? "dpo" : spec.has_kto() ? "kto" : "grpo";
-}
 
 }  // namespace
 
@@ -67,7 +64,7 @@ void JobSeries::OnDevice(const v1::Job& job) {
   group_size_ = std::max(1, grpo.group_size());
   groups_ = grpo.prompts_per_rollout() > 0 ? grpo.prompts_per_rollout() : std::max(1.0, rows_per_step_ / group_size_);
   const std::string& base = job.spec().base_model();
-  Set(f_.job_info, 1, {{"name", job.display_name()}, {"method", Method(job.spec())},
+  Set(f_.job_info, 1, {{"name", job.display_name()}, {"method", spec::MethodName(job.spec())},
                        {"base_model", base.substr(base.rfind('/') + 1)}});
   const v1::MemoryEstimate& memory = job.memory();
   for (const auto& [component, bytes] : {std::pair{"weights", memory.weights_bytes()},

@@ -13,6 +13,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "proto/spec/tools.h"
 #include "server/metrics/families.h"
 #include "server/metrics/gpu_series.h"
 #include "server/metrics/job_series.h"
@@ -23,8 +24,6 @@ namespace finetuned::metrics {
 namespace {
 
 using Buckets = prometheus::Histogram::BucketBoundaries;
-
-constexpr const char* kMethods[] = {"sft", "dpo", "kto", "grpo"};
 
 const prometheus::Labels kFatalOutOfMemory = {{"phase", "training"}, {"recovered", "false"}};
 const prometheus::Labels kRecoveredOutOfMemory = {{"phase", "training"}, {"recovered", "true"}};
@@ -60,7 +59,7 @@ class Metrics::Impl {
     CheckpointFailures("read", "damaged");
     families_.out_of_memory.Add(kFatalOutOfMemory);
     families_.out_of_memory.Add(kRecoveredOutOfMemory);
-    for (const char* method : kMethods) {
+    for (const std::string& method : spec::MethodNames()) {
       families_.submitted.Add({{"method", method}});
       for (int state = v1::VALIDATING; state <= v1::CANCELLED; ++state) {
         JobGauge(method, static_cast<v1::JobState>(state));

@@ -12,8 +12,6 @@ inline int64_t ToNanos(const google::protobuf::Timestamp& time) {
   return time.seconds() * 1'000'000'000 + time.nanos();
 }
 
-// "sft", "dpo", "kto", "grpo"; "" when the spec has none.
-std::string MethodName(const v1::Job& job);
 
 absl::Status PutRequestRow(Database* db, const RequestRecord& request);
 

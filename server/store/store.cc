@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "engine/job/failpoint.h"
+#include "proto/spec/tools.h"
 #include "server/store/database.h"
 #include "server/store/rows.h"
 #include "server/store/schema.h"
@@ -32,7 +33,7 @@ absl::Status PutJob(Database* db, const JobRecord& record) {
       .Text(job.uid())
       .Text(job.name())
       .Int(job.state())
-      .Text(MethodName(job))
+      .Text(spec::MethodName(job.spec()))
       .Int(job.scheduling().priority())
       .Int(ToNanos(job.create_time()))
       .Int(record.queue_order)

@@ -44,17 +44,6 @@ const char* ListSql(JobOrder order) {
 
 }  // namespace
 
-std::string MethodName(const v1::Job& job) {
-  switch (job.spec().method_case()) {
-    case v1::JobSpec::kSft: return "sft";
-    case v1::JobSpec::kDpo: return "dpo";
-    case v1::JobSpec::kKto: return "kto";
-    case v1::JobSpec::kGrpo: return "grpo";
-    case v1::JobSpec::METHOD_NOT_SET: break;
-  }
-  return "";
-}
-
 absl::StatusOr<JobRecord> Store::GetJob(const std::string& name) const {
   std::lock_guard lock(read_mutex_);
   auto query = reader_->Prepare("SELECT " JOB_COLUMNS " FROM jobs WHERE name = ?");

@@ -60,6 +60,8 @@ def check_others(daemon):
         to = daemon.dir / kind
         daemon.cli("export", "adapters/count", "--format", kind, "--to", to)
         assert (to / file).exists(), list(to.iterdir())
+    listed = json.loads(daemon.cli("ls", "-o", "json").stdout)["jobs"]
+    assert all(j["name"].startswith("jobs/export-") for j in listed if "export" in j["spec"] and "as-gguf" not in j["name"])
     exact = json.loads((daemon.dir / "gguf_lora/export.json").read_text())
     assert exact["measured"]["max_tensor_difference"] == 0, exact
 
