@@ -1,5 +1,6 @@
 """GRPO from end to end: daemon, worker, and rewards computed in this process."""
 
+import math
 import time
 
 import finetuned
@@ -48,6 +49,27 @@ def test_a_job_waits_paused_until_its_rewards_are_served(ft):
         assert server.scored == 3 * 4
         server.wait(20)  # the daemon sends it home
         assert not server.running
+
+
+def test_rewards_that_give_no_number_are_counted_or_named(ft):
+    @reward
+    def moody(completion, answer):
+        return {"0": float("nan"), "1": float("inf"), "2": None, "3": "text", "4": []}.get(answer, len(completion))
+
+    remote = {"reward_names": ["moody"], "max_attempts": 1}
+    grpo = {"group_size": 2, "max_completion_tokens": 6, "remote_reward": remote, "prompts_per_rollout": 8}
+    schedule = FIELDS["schedule"] | {"max_steps": 1, "gradient_accumulation_steps": 4}
+    job = ft.submit(FIELDS | {"grpo": grpo, "schedule": schedule})
+    with job.serve_rewards(moody):
+        job.wait()
+    events = list(job.events(types=["metrics", "warning"]))
+    step = next(e for e in events if e.kind == "metrics").values
+    # Three groups abstain, two cannot be scored; their completions count as abstained, too.
+    assert step["rewards/dropped_groups"] == 2 and step["rewards/abstained"] == 5 * 2
+    warnings = " ".join(e.data.text for e in events if e.kind == "warning")
+    assert "reward moody returned 'text'; return a number, or None to abstain" in warnings
+    assert "reward moody returned []" in warnings
+    assert all(math.isfinite(v) for v in step.values())
 
 
 def test_an_unknown_reward_is_refused_with_the_nearest(ft):

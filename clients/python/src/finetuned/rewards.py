@@ -16,7 +16,7 @@ import queue
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, overload
 
@@ -48,12 +48,22 @@ class Reward:
             rows = [_arguments(item) for item in items]
             names = {k for row in rows for k in row}
             columns = {_PLURAL.get(k, k): [row.get(k) for row in rows] for k in names}
-            values = list(_finished(self.function(**_wanted(self, columns))))
+            values = _finished(self.function(**_wanted(self, columns)))
+            if not isinstance(values, Iterable) or isinstance(values, str):
+                raise TypeError(f"reward {self.name} returned {values!r:.100}; with batch=True it returns a list of numbers")
+            values = list(values)
             if len(values) != len(items):
                 raise ValueError(f"reward {self.name} returned {len(values)} values for {len(items)} completions")
         else:
             values = [_finished(self._call_one(_arguments(item))) for item in items]
-        return [math.nan if v is None else float(v) for v in values]
+        return [self._number(v) for v in values]
+
+    def _number(self, value: Any) -> float:
+        if value is None:
+            return math.nan
+        if isinstance(value, str) or not hasattr(value, "__float__"):
+            raise TypeError(f"reward {self.name} returned {value!r:.100}; return a number, or None to abstain")
+        return float(value)
 
     def _call_one(self, arguments: dict[str, Any]) -> Any:
         parameters = list(inspect.signature(self.function).parameters)

@@ -145,6 +145,31 @@ def test_a_failing_reward_answers_with_its_error_and_goes_on(daemon):
         assert list(daemon.next("result").scores[0].values) == [0.5]
 
 
+def test_what_is_no_number_is_named(daemon):
+    @reward
+    def talks(completion):
+        return {"text": "0.5", "list": [1], "none": None, "tensor": True}[completion]
+
+    with serve(daemon, talks):
+        for completion, shown in (("text", "'0.5'"), ("list", r"[1]")):
+            daemon.batch([completion])
+            message = daemon.next("result").error.message
+            assert f"reward talks returned {shown}; return a number, or None to abstain" in message
+        daemon.batch(["none", "tensor"])
+        values = daemon.next("result").scores[0].values
+        assert math.isnan(values[0]) and values[1] == 1
+
+
+def test_a_batch_reward_that_returns_nothing_is_named(daemon):
+    @reward(batch=True)
+    def silent(completions):
+        return None
+
+    with serve(daemon, silent):
+        daemon.batch(["a"])
+        assert "reward silent returned None; with batch=True it returns a list" in daemon.next("result").error.message
+
+
 def test_a_missing_column_is_named(daemon):
     with serve(daemon, right):
         daemon.batch(["a"])
