@@ -96,7 +96,7 @@ struct GrpoOptions {
   std::string reward_aggregation = "sum_then_normalize";   // | normalize_then_sum
   double top_entropy_quantile = 1.0;
   double entropy_coef = 0.0;              // weight of the mean entropy, a bonus
-  bool use_bias_correction_kl = false;
+  bool use_bias_correction_kl = true;     // KL term times the ratio: the gradient of the reverse KL
   bool mask_truncated = false;
   int64_t max_completion_tokens = 512;
   double temperature = 1.0, top_p = 1.0, min_p = 0.0, repetition_penalty = 1.0;

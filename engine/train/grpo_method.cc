@@ -17,6 +17,7 @@ namespace {
 
 // loss, the loss's metrics, and the micro-batches they are summed over.
 constexpr int64_t kMeasured = 1 + grpo::kMetrics + 1;
+constexpr int64_t kUnscoredRolloutsLimit = 5;
 
 grpo::ScheduleOptions ScheduleOf(const job::TrainSpec& spec, size_t prompts) {
   grpo::ScheduleOptions o;
@@ -203,6 +204,7 @@ absl::Status GrpoMethod::LoadRollout(int64_t index, int64_t step) {
   if (!scored) {
     in_.doing(absl::StrCat("waiting for the rewards of rollout ", index));
     if (absl::Status s = maker_.Score(step, &*found); !s.ok()) return s;
+    if (absl::Status s = CountUnscored(*found); !s.ok()) return s;
   }
   rollout_ = std::move(found);
   if (scored) return absl::OkStatus();
@@ -215,6 +217,17 @@ absl::Status GrpoMethod::LoadRollout(int64_t index, int64_t step) {
   }
   ReportSamples(step, *rollout_, in_.rollouts.train->prompts, options_.samples_per_rollout, "");
   return absl::OkStatus();
+}
+
+// Rewards that never give a score teach nothing: the run ends instead of going on for nothing.
+absl::Status GrpoMethod::CountUnscored(const grpo::Rollout& rollout) {
+  const bool any = std::any_of(rollout.completions.begin(), rollout.completions.end(),
+                               [](const grpo::RolloutCompletion& c) { return std::isfinite(c.reward); });
+  unscored_in_row_ = any ? 0 : unscored_in_row_ + 1;
+  if (unscored_in_row_ < kUnscoredRolloutsLimit) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      absl::StrCat("no completion of ", kUnscoredRolloutsLimit, " rollouts in a row got a score, the last is rollout ",
+                   rollout.index, "; the warnings say why; try the rewards (EvaluateReward) before you submit again"));
 }
 
 // The policy moves while the rollout's steps are taken: its log probabilities before them are kept.

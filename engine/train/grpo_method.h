@@ -58,6 +58,7 @@ class GrpoMethod final : public Method {
   // `wanted` completions, spread over the groups; prefix: of their prompts' ids.
   void ReportSamples(int64_t step, const grpo::Rollout& rollout, const std::vector<data::Prompt>& prompts,
                      int64_t wanted, const char* prefix) const;
+  absl::Status CountUnscored(const grpo::Rollout& rollout);
   bool LeftOut(int64_t completion) const;
   bool StopWanted() const;
 
@@ -74,6 +75,7 @@ class GrpoMethod final : public Method {
   std::vector<Piece> pieces_;             // of the window's micro-batches
   double window_tokens_ = 1;
   int64_t evaluations_ = 0;
+  int64_t unscored_in_row_ = 0;           // rollouts without any score
 };
 
 }  // namespace finetuned::train

@@ -65,6 +65,7 @@ job::RunResult ConfigOrIo(const absl::Status& s, const char* reason) {
 
 job::RunResult TrainerFailure(const absl::Status& s) {
   if (absl::IsAborted(s)) return Failed(Outcome::kInternal, "NON_FINITE_LOSS", s.message());
+  if (absl::IsFailedPrecondition(s)) return Failed(Outcome::kBadConfig, "REWARDS_FAILED", s.message());
   if (IsIo(s)) return IoFailure(s);
   return Failed(Outcome::kInternal, "INTERNAL", s.message());
 }

@@ -39,8 +39,8 @@ class BaseModelCache {
 //                  processes.
 //   kCancelled     control.cancel; nothing was saved.
 //   kBadConfig     INVALID_SPEC (message begins with the field), INVALID_MODEL, INVALID_ADAPTER, STATE_DIR_BUSY,
-//                  CHECKPOINT_MISMATCH (state_dir belongs to another spec, base or dataset),
-//                  DEVICE_UNAVAILABLE.
+//                  CHECKPOINT_MISMATCH (state_dir belongs to another spec, base, dataset or start adapter),
+//                  DEVICE_UNAVAILABLE, REWARDS_FAILED (no score at all in 5 rollouts in a row).
 //   kBadData       INVALID_DATASET, with line.
 //   kInternal      OUT_OF_DEVICE_MEMORY (more than the device has), NON_FINITE_LOSS (5 steps in a row), DISK_FULL (or
 //                  read-only), IO_ERROR, GPU_XID_ERROR (the driver reports an error: this process is of no more use),

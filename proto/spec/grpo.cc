@@ -140,6 +140,7 @@ void ResolveGrpo(v1::JobSpec* spec) {
   if (!g->has_top_p()) g->set_top_p(1);
   if (g->repetition_penalty() == 0) g->set_repetition_penalty(1);
   if (!g->has_top_entropy_quantile()) g->set_top_entropy_quantile(1);
+  if (!g->has_use_bias_correction_kl()) g->set_use_bias_correction_kl(true);
   if (!g->has_samples_per_rollout()) g->set_samples_per_rollout(4);
   ResolveRewards(g);
   v1::ScheduleSpec* s = spec->mutable_schedule();

@@ -1,4 +1,5 @@
 #include <cmath>
+#include <map>
 #include <set>
 
 #include "absl/strings/match.h"
@@ -95,7 +96,22 @@ void CheckKto(const v1::KtoSpec& kto, Checker& c) {
 }
 
 // What an evaluation of the method measures.
+// Of GRPO, as reward::RewardSet names the rewards: a name that comes again gets a number.
+Names EvalRewards(const v1::GrpoSpec& spec) {
+  Names names = {"eval_reward"};
+  std::map<std::string, int> seen;
+  for (const v1::BuiltinReward& reward : spec.builtin_rewards()) {
+    const int number = ++seen[reward.name()];
+    names.push_back(absl::StrCat("eval_rewards/", reward.name(), number > 1 ? absl::StrCat("_", number) : "", "/mean"));
+  }
+  for (const std::string& name : spec.remote_reward().reward_names()) {
+    names.push_back(absl::StrCat("eval_rewards/", name, "/mean"));
+  }
+  return names;
+}
+
 Names EvalMetrics(const v1::JobSpec& spec) {
+  if (spec.has_grpo()) return EvalRewards(spec.grpo());
   Names names = {"eval_loss", "eval_entropy", "eval_mean_token_accuracy"};
   if (spec.has_dpo() || spec.has_kto()) {
     for (const char* name : {"rewards/chosen", "rewards/rejected", "rewards/margins", "logps/chosen",
@@ -112,9 +128,7 @@ void CheckEvaluation(const v1::JobSpec& spec, Checker& c) {
   c.Integer("evaluation.every_steps", e.every_steps(), 1, 1'000'000'000);
   c.Integer("evaluation.early_stopping_patience", e.early_stopping_patience(), 1, 1'000'000);
   c.Number("evaluation.early_stopping_min_delta", e.early_stopping_min_delta(), 0, 1e9);
-  if (!spec.has_grpo()) {
-    c.OneOf("checkpoints.best_metric", spec.checkpoints().best_metric(), EvalMetrics(spec));
-  }
+  c.OneOf("checkpoints.best_metric", spec.checkpoints().best_metric(), EvalMetrics(spec));
   c.Integer("evaluation.sample_prompts", e.sample_prompts(), 1, 1000);
   if (e.sample_prompts() > 0 && spec.eval_dataset().empty()) {
     c.Add("evaluation.sample_prompts", "needs held-out prompts: set eval_dataset");

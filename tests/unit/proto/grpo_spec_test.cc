@@ -55,6 +55,7 @@ TEST(GrpoSpec, DefaultsAreTrls) {
   EXPECT_EQ(g.advantage_scale(), "group");
   EXPECT_EQ(g.importance_sampling(), "token");
   EXPECT_EQ(g.max_completion_tokens(), 512);
+  EXPECT_TRUE(g.use_bias_correction_kl());
   EXPECT_EQ(g.builtin_rewards(0).weight(), 1);
   EXPECT_EQ(g.remote_reward().weights(0), 1);
   EXPECT_EQ(g.remote_reward().batch_timeout().seconds(), 60);
@@ -92,6 +93,19 @@ TEST(GrpoSpec, EveryWrongFieldIsNamed) {
   g->clear_remote_reward();
   g->clear_builtin_rewards();
   EXPECT_THAT(Violations(spec), HasSubstr("at least one reward is required"));
+}
+
+TEST(GrpoSpec, TheBestMetricIsOneOfItsRewards) {
+  v1::JobSpec spec = Example();
+  spec.mutable_grpo()->add_builtin_rewards()->set_name("length");  // the second of this name
+  spec.mutable_grpo()->mutable_remote_reward()->add_reward_names("mine");
+  for (const char* name : {"eval_reward", "eval_rewards/numeric/mean", "eval_rewards/length_2/mean", "eval_rewards/mine/mean"}) {
+    spec.mutable_checkpoints()->set_best_metric(name);
+    EXPECT_EQ(Violations(spec), "");
+  }
+  spec.mutable_checkpoints()->set_best_metric("eval_rewrd");
+  EXPECT_THAT(Violations(spec), HasSubstr("job.spec.checkpoints.best_metric: got \"eval_rewrd\""));
+  EXPECT_THAT(Violations(spec), HasSubstr("did you mean eval_reward?"));
 }
 
 TEST(GrpoSpec, ACompletionNeedsRoomForItsPrompt) {

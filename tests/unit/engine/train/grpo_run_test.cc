@@ -273,6 +273,29 @@ TEST_F(GrpoRunTest, GroupsThatCannotBeScoredAreLeftOutAndCounted) {
   EXPECT_THAT(recorder.warnings, Contains(HasSubstr("could not be scored and are left out: ZeroDivisionError")));
 }
 
+TEST_F(GrpoRunTest, EndsWhenNothingGetsAScore) {
+  UnrepeatableScorer scorer;
+  job::TrainSpec spec = RemoteSpec("s");
+  spec.schedule.max_steps = 9;
+  // The first rollout is scored, later ones are not.
+  for (int rollout = 1; rollout < 9; ++rollout) {
+    for (int group = 0; group < 4; ++group) scorer.fail.insert(absl::StrCat("r", rollout, "-g", group));
+  }
+  SampleRecorder recorder;
+  const job::RunResult result = Go(spec, &recorder, &scorer);
+  EXPECT_EQ(result.outcome, Outcome::kBadConfig);
+  EXPECT_EQ(result.reason, "REWARDS_FAILED");
+  EXPECT_THAT(result.message, HasSubstr("no completion of 5 rollouts in a row got a score, the last is rollout 5"));
+  EXPECT_EQ(recorder.steps.size(), 5u);
+}
+
+TEST_F(GrpoRunTest, StopsEarlyWithTheAdapterOfTheBestEvaluation) {
+  job::TrainSpec spec = Spec("s");
+  spec.eval_dataset_path = root_ + "/eval.jsonl";
+  spec.grpo.builtin_rewards = {{"length", 1, {{"max", "2"}, {"slack", "8"}}}};
+  ExpectStopsEarlyWithTheBestAdapter(spec, "eval_rewards/length/mean", true);
+}
+
 TEST_F(GrpoRunTest, ADamagedRolloutIsSampledAgainWithAWarning) {
   job::TrainSpec spec = Spec("s");
   spec.schedule.max_steps = 1;

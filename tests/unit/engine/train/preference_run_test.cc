@@ -237,6 +237,19 @@ TEST_F(PreferenceRun, EvaluationsAnswerHeldOutPrompts) {
   }
 }
 
+TEST_F(PreferenceRun, StopsEarlyWithTheAdapterOfTheBestEvaluation) {
+  for (const auto& [method, metric, larger] : {std::tuple{"dpo", "eval_loss", false},
+                                               {"dpo", "eval_rewards/margins", true},
+                                               {"kto", "eval_loss", false},
+                                               {"kto", "eval_rewards/margins", true}}) {
+    SCOPED_TRACE(std::string(method) + " by " + metric);
+    job::TrainSpec spec = Spec(method, std::string(method) + (larger ? "_margins" : "_loss"));
+    spec.eval_dataset_path = root_ + "/held.jsonl";
+    spec.optimizer.learning_rate = 0.3;  // it does not rise all the way
+    ExpectStopsEarlyWithTheBestAdapter(spec, metric, larger);
+  }
+}
+
 TEST_F(PreferenceRun, FlopsCountThePassesOfTheReference) {
   const auto flops = [&](job::TrainSpec spec, const char* state) {
     spec.state_dir = root_ + "/" + state;
