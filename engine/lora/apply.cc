@@ -24,13 +24,6 @@ void AccumulateProduct(at::Tensor gradient, const at::Tensor& a, const at::Tenso
   }
 }
 
-void Drop(const Site& site, const at::Tensor& x_TI, const DropoutKey& key, at::Tensor& out_TI) {
-  const uint64_t offset =
-      key.pass * static_cast<uint64_t>(key.sites) + static_cast<uint64_t>(site.index);
-  if (!x_TI.is_same(out_TI)) out_TI.copy_(x_TI);  // rows of x may lie further apart
-  kernels::DropoutForward(out_TI, key.p, key.seed, offset, out_TI, key.first_row * x_TI.size(1));
-}
-
 // Calls body(site, its columns of the fused output, its columns of u).
 template <typename Body>
 void ForEachSite(const Group& group, const at::Tensor& output_TO, const at::Tensor& u_TG,
@@ -98,6 +91,13 @@ void AddDownGradients(const Group& group, const at::Tensor& du_TG, const at::Ten
     AccumulateProduct(site.da_RI, Columns(du_TG, first, rank).t(), x_TI, site.a_scale);
     first += rank;
   }
+}
+
+void Drop(const Site& site, const at::Tensor& x_TI, const DropoutKey& key, at::Tensor& out_TI) {
+  const uint64_t offset =
+      key.pass * static_cast<uint64_t>(key.sites) + static_cast<uint64_t>(site.index);
+  if (!x_TI.is_same(out_TI)) out_TI.copy_(x_TI);  // rows of x may lie further apart
+  kernels::DropoutForward(out_TI, key.p, key.seed, offset, out_TI, key.first_row * x_TI.size(1));
 }
 
 void Down(const Group& group, const at::Tensor& x_TI, const DropoutKey& key, at::Tensor& scratch_TI,

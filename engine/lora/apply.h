@@ -42,6 +42,9 @@ void UpBackward(const Group& group, double scaling, const at::Tensor& dy_TO, con
 // Adds to the group's dA what x_TI gives without dropout.
 void AddDownGradients(const Group& group, const at::Tensor& du_TG, const at::Tensor& x_TI);
 
+// out_TI = x_TI with the masks of a site; x_TI may be out_TI. Its own backward.
+void Drop(const Site& site, const at::Tensor& x_TI, const DropoutKey& key, at::Tensor& out_TI);
+
 // u_TG = dropout(x) A^T per site, kept for the backward. scratch_TI: memory for dropped inputs, needed
 // when key.p > 0 only.
 void Down(const Group& group, const at::Tensor& x_TI, const DropoutKey& key, at::Tensor& scratch_TI,

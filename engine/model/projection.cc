@@ -38,8 +38,15 @@ void Projection::Forward(const Extended& x_TI, at::Tensor y_TO, int64_t first_ro
   } else {
     Multiply(x, /*transposed=*/false, y_TO);
   }
-  if (ranks_ > 0 && !Rides()) lora::AddUp(*group_, scaling_, u_TG, y_TO);
-  if (dora()) y_TO.mul_(group_->gain_O);
+  if (drops_dora()) {
+    at::Tensor z_TO = DroppedProduct(x, first_row);
+    y_TO.sub_(z_TO);
+    lora::AddUp(*group_, scaling_, u_TG, z_TO);
+    y_TO.add_(z_TO.mul_(group_->gain_O));
+  } else {
+    if (ranks_ > 0 && !Rides()) lora::AddUp(*group_, scaling_, u_TG, y_TO);
+    if (dora()) y_TO.mul_(group_->gain_O);
+  }
   if (linear_.bias_O().defined()) y_TO.add_(linear_.bias_O());
 }
 
@@ -57,11 +64,42 @@ void Projection::ForwardStored(const at::Tensor& x_TI, const at::Tensor& u_TG, a
   if (linear_.bias_O().defined()) y_TO.add_(linear_.bias_O());
 }
 
-// With z = x W^T + s u B^T the output is gain * z: adds the gradient of the magnitudes, sum(dy * z) / norm, and returns
-// that of z. The product z is computed again: its buffer may hold something else by now.
-at::Tensor Projection::BackwardGain(const at::Tensor& dy_TO, const at::Tensor& x_TI, const at::Tensor& u_TG) {
-  at::Tensor z_TO = pass_.workspace->Take("dora.gradient", 0, dy_TO.sizes(), dy_TO.scalar_type());
-  Multiply(x_TI, /*transposed=*/false, z_TO);
+at::Tensor Projection::DroppedProduct(const at::Tensor& x_TI, int64_t first_row) {
+  at::Tensor z_TO = pass_.workspace->Take("dora.gradient", 0, {x_TI.size(0), linear_.out()}, x_TI.scalar_type());
+  z_TO.zero_();
+  at::Tensor dropped = Dropped(x_TI);
+  for (size_t i = 0; i < group_->sites.size(); ++i) {
+    const lora::Site& site = group_->sites[i];
+    lora::Drop(site, x_TI, Key(first_row), dropped);
+    at::Tensor columns = z_TO.narrow(1, group_->first_column[i], site.out);
+    at::mm_out(columns, dropped, Weight().narrow(0, group_->first_column[i], site.out).t());
+  }
+  return z_TO;
+}
+
+void Projection::AddDropped(const at::Tensor& gradient_TO, int64_t first_row, at::Tensor& dx_TI) {
+  at::Tensor dropped = Dropped(dx_TI);
+  for (size_t i = 0; i < group_->sites.size(); ++i) {
+    const lora::Site& site = group_->sites[i];
+    const int64_t column = group_->first_column[i];
+    at::mm_out(dropped, gradient_TO.narrow(1, column, site.out), Weight().narrow(0, column, site.out));
+    lora::Drop(site, dropped, Key(first_row), dropped);
+    dx_TI.add_(dropped);
+  }
+}
+
+// With z = d W^T + s u B^T (d: the input, with dropout if there is any) what depends on the gain is gain * z: adds the
+// gradient of the magnitudes, sum(dy * z) / norm, and returns that of z. The product z is computed again: its buffer
+// may hold something else by now.
+at::Tensor Projection::BackwardGain(const at::Tensor& dy_TO, const at::Tensor& x_TI, const at::Tensor& u_TG,
+                                    int64_t first_row) {
+  at::Tensor z_TO;
+  if (drops_dora()) {
+    z_TO = DroppedProduct(x_TI, first_row);
+  } else {
+    z_TO = pass_.workspace->Take("dora.gradient", 0, dy_TO.sizes(), dy_TO.scalar_type());
+    Multiply(x_TI, /*transposed=*/false, z_TO);
+  }
   lora::AddUp(*group_, scaling_, u_TG, z_TO);
   z_TO.mul_(dy_TO);
   const at::Tensor sums_O = at::sum(z_TO, {0}, /*keepdim=*/false, at::kFloat);
@@ -76,7 +114,7 @@ at::Tensor Projection::BackwardGain(const at::Tensor& dy_TO, const at::Tensor& x
 
 void Projection::Backward(const Extended& dy_TO, const Extended& x_TI, at::Tensor dx_TI, int64_t first_row) {
   const at::Tensor x = x_TI.main(), u_TG = x_TI.low(ranks_);
-  const at::Tensor dy = dora() ? BackwardGain(dy_TO.main(), x, u_TG) : dy_TO.main();
+  const at::Tensor dy = dora() ? BackwardGain(dy_TO.main(), x, u_TG, first_row) : dy_TO.main();
   at::Tensor du_TG = dy_TO.low(ranks_);
   if (Rides()) {
     lora::UpBackward(*group_, scaling_, dy, u_TG, GradientSums(dy), du_TG);
@@ -84,10 +122,12 @@ void Projection::Backward(const Extended& dy_TO, const Extended& x_TI, at::Tenso
     lora::AddDownGradients(*group_, du_TG, x);
     return;
   }
-  if (dx_TI.defined()) Multiply(dy, /*transposed=*/true, dx_TI);
+  if (dx_TI.defined()) Multiply(drops_dora() ? dy_TO.main() : dy, /*transposed=*/true, dx_TI);
   if (ranks_ == 0) return;
   at::Tensor dropped = Dropped(x);
   lora::AddBackward(*group_, scaling_, dy, x, u_TG, Key(first_row), GradientSums(dy), dropped, du_TG, dx_TI);
+  // The frozen product has had dy: what is missing is (gain - 1) dy, by way of the masks.
+  if (drops_dora() && dx_TI.defined()) AddDropped(dy.sub_(dy_TO.main()), first_row, dx_TI);
 }
 
 at::Tensor Projection::GradientSums(const at::Tensor& dy_TO) const {

@@ -52,7 +52,13 @@ class Projection {
   // The adapters ride on the frozen product: one matrix holds W, A and B.
   bool Rides() const { return ranks_ > 0 && linear_.quantized() && pass_.dropout.p == 0 && !codes_ && !int8_ && !dora(); }
   bool dora() const { return group_ != nullptr && group_->gain_O.defined(); }
-  at::Tensor BackwardGain(const at::Tensor& dy_TO, const at::Tensor& x_TI, const at::Tensor& u_TG);
+  // DoRA with dropout is PEFT's: y = x W^T + (gain - 1) d W^T + gain s (d A^T) B^T, d = dropout(x), by sites.
+  bool drops_dora() const { return dora() && pass_.dropout.p > 0; }
+  // z = d W^T, and in it s u B^T; 0 in columns without an adapter. Takes dora.gradient.
+  at::Tensor DroppedProduct(const at::Tensor& x_TI, int64_t first_row);
+  // dx += dropout'(gradient W) by sites.
+  void AddDropped(const at::Tensor& gradient_TO, int64_t first_row, at::Tensor& dx_TI);
+  at::Tensor BackwardGain(const at::Tensor& dy_TO, const at::Tensor& x_TI, const at::Tensor& u_TG, int64_t first_row);
   // The weight stays as it is stored.
   void ForwardStored(const at::Tensor& x_TI, const at::Tensor& u_TG, at::Tensor& y_TO);
   // y = x W^T, transposed: x W.

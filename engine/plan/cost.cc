@@ -68,8 +68,8 @@ struct Repeated {
 };
 
 // How often a step multiplies with a layer's weights: forward and input gradient, with DoRA once more for the gradient of
-// its magnitudes (all linears counted as targets).
-double UsesOfWeights(const PlanInput& in) { return in.use_dora ? 3 : 2; }
+// its magnitudes, and with dropout twice more for the inputs that it dropped (all linears counted as targets).
+double UsesOfWeights(const PlanInput& in) { return !in.use_dora ? 2 : in.lora_dropout ? 5 : 3; }
 
 // Pieces of rows beyond the first that recomputed layers work on.
 double ExtraPieces(const PlanInput& in, double tokens) {

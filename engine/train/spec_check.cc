@@ -60,7 +60,6 @@ void CheckAdapterKind(const job::LoraOptions& o, Checker* c) {
   for (const std::string& module : o.modules_to_save) {
     c->OneOf(module, {"embed_tokens", "lm_head"}, "lora.modules_to_save");
   }
-  c->Require(!o.use_dora || o.dropout == 0, "lora.dropout", "must be 0 with lora.use_dora");
 }
 
 void CheckOptimizer(const job::OptimizerOptions& o, Checker* c) {
@@ -276,6 +275,8 @@ absl::Status ValidateSpec(const job::TrainSpec& spec) {
   c.Require(spec.int8_threshold == 0 || spec.base_quantization == "int8", "quantization.int8_threshold",
             "needs quantization.base int8");
   const bool four_bit = spec.base_quantization == "nf4" || spec.base_quantization == "fp4";
+  c.Require(spec.matmul_precision == "bf16" || !spec.lora.use_dora || spec.lora.dropout == 0, "lora.dropout",
+            absl::StrCat("must be 0 with lora.use_dora and compute.matmul_precision ", spec.matmul_precision));
   c.Require(spec.matmul_precision == "bf16" || (four_bit && spec.skip_modules.empty()), "compute.matmul_precision",
             absl::StrCat("is \"", spec.matmul_precision,
                          "\", which needs quantization.base nf4 or fp4 without skip_modules"));

@@ -145,7 +145,6 @@ void CheckLora(const v1::LoraSpec& lora, Checker& c) {
   if (lora.has_alpha()) c.Number("lora.alpha", lora.alpha(), 1e-6, 1e6);
   c.Number("lora.dropout", lora.dropout(), 0, 1, /*below_high=*/true);
   c.OneOf("lora.bias", lora.bias(), kBias);
-  if (lora.use_dora() && lora.dropout() > 0) c.Add("lora.dropout", "must be 0 with lora.use_dora");
   for (const auto& [pattern, rank] : lora.rank_pattern()) {
     if (rank < 1 || rank > 1024) {
       c.Add("lora.rank_pattern", absl::StrCat("\"", pattern, "\" must be 1 to 1024, got ", rank));
@@ -208,6 +207,9 @@ void CheckPrecision(const v1::JobSpec& spec, Checker& c) {
     if (spec.compute().device() == "cpu" || spec.compute().dtype() == "f32") {
       c.Add("compute.matmul_precision", absl::StrCat(precision, " needs a GPU and compute.dtype bf16"));
     }
+  }
+  if ((precision == "fp8" || precision == "int8") && spec.lora().use_dora() && spec.lora().dropout() > 0) {
+    c.Add("lora.dropout", absl::StrCat("must be 0 with lora.use_dora and compute.matmul_precision ", precision));
   }
   if (spec.compute().activation_offload() == "on" && spec.compute().activation_checkpointing() == "off") {
     c.Add("compute.activation_offload", "needs compute.activation_checkpointing on");

@@ -98,7 +98,7 @@ TEST_P(AdapterKind, RecomputeChangesNothingOnAnyBase) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Kinds, AdapterKind, testing::Values("patterns", "dora", "dora_patterns", "modules"),
+INSTANTIATE_TEST_SUITE_P(Kinds, AdapterKind, testing::Values("patterns", "dora", "dora_patterns", "dora_dropout", "modules"),
                          [](const auto& info) { return info.param; });
 
 class QuantizedBase : public testing::Test {

@@ -4,8 +4,9 @@ bitsandbytes 0.50.2 stores them.
 Run: python make_adapter_goldens.py
 
 kinds/NAME/              PEFT adapters: "patterns" (rank and alpha by pattern, one layer, rsLoRA), "dora", "dora_patterns",
-                         "modules" (embedding and head trained whole).
-kinds/NAME.safetensors   logits, loss and the gradient of every tensor that trains, of one packed batch.
+                         "dora_dropout", "modules" (embedding and head trained whole).
+kinds/NAME.safetensors   logits, loss and the gradient of every tensor that trains, of one packed batch. Loss and gradients
+                         of "dora_dropout" are those of a training step with the masks of kernels/dropout.h, seed 42.
 kinds/bases.safetensors  logits of the base alone, its linears in "int8", "nf4", "fp4" and "fp4_plain" (no double
                          quantization).
 kinds/bnb_NAME/          the base as bitsandbytes stores it: "nf4" (double quantization), "fp4" (without) and "int8".
@@ -15,6 +16,7 @@ import json
 import pathlib
 import shutil
 
+import numpy as np
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import save_file
@@ -23,11 +25,12 @@ from make_goldens import ALL, documents_loss, load, random_rows, shifted
 
 HERE = pathlib.Path(__file__).parent
 KINDS = HERE / "kinds"
+SEED = 42  # of dropout masks
 
 
 def make_adapter(folder, name, **options):
     torch.manual_seed(13)
-    config = LoraConfig(r=4, lora_alpha=8, target_modules=ALL, task_type="CAUSAL_LM", **options)
+    config = LoraConfig(**{"r": 4, "lora_alpha": 8, "target_modules": ALL, "task_type": "CAUSAL_LM", **options})
     model = get_peft_model(load(folder), config)
     with torch.no_grad():
         for key, p in model.named_parameters():
@@ -55,9 +58,47 @@ def batch_tensors(rows):
             "cu_seqlens": bounds.to(torch.int32)}
 
 
+def philox(low, high, key):
+    """Words of Philox4x32-10 for the counters `low`, as kernels/philox.h."""
+    mask = np.uint64(0xFFFFFFFF)
+    c = [low & mask, low >> np.uint64(32), np.full_like(low, high & 0xFFFFFFFF), np.full_like(low, high >> 32)]
+    k0, k1 = key & 0xFFFFFFFF, key >> 32
+    for _ in range(10):
+        p0, p1 = c[0] * np.uint64(0xD2511F53), c[2] * np.uint64(0xCD9E8D57)
+        c = [(p1 >> np.uint64(32)) ^ c[1] ^ np.uint64(k0), p1 & mask, (p0 >> np.uint64(32)) ^ c[3] ^ np.uint64(k1), p0 & mask]
+        k0, k1 = (k0 + 0x9E3779B9) & 0xFFFFFFFF, (k1 + 0xBB67AE85) & 0xFFFFFFFF
+    return np.stack(c, axis=1)
+
+
+class Masked(torch.nn.Module):
+    """Dropout with the masks that this program draws at a site; documents come one after another."""
+
+    def __init__(self, p, site, inputs, rows):
+        super().__init__()
+        words = philox(np.arange(rows * inputs // 4, dtype=np.uint64), site, SEED)
+        keep = words.reshape(rows, inputs) >= round(p * 2**32)
+        self.factors, self.next = torch.from_numpy(keep).float() / (1 - p), 0
+
+    def forward(self, x):
+        first, self.next = self.next, self.next + x.shape[1]
+        return x * self.factors[first:self.next]
+
+
+def drop(model, p, rows):
+    adapted = [module for _, module in model.named_modules() if hasattr(module, "lora_dropout")]  # in the order of sites
+    for site, module in enumerate(adapted):
+        module.lora_dropout["default"] = Masked(p, site, module.in_features, rows)
+    model.train()
+
+
 def golden(folder, adapter, rows):
     model = PeftModel.from_pretrained(load(folder), adapter, is_trainable=True)
+    model.eval()
     logits, loss = documents_loss(model, rows)
+    p = model.peft_config["default"].lora_dropout
+    if p > 0:
+        drop(model, p, sum(len(r["input_ids"]) for r in rows))
+        loss = documents_loss(model, rows)[1]
     loss.backward()
     tensors = {"logits": logits.detach(), "loss": loss.detach().reshape(1), **batch_tensors(rows)}
     for key, p in model.named_parameters():
@@ -127,6 +168,8 @@ def main():
     for adapter in (make_adapter(folder, "patterns", layers_to_transform=[1], use_rslora=True, **patterns),
                     make_adapter(folder, "dora", use_dora=True),
                     make_adapter(folder, "dora_patterns", use_dora=True, **patterns),
+                    make_adapter(folder, "dora_dropout", use_dora=True, lora_dropout=0.25,
+                                 target_modules=["q_proj", "v_proj", "down_proj"]),
                     make_adapter(folder, "modules", modules_to_save=["embed_tokens", "lm_head"], layers_to_transform=[0])):
         golden(folder, adapter, rows)
     bases = {"int8": int8_values, "nf4": four_bit_values("nf4", True), "fp4": four_bit_values("fp4", True),
