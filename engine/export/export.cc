@@ -128,7 +128,7 @@ absl::Status WriteExport(const ExportOptions& o, std::shared_ptr<const format::M
       return absl::InvalidArgumentError("the adapter has no LoRA matrices");
     }
   }
-  if (absl::Status s = WriteWeights(o, MergedWeights(base, adapter), folder, progress); !s.ok()) return s;
+  if (absl::Status s = WriteWeights(o, MergedWeights(base, format::DisplayName(o.base_path), adapter), folder, progress); !s.ok()) return s;
   if (o.ollama_modelfile && (o.format == "gguf" || o.format == "gguf_lora")) {
     const bool lora = o.format == "gguf_lora";
     const auto text = OllamaModelfile(*base, lora ? o.base_name : "./" + GgufFile(o), lora ? absl::StrCat("./", kLoraFile) : "");

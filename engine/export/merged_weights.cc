@@ -17,7 +17,7 @@ absl::StatusOr<std::vector<float>> MergedWeights::Read(const format::TensorInfo&
   for (size_t i = 0; i < numbers.size(); ++i) {
     if (!std::isfinite(numbers[i])) {
       return absl::InvalidArgumentError(
-          absl::StrCat("tensor ", tensor.name, ": number ", i, " is ", numbers[i], ", expected a finite one"));
+          absl::StrCat(base_name_, ": tensor ", tensor.name, ": expected finite numbers, found ", numbers[i], " at ", i));
     }
   }
   return numbers;

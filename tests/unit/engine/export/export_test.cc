@@ -125,6 +125,23 @@ TEST(Export, AnAdapterWithANumberThatIsNotFiniteIsNamed) {
   EXPECT_THAT(s.message(), HasSubstr("expected finite numbers, found"));
 }
 
+TEST(Export, ABaseWithANumberThatIsNotFiniteIsNamed) {
+  TempFolder model, folder;
+  for (const auto& entry : std::filesystem::directory_iterator(Parity("untied"))) {
+    std::filesystem::copy(entry.path(), model.path());
+  }
+  const std::string file = model / "model.safetensors";
+  std::string bytes = format::ReadFile(file);
+  bytes.replace(bytes.size() - 2, 2, "\xff\xff");
+  format::WriteFile(file, bytes);
+  ExportOptions o = Options("merged", "f32");
+  o.base_path = model.path();
+  const absl::Status s = Write(o, folder.path());
+  EXPECT_TRUE(absl::IsInvalidArgument(s)) << s;
+  EXPECT_THAT(s.message(), HasSubstr(format::DisplayName(model.path()) + ": tensor "));
+  EXPECT_THAT(s.message(), HasSubstr("expected finite numbers, found"));
+}
+
 TEST(Export, WrongOptionsAreNamed) {
   EXPECT_EQ(CheckExportOptions(Options("gguf", "q3_k")).message().substr(0, 50),
             "export.quantization: is \"q3_k\", expected one of f3");
