@@ -185,12 +185,28 @@ def check_own_embeddings(tool, base):
                 assert worst < 2e-4
 
 
+def check_stored_bases(tool, kinds):
+    """A base that bitsandbytes has quantized is written as the numbers that it stands for."""
+    golden = load_file(kinds / "bases.safetensors")
+    bounds = golden["cu_seqlens"].tolist()
+    for kind in ("nf4", "int8"):
+        with tempfile.TemporaryDirectory() as out:
+            subprocess.run([tool, kinds / f"bnb_{kind}", "", "merged", "f32", out], check=True)
+            model = load(out)
+            found = torch.cat([logits(model, golden["input_ids"][a:b].long().tolist()) for a, b in zip(bounds, bounds[1:])])
+            worst = float((found - golden[kind]).abs().max())
+            print("bitsandbytes", kind, "largest difference", worst)
+            assert worst < 1e-5
+
+
 def main():
     tool, goldens, model, *adapters = sys.argv[1:]
     for adapter in adapters:
         check_kind(tool, goldens, model, adapter, everything=adapter == adapters[0])
     if json.load(open(pathlib.Path(goldens, model, "config.json")))["tie_word_embeddings"]:
         check_own_embeddings(tool, pathlib.Path(goldens, model))
+    else:
+        check_stored_bases(tool, pathlib.Path(goldens, "kinds"))
 
 
 if __name__ == "__main__":
