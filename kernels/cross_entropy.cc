@@ -21,7 +21,7 @@ void CheckLabels(const char* op, const CrossEntropyParams& p) {
 void CrossEntropyChunk(at::Tensor& logits_CV, const at::Tensor& labels_C, const at::Tensor& scale,
                        double label_smoothing, bool write_grad, at::Tensor& loss_C,
                        const at::Tensor& entropy_C, const at::Tensor& correct_C,
-                       bool narrow_grad, const at::Tensor& d_entropy_C) {
+                       bool narrow_grad, const at::Tensor& d_entropy_C, double softcap) {
   const char* op = "CrossEntropyChunk";
   RECORD_FUNCTION(op, c10::ArrayRef<const c10::IValue>{});
   const Dtype dtype = DtypeOf(op, logits_CV);
@@ -59,6 +59,7 @@ void CrossEntropyChunk(at::Tensor& logits_CV, const at::Tensor& labels_C, const 
       .write_grad = write_grad,
       .narrow_grad = narrow_grad,
       .d_entropy = d_entropy_C.defined() ? d_entropy_C.const_data_ptr<float>() : nullptr,
+      .softcap = static_cast<float>(softcap),
   };
   if (logits_CV.is_cuda()) {
     OnCuda(op, logits_CV, [&](auto stream) { CrossEntropyCuda(p, dtype, stream); });

@@ -19,6 +19,8 @@ inline constexpr int32_t kIgnoredLabel = -100;
 //               error can be raised without a sync, its loss is NaN and its gradient 0.
 //   narrow_grad with write_grad, float32 logits on CUDA: the gradient is rounded to bfloat16 and lies in the
 //               front half of each row's memory; NarrowGradient gives the view.
+//   softcap     above 0: the logits are softcap * tanh(logits / softcap), and the gradient is that of what lies in
+//               logits_CV.
 //   scale       float32 [1], or [C] for a weight per row, on the device of the logits.
 //   label_smoothing  in [0, 1), as torch.nn.functional.cross_entropy.
 //   loss_C      float32, written: -sum(target * log p), so -log p[label] without smoothing; not
@@ -31,7 +33,7 @@ void CrossEntropyChunk(at::Tensor& logits_CV, const at::Tensor& labels_C, const 
                        double label_smoothing, bool write_grad, at::Tensor& loss_C,
                        const at::Tensor& entropy_C = at::Tensor(),
                        const at::Tensor& correct_C = at::Tensor(), bool narrow_grad = false,
-                       const at::Tensor& d_entropy_C = at::Tensor());
+                       const at::Tensor& d_entropy_C = at::Tensor(), double softcap = 0);
 
 // bfloat16 [C, V] with rows 2 V apart: what a call with narrow_grad left in logits_CV.
 at::Tensor NarrowGradient(const at::Tensor& logits_CV);

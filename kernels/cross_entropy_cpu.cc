@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <vector>
 
 #include "kernels/cpu_math.h"
 #include "kernels/cross_entropy_params.h"
@@ -72,16 +73,34 @@ void WriteEntropyGradient(R* x, int64_t V, int32_t label, const RowSums& sums, d
   x[label] -= static_cast<R>(1.0 - smoothing) * scale;
 }
 
+// The gradient of capped logits becomes that of the logits before the cap.
+template <typename R>
+void ThroughCap(const R* capped, int64_t V, R cap, R* grad) {
+#pragma omp simd
+  for (int64_t v = 0; v < V; ++v) grad[v] *= R(1) - (capped[v] / cap) * (capped[v] / cap);
+}
+
+template <typename R>
+std::vector<R> Capped(const R* x, int64_t V, R cap) {
+  std::vector<R> out(static_cast<size_t>(V));
+  for (int64_t v = 0; v < V; ++v) out[static_cast<size_t>(v)] = cap * std::tanh(x[v] / cap);
+  return out;
+}
+
 template <typename R>
 void Row(const CrossEntropyParams& p, int64_t c) {
-  R* x = static_cast<R*>(p.logits) + c * p.V;
+  R* const logits = static_cast<R*>(p.logits) + c * p.V;
   const int32_t label = p.labels[c];
   const bool counts = label >= 0;
   if (!counts && !p.entropy && !p.correct) {
     p.loss[c] = 0;
-    if (p.write_grad) std::fill(x, x + p.V, R(0));
+    if (p.write_grad) std::fill(logits, logits + p.V, R(0));
     return;
   }
+  const R cap = static_cast<R>(p.softcap);
+  std::vector<R> capped, work;
+  if (cap > 0) capped = work = Capped(logits, p.V, cap);
+  R* const x = cap > 0 ? work.data() : logits;
   const R top = RowMax(x, p.V);
   if (p.correct) p.correct[c] = counts && std::find(x, x + p.V, top) - x == label;
   const double at_label = counts ? x[label] - top : 0;
@@ -94,13 +113,19 @@ void Row(const CrossEntropyParams& p, int64_t c) {
   p.loss[c] = counts ? static_cast<float>(s > 0 ? (1 - s) * nll + s * uniform : nll) : 0.0f;
   const double entropy = log_sum - sums.exp_x / sums.exp;
   if (p.entropy) p.entropy[c] = static_cast<float>(entropy);
+  if (!gradient) {
+    if (p.write_grad) std::fill(logits, logits + p.V, R(0));
+    return;
+  }
   const R scale = static_cast<R>(p.scale[c * p.scale_stride]);
-  if (gradient && p.d_entropy) {
+  if (p.d_entropy) {
     WriteEntropyGradient<R>(x, p.V, label, sums, s, scale, entropy, p.d_entropy[c]);
-  } else if (gradient) {
+  } else {
     WriteGradient<R>(x, p.V, label, sums, s, scale);
-  } else if (p.write_grad) {
-    std::fill(x, x + p.V, R(0));
+  }
+  if (cap > 0) {
+    ThroughCap(capped.data(), p.V, cap, x);
+    std::copy(x, x + p.V, logits);
   }
 }
 

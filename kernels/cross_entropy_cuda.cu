@@ -81,22 +81,31 @@ struct Stats {
   }
 };
 
-template <typename T, bool kExtra>
-__device__ Stats ScanRow(const T* row, int64_t V) {
+// kCap: the logit is cap * tanh(x / cap).
+template <bool kCap>
+__device__ __forceinline__ float Capped(float x, float cap) {
+  return kCap ? cap * tanhf(x / cap) : x;
+}
+
+template <typename T, bool kExtra, bool kCap>
+__device__ Stats ScanRow(const T* row, int64_t V, float cap) {
   const RowParts<T> parts(row, V);
   Stats s = Stats::Empty();
   if (threadIdx.x < parts.head) {
-    s.AddScalar<T, kExtra>(ToFloat(row[threadIdx.x]), threadIdx.x);
+    s.AddScalar<T, kExtra>(Capped<kCap>(ToFloat(row[threadIdx.x]), cap), threadIdx.x);
   }
   for (int64_t i = threadIdx.x; i < parts.vectors; i += kThreads) {
     const int64_t first = parts.head + i * kVec<T>;
-    const auto x = LoadVec<T, kVec<T>>(row + first);
-    float top = ToFloat(x.v[0]);
+    const auto stored = LoadVec<T, kVec<T>>(row + first);
+    Vec<float, kVec<T>> x;
+#pragma unroll
+    for (int j = 0; j < kVec<T>; ++j) x.v[j] = Capped<kCap>(ToFloat(stored.v[j]), cap);
+    float top = x.v[0];
     int at = 0;
 #pragma unroll
     for (int j = 1; j < kVec<T>; ++j) {
-      if (ToFloat(x.v[j]) > top) {
-        top = ToFloat(x.v[j]);
+      if (x.v[j] > top) {
+        top = x.v[j];
         at = j;
       }
     }
@@ -107,10 +116,10 @@ __device__ Stats ScanRow(const T* row, int64_t V) {
       s.arg = first + at;
     }
 #pragma unroll
-    for (int j = 0; j < kVec<T>; ++j) s.Add<T, kExtra>(ToFloat(x.v[j]));
+    for (int j = 0; j < kVec<T>; ++j) s.Add<T, kExtra>(x.v[j]);
   }
   const int64_t tail = parts.TailBegin() + threadIdx.x;
-  if (tail < V) s.AddScalar<T, kExtra>(ToFloat(row[tail]), tail);
+  if (tail < V) s.AddScalar<T, kExtra>(Capped<kCap>(ToFloat(row[tail]), cap), tail);
   return s;
 }
 
@@ -146,7 +155,8 @@ __device__ void FillZero(T* row, int64_t V) {
   if (tail < V) row[tail] = FromFloat<T>(0.0f);
 }
 
-// One gradient element: (p - target) * scale.
+// One gradient element: (p - target) * scale; through the cap, times its derivative.
+template <bool kCap>
 struct Gradient {
   // p = e^(x - top) / sum: next to 1, where p - 1 cancels, closer than e^(x - log sum).
   float top;
@@ -155,41 +165,44 @@ struct Gradient {
   float at_label;    // 1 - label_smoothing
   float scale;
   int64_t label;
-  float d_entropy;        // 0: none
-  float entropy_less_log; // entropy - log sum of e^(x - top)
+  float d_entropy;         // 0: none
+  float entropy_less_log;  // entropy - log sum of e^(x - top)
+  float cap;
 
   template <typename T>
-  __device__ __forceinline__ T At(float x, int64_t index) const {
+  __device__ __forceinline__ T At(float stored, int64_t index) const {
+    const float x = Capped<kCap>(stored, cap);
     const float p = Exp<T>(x - top) * inverse_sum;
     float g = p - everywhere;
     if (index == label) g -= at_label;
     g *= scale;
     if (d_entropy != 0.0f && p > 0.0f) g -= d_entropy * p * (x - top + entropy_less_log);
+    if constexpr (kCap) g *= 1.0f - (x / cap) * (x / cap);
     return FromFloat<T>(g);
   }
 };
 
-template <typename T>
-__device__ void WriteGradient(T* row, int64_t V, const Gradient& g) {
+template <typename T, bool kCap>
+__device__ void WriteGradient(T* row, int64_t V, const Gradient<kCap>& g) {
   const RowParts<T> parts(row, V);
   if (threadIdx.x < parts.head) {
-    row[threadIdx.x] = g.At<T>(ToFloat(row[threadIdx.x]), threadIdx.x);
+    row[threadIdx.x] = g.template At<T>(ToFloat(row[threadIdx.x]), threadIdx.x);
   }
   for (int64_t i = threadIdx.x; i < parts.vectors; i += kThreads) {
     const int64_t first = parts.head + i * kVec<T>;
     auto x = LoadVec<T, kVec<T>>(row + first);
 #pragma unroll
-    for (int j = 0; j < kVec<T>; ++j) x.v[j] = g.At<T>(ToFloat(x.v[j]), first + j);
+    for (int j = 0; j < kVec<T>; ++j) x.v[j] = g.template At<T>(ToFloat(x.v[j]), first + j);
     StoreVec(row + first, x);
   }
   const int64_t tail = parts.TailBegin() + threadIdx.x;
-  if (tail < V) row[tail] = g.At<T>(ToFloat(row[tail]), tail);
+  if (tail < V) row[tail] = g.template At<T>(ToFloat(row[tail]), tail);
 }
 
 // The gradient in half the width, over the logits it comes from. A step of the loop writes the first half of
 // what it and earlier steps have read, so all must have read before any writes.
-template <int kN>
-__device__ void WriteNarrowGradient(float* row, int64_t V, const Gradient& g, bool counts) {
+template <int kN, bool kCap>
+__device__ void WriteNarrowGradient(float* row, int64_t V, const Gradient<kCap>& g, bool counts) {
   __nv_bfloat16* out = reinterpret_cast<__nv_bfloat16*>(row);
   for (int64_t begin = 0; begin < V; begin += kThreads * kN) {
     const int64_t i = begin + threadIdx.x * kN;
@@ -200,14 +213,14 @@ __device__ void WriteNarrowGradient(float* row, int64_t V, const Gradient& g, bo
     Vec<__nv_bfloat16, kN> y;
 #pragma unroll
     for (int j = 0; j < kN; ++j) {
-      y.v[j] = FromFloat<__nv_bfloat16>(counts ? g.At<float>(x.v[j], i + j) : 0.0f);
+      y.v[j] = FromFloat<__nv_bfloat16>(counts ? g.template At<float>(x.v[j], i + j) : 0.0f);
     }
     StoreVec(out + i, y);
   }
 }
 
 // kExtra: entropy or correct is wanted.
-template <typename T, bool kExtra>
+template <typename T, bool kExtra, bool kCap>
 __global__ void __launch_bounds__(kThreads) cross_entropy_kernel(CrossEntropyParams p) {
   __shared__ Stats shared[kWarps];
   const int64_t c = blockIdx.x;
@@ -216,14 +229,14 @@ __global__ void __launch_bounds__(kThreads) cross_entropy_kernel(CrossEntropyPar
   const bool counts = label >= 0 && label < p.V;
   float top = 0, inverse_sum = 0, entropy_less_log = 0;
   if (counts || kExtra) {
-    const Stats s = BlockStats<T, kExtra>(ScanRow<T, kExtra>(row, p.V), shared);
+    const Stats s = BlockStats<T, kExtra>(ScanRow<T, kExtra, kCap>(row, p.V, p.softcap), shared);
     const float log_sum = s.top + logf(s.sum);
     top = s.top;
     inverse_sum = 1.0f / s.sum;
     // The entropy is log sum - sum(p x), both with the maximum.
     if (kExtra) entropy_less_log = s.top - s.sum_ex / s.sum;
     if (threadIdx.x == 0) {
-      const float x = counts ? ToFloat(row[label]) : 0.0f;
+      const float x = counts ? Capped<kCap>(ToFloat(row[label]), p.softcap) : 0.0f;
       const float smoothing = static_cast<float>(p.label_smoothing);
       const float nll = log_sum - x;
       const float uniform = log_sum - s.sum_x / static_cast<float>(p.V);
@@ -238,25 +251,30 @@ __global__ void __launch_bounds__(kThreads) cross_entropy_kernel(CrossEntropyPar
   if (!counts && threadIdx.x == 0) p.loss[c] = label < 0 ? 0.0f : NAN;
   if (!p.write_grad) return;
   const float smoothing = static_cast<float>(p.label_smoothing);
-  const Gradient g = {top, inverse_sum, smoothing / static_cast<float>(p.V), 1.0f - smoothing,
-                      p.scale[c * p.scale_stride], label, kExtra && p.d_entropy ? p.d_entropy[c] : 0.0f,
-                      entropy_less_log};
+  const Gradient<kCap> g = {top, inverse_sum, smoothing / static_cast<float>(p.V), 1.0f - smoothing,
+                            p.scale[c * p.scale_stride], label, kExtra && p.d_entropy ? p.d_entropy[c] : 0.0f,
+                            entropy_less_log, p.softcap};
   if constexpr (sizeof(T) == 4) {
-    if (p.narrow_grad && p.V % 4 == 0) return WriteNarrowGradient<4>(row, p.V, g, counts);
-    if (p.narrow_grad) return WriteNarrowGradient<1>(row, p.V, g, counts);
+    if (p.narrow_grad && p.V % 4 == 0) return WriteNarrowGradient<4, kCap>(row, p.V, g, counts);
+    if (p.narrow_grad) return WriteNarrowGradient<1, kCap>(row, p.V, g, counts);
   }
   if (!counts) return FillZero(row, p.V);
-  WriteGradient(row, p.V, g);
+  WriteGradient<T, kCap>(row, p.V, g);
+}
+
+template <typename T, bool kCap>
+void LaunchCapped(const CrossEntropyParams& p, CudaStream stream) {
+  const unsigned blocks = static_cast<unsigned>(p.C);
+  if (p.entropy || p.correct) {
+    cross_entropy_kernel<T, true, kCap><<<blocks, kThreads, 0, stream>>>(p);
+  } else {
+    cross_entropy_kernel<T, false, kCap><<<blocks, kThreads, 0, stream>>>(p);
+  }
 }
 
 template <typename T>
 void Launch(const CrossEntropyParams& p, CudaStream stream) {
-  const unsigned blocks = static_cast<unsigned>(p.C);
-  if (p.entropy || p.correct) {
-    cross_entropy_kernel<T, true><<<blocks, kThreads, 0, stream>>>(p);
-  } else {
-    cross_entropy_kernel<T, false><<<blocks, kThreads, 0, stream>>>(p);
-  }
+  p.softcap > 0.0f ? LaunchCapped<T, true>(p, stream) : LaunchCapped<T, false>(p, stream);
 }
 
 }  // namespace

@@ -21,6 +21,7 @@ struct CrossEntropyParams {
   bool write_grad;
   bool narrow_grad;       // float32 logits: the gradient as bfloat16 in the front half of each row
   const float* d_entropy; // [C] or null; then entropy is not null
+  float softcap;          // 0: none
 };
 
 // Labels are below V.

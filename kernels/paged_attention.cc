@@ -72,7 +72,7 @@ void WritePaged(const at::Tensor& k_TKE, const at::Tensor& v_TKE, const PagedRow
 }
 
 void PagedAttention(const at::Tensor& q_BHE, const PagedCache& cache, const PagedRows& rows,
-                    double scale, int64_t splits, const at::Tensor& scratch, at::Tensor& out_BHE) {
+                    const ScoreOptions& scores, int64_t splits, const at::Tensor& scratch, at::Tensor& out_BHE) {
   const char* op = "PagedAttention";
   RECORD_FUNCTION(op, c10::ArrayRef<const c10::IValue>{});
   const Dtype dtype = DtypeOf(op, q_BHE);
@@ -94,7 +94,9 @@ void PagedAttention(const at::Tensor& q_BHE, const PagedCache& cache, const Page
   p.K = K;
   p.E = E;
   p.splits = splits;
-  p.scale = static_cast<float>(scale);
+  p.scale = static_cast<float>(scores.scale);
+  p.softcap = static_cast<float>(scores.softcap);
+  p.window = scores.window;
   if (B == 0) return;
   if (!q_BHE.is_cuda()) return PagedAttentionCpu(p, dtype);
   TORCH_CHECK(E == 16 || E == 32 || E == 64 || E == 96 || E == 128 || E == 256, op, ": head size ",

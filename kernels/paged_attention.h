@@ -9,6 +9,8 @@
 
 #include <cstdint>
 
+#include "kernels/attention_scores.h"
+
 namespace finetuned::kernels {
 
 inline constexpr int64_t kCacheBlock = 16;
@@ -30,13 +32,14 @@ struct PagedRows {
 void WritePaged(const at::Tensor& k_TKE, const at::Tensor& v_TKE, const PagedRows& rows,
                 PagedCache& cache);
 
-// out = softmax(scale * q k^T) v over tokens 0 .. position of the row's own sequence (already stored).
+// out = softmax(scores(q k^T)) v over tokens 0 .. position of the row's own sequence (already stored), or those in the
+// window.
 //   q_BHE, out_BHE  as k_TKE; CUDA: E 16, 32, 64, 96, 128 or 256.
 //   splits          parts of a sequence that are attended to apart (CUDA only)
 //   scratch         float32, PagedAttentionScratch elements (CUDA only), overwritten.
 // Sums are float32 (float64 for float64), their order depends on the sequence's length and on splits alone.
 void PagedAttention(const at::Tensor& q_BHE, const PagedCache& cache, const PagedRows& rows,
-                    double scale, int64_t splits, const at::Tensor& scratch, at::Tensor& out_BHE);
+                    const ScoreOptions& scores, int64_t splits, const at::Tensor& scratch, at::Tensor& out_BHE);
 
 int64_t PagedAttentionScratch(int64_t rows, int64_t heads, int64_t head_size, int64_t splits);
 

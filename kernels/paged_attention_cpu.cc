@@ -35,22 +35,24 @@ R Dot(const R* a, const R* b, int64_t n) {
 
 template <typename R>
 void AttendHead(const PagedAttentionParams& p, int64_t row, int64_t head, std::vector<R>* weights) {
-  const int64_t tokens = PagedPosition(p.index, row) + 1;
+  const int64_t tokens = PagedPosition(p.index, row) + 1, first = PagedFirst(p, tokens);
   const int64_t kv = head / (p.H / p.K);
   const R* q = static_cast<const R*>(p.q) + row * p.q_stride + head * p.E;
   R* out = static_cast<R*>(p.out) + row * p.out_stride + head * p.E;
   weights->resize(static_cast<size_t>(tokens));
   R* w = weights->data();
+  const R cap = static_cast<R>(p.softcap);
   R top = -INFINITY;
-  for (int64_t t = 0; t < tokens; ++t) {
+  for (int64_t t = first; t < tokens; ++t) {
     const int64_t at = PagedOffset(p.index, row, t, kv, p.K, p.E);
     w[t] = static_cast<R>(p.scale) * Dot(q, static_cast<const R*>(p.k_cache) + at, p.E);
+    if (cap > 0) w[t] = cap * std::tanh(w[t] / cap);
     top = std::max(top, w[t]);
   }
   R sum = 0;
-  for (int64_t t = 0; t < tokens; ++t) sum += w[t] = Exp(w[t] - top);
+  for (int64_t t = first; t < tokens; ++t) sum += w[t] = Exp(w[t] - top);
   std::fill(out, out + p.E, R(0));
-  for (int64_t t = 0; t < tokens; ++t) {
+  for (int64_t t = first; t < tokens; ++t) {
     const R share = w[t] / sum;
     const R* v = static_cast<const R*>(p.v_cache) + PagedOffset(p.index, row, t, kv, p.K, p.E);
 #pragma omp simd

@@ -144,8 +144,9 @@ __global__ void __launch_bounds__(kThreads) paged_attention_kernel(PagedAttentio
     q[h].Load(static_cast<const T*>(p.q) + row * p.q_stride + used * E, lane);
   }
   const int64_t tokens = PagedPosition(p.index, row) + 1;
-  const int64_t per_split = (tokens + p.splits - 1) / p.splits;
-  const int64_t begin = split * per_split;
+  const int64_t seen = PagedFirst(p, tokens);
+  const int64_t per_split = (tokens - seen + p.splits - 1) / p.splits;
+  const int64_t begin = seen + split * per_split;
   const int64_t end = begin + per_split < tokens ? begin + per_split : tokens;
 
   Running<T, E> running[kHeads<E>];
@@ -163,6 +164,7 @@ __global__ void __launch_bounds__(kThreads) paged_attention_kernel(PagedAttentio
 #pragma unroll
       for (int i = 0; i < Slice<T, E>::kCount; ++i) dot += q[h].v[i] * k.v[i];
       dot = GroupSum(dot) * p.scale;
+      if (p.softcap > 0.0f) dot = p.softcap * tanhf(dot / p.softcap);
       if (valid) running[h].Add(dot, v);
     }
   }

@@ -47,8 +47,15 @@ struct PagedAttentionParams {
   int64_t B, H, K, E;
   int64_t q_stride, out_stride;
   int64_t splits;
+  int64_t window;  // tokens a row sees, 0: all
   float scale;
+  float softcap;  // 0: none
 };
+
+// First token that a row at the last of `tokens` sees.
+FT_HOST_DEVICE int64_t PagedFirst(const PagedAttentionParams& p, int64_t tokens) {
+  return p.window > 0 && p.window < tokens ? tokens - p.window : 0;
+}
 
 void WritePagedCpu(const WritePagedParams& p, Dtype dtype);
 void PagedAttentionCpu(const PagedAttentionParams& p, Dtype dtype);

@@ -17,7 +17,7 @@ int64_t CheckGateUp(const char* op, const at::Tensor& gate_up_T2F) {
 
 }  // namespace
 
-void SwigluForward(const at::Tensor& gate_up_T2F, at::Tensor& h_TF) {
+void SwigluForward(const at::Tensor& gate_up_T2F, at::Tensor& h_TF, Gate gate) {
   const char* op = "SwigluForward";
   RECORD_FUNCTION(op, c10::ArrayRef<const c10::IValue>{});
   const Dtype dtype = DtypeOf(op, gate_up_T2F);
@@ -32,7 +32,8 @@ void SwigluForward(const at::Tensor& gate_up_T2F, at::Tensor& h_TF) {
       .gate_up_stride = stride,
       .h_stride = h_stride,
       .T = T,
-      .F = F};
+      .F = F,
+      .gelu = gate == Gate::kGeluTanh};
   if (h_TF.is_cuda()) {
     OnCuda(op, h_TF, [&](auto stream) { SwigluForwardCuda(p, dtype, stream); });
   } else {
@@ -41,7 +42,7 @@ void SwigluForward(const at::Tensor& gate_up_T2F, at::Tensor& h_TF) {
 }
 
 void SwigluBackward(const at::Tensor& dh_TF, const at::Tensor& gate_up_T2F,
-                    at::Tensor& d_gate_up_T2F, const at::Tensor& h_TF) {
+                    at::Tensor& d_gate_up_T2F, const at::Tensor& h_TF, Gate gate) {
   const char* op = "SwigluBackward";
   RECORD_FUNCTION(op, c10::ArrayRef<const c10::IValue>{});
   const Dtype dtype = DtypeOf(op, gate_up_T2F);
@@ -62,6 +63,7 @@ void SwigluBackward(const at::Tensor& dh_TF, const at::Tensor& gate_up_T2F,
       .d_gate_up_stride = d_stride,
       .T = T,
       .F = F,
+      .gelu = gate == Gate::kGeluTanh,
   };
   if (dh_TF.is_cuda()) {
     OnCuda(op, dh_TF, [&](auto stream) { SwigluBackwardCuda(p, dtype, stream); });

@@ -12,8 +12,27 @@ __device__ __forceinline__ float Sigmoid(float x) {
   return 1.0f / (1.0f + Exp<T>(-x));
 }
 
+// Value and derivative of the gate's activation.
+struct Activated {
+  float value, slope;
+};
+
+template <typename T, bool kGelu>
+__device__ __forceinline__ Activated Activate(float x) {
+  if constexpr (kGelu) {
+    // 0.5 x (1 + tanh(u)), u = sqrt(2 / pi) (x + 0.044715 x^3); 0.5 (1 + tanh(u)) = sigmoid(2 u).
+    constexpr float kRoot = 0.79788456080286535588f, kCubic = 0.044715f;
+    const float s = Sigmoid<T>(2.0f * kRoot * (x + kCubic * x * x * x));
+    return {x * s, s + 2.0f * x * s * (1.0f - s) * kRoot * (1.0f + 3.0f * kCubic * x * x)};
+  } else {
+    const float s = Sigmoid<T>(x);
+    const float silu = x * s;
+    return {silu, s + silu * (1.0f - s)};
+  }
+}
+
 // blockIdx.x = t * pieces + piece; a piece is blockDim.x vectors of the row.
-template <typename T, int kVec>
+template <typename T, int kVec, bool kGelu>
 __global__ void __launch_bounds__(kMaxThreads)
     swiglu_forward_kernel(SwigluForwardParams p, int pieces) {
   const int64_t t = blockIdx.x / pieces;
@@ -25,13 +44,12 @@ __global__ void __launch_bounds__(kMaxThreads)
   Vec<T, kVec> h;
 #pragma unroll
   for (int j = 0; j < kVec; ++j) {
-    const float x = ToFloat(g.v[j]);
-    h.v[j] = FromFloat<T>(x * Sigmoid<T>(x) * ToFloat(u.v[j]));
+    h.v[j] = FromFloat<T>(Activate<T, kGelu>(ToFloat(g.v[j])).value * ToFloat(u.v[j]));
   }
   StoreVec(static_cast<T*>(p.h) + t * p.h_stride + f, h);
 }
 
-template <typename T, int kVec>
+template <typename T, int kVec, bool kGelu>
 __global__ void __launch_bounds__(kMaxThreads)
     swiglu_backward_kernel(SwigluBackwardParams p, int pieces) {
   const int64_t t = blockIdx.x / pieces;
@@ -45,11 +63,10 @@ __global__ void __launch_bounds__(kMaxThreads)
 #pragma unroll
   for (int j = 0; j < kVec; ++j) {
     const float x = ToFloat(g.v[j]), up = ToFloat(u.v[j]), dh = ToFloat(d.v[j]);
-    const float s = Sigmoid<T>(x);
-    const float silu = x * s;
-    dgate.v[j] = FromFloat<T>(dh * up * (s + silu * (1.0f - s)));
-    dup.v[j] = FromFloat<T>(dh * silu);
-    h.v[j] = FromFloat<T>(silu * up);
+    const Activated a = Activate<T, kGelu>(x);
+    dgate.v[j] = FromFloat<T>(dh * up * a.slope);
+    dup.v[j] = FromFloat<T>(dh * a.value);
+    h.v[j] = FromFloat<T>(a.value * up);
   }
   T* out = static_cast<T*>(p.d_gate_up) + t * p.d_gate_up_stride + f;
   StoreVec(out, dgate);
@@ -65,36 +82,40 @@ void Launch(Kernel kernel, const Params& p, CudaStream stream) {
   kernel<<<static_cast<unsigned>(p.T * pieces), threads, 0, stream>>>(p, pieces);
 }
 
-template <typename T>
+template <typename T, bool kGelu>
 void LaunchForward(const SwigluForwardParams& p, CudaStream stream) {
   constexpr int kVec = 16 / sizeof(T);
   if (p.F % kVec == 0 && p.gate_up_stride % kVec == 0 && p.h_stride % kVec == 0 &&
       Aligned16(p.gate_up) && Aligned16(p.h)) {
-    return Launch<T, kVec>(swiglu_forward_kernel<T, kVec>, p, stream);
+    return Launch<T, kVec>(swiglu_forward_kernel<T, kVec, kGelu>, p, stream);
   }
-  Launch<T, 1>(swiglu_forward_kernel<T, 1>, p, stream);
+  Launch<T, 1>(swiglu_forward_kernel<T, 1, kGelu>, p, stream);
 }
 
-template <typename T>
+template <typename T, bool kGelu>
 void LaunchBackward(const SwigluBackwardParams& p, CudaStream stream) {
   constexpr int kVec = 16 / sizeof(T);
   if (p.F % kVec == 0 && p.gate_up_stride % kVec == 0 && p.d_gate_up_stride % kVec == 0 &&
       Aligned16(p.gate_up) && Aligned16(p.dh) && Aligned16(p.d_gate_up) && Aligned16(p.h)) {
-    return Launch<T, kVec>(swiglu_backward_kernel<T, kVec>, p, stream);
+    return Launch<T, kVec>(swiglu_backward_kernel<T, kVec, kGelu>, p, stream);
   }
-  Launch<T, 1>(swiglu_backward_kernel<T, 1>, p, stream);
+  Launch<T, 1>(swiglu_backward_kernel<T, 1, kGelu>, p, stream);
 }
 
 }  // namespace
 
 void SwigluForwardCuda(const SwigluForwardParams& p, Dtype dtype, CudaStream stream) {
-  dtype == Dtype::kFloat32 ? LaunchForward<float>(p, stream)
-                           : LaunchForward<__nv_bfloat16>(p, stream);
+  if (p.gelu) {
+    return dtype == Dtype::kFloat32 ? LaunchForward<float, true>(p, stream) : LaunchForward<__nv_bfloat16, true>(p, stream);
+  }
+  dtype == Dtype::kFloat32 ? LaunchForward<float, false>(p, stream) : LaunchForward<__nv_bfloat16, false>(p, stream);
 }
 
 void SwigluBackwardCuda(const SwigluBackwardParams& p, Dtype dtype, CudaStream stream) {
-  dtype == Dtype::kFloat32 ? LaunchBackward<float>(p, stream)
-                           : LaunchBackward<__nv_bfloat16>(p, stream);
+  if (p.gelu) {
+    return dtype == Dtype::kFloat32 ? LaunchBackward<float, true>(p, stream) : LaunchBackward<__nv_bfloat16, true>(p, stream);
+  }
+  dtype == Dtype::kFloat32 ? LaunchBackward<float, false>(p, stream) : LaunchBackward<__nv_bfloat16, false>(p, stream);
 }
 
 }  // namespace finetuned::kernels

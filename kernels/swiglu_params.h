@@ -14,6 +14,7 @@ struct SwigluForwardParams {
   int64_t h_stride;
   int64_t T;
   int64_t F;
+  bool gelu;  // in its tanh approximation; otherwise silu
 };
 
 struct SwigluBackwardParams {
@@ -25,6 +26,7 @@ struct SwigluBackwardParams {
   int64_t d_gate_up_stride;
   int64_t T;
   int64_t F;
+  bool gelu;  // in its tanh approximation; otherwise silu
 };
 
 void SwigluForwardCpu(const SwigluForwardParams& p, Dtype dtype);

@@ -1,5 +1,5 @@
-// Checks and dispatch; the bfloat16 CUDA path is LibTorch's flash attention, the float32 CUDA path
-// a composed reference for tests.
+// Checks and dispatch; the bfloat16 CUDA path is LibTorch's flash attention; float32 on CUDA, for tests, and softcaps are
+// composed of products and elementwise operations, some rows at a time.
 #include "kernels/varlen_attention.h"
 
 #include <ATen/ATen.h>
@@ -7,6 +7,8 @@
 #include <ATen/record_function.h>
 
 #include <algorithm>
+#include <limits>
+#include <optional>
 #include <tuple>
 
 #include "kernels/dispatch.h"
@@ -98,30 +100,56 @@ class DeterministicScope {
   const bool fill_;
 };
 
-// One document of the composed reference: L queries, S keys, everything as [heads, L or S, ...], keys repeated per
-// query head.
-struct Document {
-  int64_t start, L, key_start, S;
-  at::Tensor q_HLE, k_HSE, v_HSE, scores_HLS;
+// Some rows of a document: everything as [heads, rows, ...], keys repeated per query head.
+struct Rows {
+  int64_t first, count;  // rows of q
+  int64_t key, keys;     // rows of k that any of them sees
+  at::Tensor q_HRE, k_HLE, v_HLE;
+  at::Tensor scores_HRL;  // float32, what softmax takes; -infinity where a row does not see a key
+  at::Tensor slope_HRL;   // with a softcap: derivative of the scores before it
 
-  Document(const VarlenAttentionInputs& in, size_t n)
-      : start(in.cu_seqlens[n]),
-        L(in.cu_seqlens[n + 1] - start),
-        key_start(in.cu_seqlens_k[n]),
-        S(in.cu_seqlens_k[n + 1] - key_start) {
+  // Rows [first_row, first_row + rows) of document n.
+  Rows(const VarlenAttentionInputs& in, size_t n, int64_t first_row, int64_t rows)
+      : first(in.cu_seqlens[n] + first_row), count(rows) {
+    const int64_t key_start = in.cu_seqlens_k[n], L = in.cu_seqlens[n + 1] - in.cu_seqlens[n];
+    const int64_t position = in.cu_seqlens_k[n + 1] - key_start - L + first_row;  // of the first row among the keys
+    const int64_t low = in.scores.First(position), end = position + rows;
+    key = key_start + low;
+    keys = end - low;
     const int64_t group = in.q_THE.size(1) / in.k_TKE.size(1);
-    q_HLE = Rows(in.q_THE, start, L);
-    k_HSE = Rows(in.k_TKE, key_start, S).repeat_interleave(group, 0);
-    v_HSE = Rows(in.v_TKE, key_start, S).repeat_interleave(group, 0);
-    const at::Tensor hidden = at::ones({L, S}, q_HLE.options().dtype(at::kBool)).triu(S - L + 1);
-    scores_HLS = at::bmm(q_HLE, k_HSE.transpose(1, 2)).mul_(in.scale);
-    scores_HLS.masked_fill_(hidden, -std::numeric_limits<double>::infinity());
+    q_HRE = Of(in.q_THE, first, rows);
+    k_HLE = Of(in.k_TKE, key, keys).repeat_interleave(group, 0);
+    v_HLE = Of(in.v_TKE, key, keys).repeat_interleave(group, 0);
+    scores_HRL = Product(q_HRE, k_HLE.transpose(1, 2)).mul_(in.scores.scale);
+    if (in.scores.softcap > 0) {
+      const at::Tensor capped = scores_HRL.div_(in.scores.softcap).tanh_();
+      slope_HRL = capped.square().neg_().add_(1);
+      scores_HRL = capped.mul_(in.scores.softcap);
+    }
+    const auto ints = at::TensorOptions().device(in.q_THE.device()).dtype(at::kLong);
+    const at::Tensor row = at::arange(position, end, ints).unsqueeze(1), column = at::arange(low, end, ints).unsqueeze(0);
+    at::Tensor hidden = column > row;
+    if (in.scores.window > 0) hidden = hidden.logical_or(column <= row - in.scores.window);
+    scores_HRL.masked_fill_(hidden, -std::numeric_limits<double>::infinity());
   }
 
-  static at::Tensor Rows(const at::Tensor& x_THE, int64_t start, int64_t L) {
-    return x_THE.narrow(0, start, L).transpose(0, 1);
+  static at::Tensor Of(const at::Tensor& x_THE, int64_t first, int64_t count) {
+    return x_THE.narrow(0, first, count).transpose(0, 1);
+  }
+  // float32, also of bfloat16 factors.
+  static at::Tensor Product(const at::Tensor& a, const at::Tensor& b) {
+    return a.scalar_type() == at::kBFloat16 ? at::bmm(a, b, at::kFloat) : at::bmm(a, b);
   }
 };
+
+template <typename Body>
+void ForEachRows(const VarlenAttentionInputs& in, const Body& body) {
+  for (size_t n = 0; n + 1 < in.cu_seqlens.size(); ++n) {
+    const int64_t L = in.cu_seqlens[n + 1] - in.cu_seqlens[n], S = in.cu_seqlens_k[n + 1] - in.cu_seqlens_k[n];
+    const int64_t step = ComposedRows(in.q_THE.size(1), S);
+    for (int64_t first = 0; first < L; first += step) body(Rows(in, n, first, std::min(step, L - first)));
+  }
+}
 
 // Sum over the query heads of each key/value head.
 at::Tensor SumGroups(const at::Tensor& x_HLE, int64_t K) {
@@ -129,31 +157,33 @@ at::Tensor SumGroups(const at::Tensor& x_HLE, int64_t K) {
 }
 
 void ForwardComposed(const VarlenAttentionInputs& in, at::Tensor& out_THE, at::Tensor& lse_HT) {
-  for (size_t n = 0; n + 1 < in.cu_seqlens.size(); ++n) {
-    const Document d(in, n);
-    if (d.L == 0) continue;
-    lse_HT.narrow(1, d.start, d.L).copy_(d.scores_HLS.logsumexp(2));
-    Document::Rows(out_THE, d.start, d.L).copy_(at::bmm(d.scores_HLS.softmax(2), d.v_HSE));
-  }
+  ForEachRows(in, [&](const Rows& r) {
+    lse_HT.narrow(1, r.first, r.count).copy_(r.scores_HRL.logsumexp(2));
+    const at::Tensor p = r.scores_HRL.softmax(2).to(in.v_TKE.scalar_type());
+    Rows::Of(out_THE, r.first, r.count).copy_(at::bmm(p, r.v_HLE));
+  });
 }
 
 void BackwardComposed(const VarlenAttentionInputs& in, const at::Tensor& dout_THE,
                       const at::Tensor& out_THE, const at::Tensor& lse_HT, at::Tensor& dq_THE,
                       at::Tensor& dk_TKE, at::Tensor& dv_TKE) {
   const int64_t K = in.k_TKE.size(1);
-  dk_TKE.zero_();
-  dv_TKE.zero_();
-  for (size_t n = 0; n + 1 < in.cu_seqlens.size(); ++n) {
-    const Document d(in, n);
-    if (d.L == 0) continue;
-    const at::Tensor dout = Document::Rows(dout_THE, d.start, d.L);
-    const at::Tensor delta = (dout * Document::Rows(out_THE, d.start, d.L)).sum(2, true);
-    const at::Tensor p = (d.scores_HLS - lse_HT.narrow(1, d.start, d.L).unsqueeze(2)).exp();
-    const at::Tensor ds = p * (at::bmm(dout, d.v_HSE.transpose(1, 2)) - delta) * in.scale;
-    Document::Rows(dq_THE, d.start, d.L).copy_(at::bmm(ds, d.k_HSE));
-    Document::Rows(dk_TKE, d.key_start, d.S).copy_(SumGroups(at::bmm(ds.transpose(1, 2), d.q_HLE), K));
-    Document::Rows(dv_TKE, d.key_start, d.S).copy_(SumGroups(at::bmm(p.transpose(1, 2), dout), K));
-  }
+  const at::ScalarType dtype = in.q_THE.scalar_type();
+  // Blocks of rows add to the same keys: in float32.
+  at::Tensor dk = at::zeros(dk_TKE.sizes(), dk_TKE.options().dtype(at::kFloat)), dv = at::zeros_like(dk);
+  ForEachRows(in, [&](const Rows& r) {
+    const at::Tensor dout = Rows::Of(dout_THE, r.first, r.count), out = Rows::Of(out_THE, r.first, r.count);
+    const at::Tensor delta = (dout.to(at::kFloat) * out.to(at::kFloat)).sum(2, true);
+    const at::Tensor p = (r.scores_HRL - lse_HT.narrow(1, r.first, r.count).unsqueeze(2)).exp_();
+    at::Tensor ds = Rows::Product(dout, r.v_HLE.transpose(1, 2)).sub_(delta).mul_(p).mul_(in.scores.scale);
+    if (r.slope_HRL.defined()) ds.mul_(r.slope_HRL);
+    const at::Tensor ds_t = ds.to(dtype), p_t = p.to(dtype);
+    Rows::Of(dq_THE, r.first, r.count).copy_(at::bmm(ds_t, r.k_HLE));
+    Rows::Of(dk, r.key, r.keys).add_(SumGroups(Rows::Product(ds_t.transpose(1, 2), r.q_HRE), K));
+    Rows::Of(dv, r.key, r.keys).add_(SumGroups(Rows::Product(p_t.transpose(1, 2), dout), K));
+  });
+  dk_TKE.copy_(dk);
+  dv_TKE.copy_(dv);
 }
 
 at::Tensor EmptyLike(const at::Tensor& x) { return at::empty(x.sizes(), x.options()); }
@@ -177,19 +207,31 @@ bool UsesCudnn(const VarlenAttentionInputs& in, int64_t max_seqlen, bool determi
 }
 #endif
 
-bool UsesFlash(const at::Tensor& q) { return q.is_cuda() && q.scalar_type() == at::kBFloat16; }
+bool UsesFlash(const VarlenAttentionInputs& in) {
+  return in.q_THE.is_cuda() && in.q_THE.scalar_type() == at::kBFloat16 && in.scores.softcap == 0 &&
+         in.q_THE.numel() > 0;
+}
+
+// Keys to the left that a row sees beside its own; nothing: all.
+std::optional<int64_t> LeftWindow(const ScoreOptions& scores) {
+  return scores.window > 0 ? std::optional<int64_t>(scores.window - 1) : std::nullopt;
+}
+// Flash attention takes both sides or none; causality limits the right one anyway.
+std::optional<int64_t> RightWindow(const ScoreOptions& scores) {
+  return scores.window > 0 ? std::optional<int64_t>(0) : std::nullopt;
+}
 
 }  // namespace
 
 void VarlenAttentionForward(const at::Tensor& q_THE, const at::Tensor& k_TKE,
                             const at::Tensor& v_TKE, const at::Tensor& cu_seqlens,
                             const std::vector<int32_t>& cu_seqlens_host, int64_t max_seqlen,
-                            double scale, at::Tensor& out_THE, at::Tensor& lse_HT,
+                            const ScoreOptions& scores, at::Tensor& out_THE, at::Tensor& lse_HT,
                             bool deterministic, const KeyDocuments* keys) {
   const char* op = "VarlenAttentionForward";
   RECORD_FUNCTION(op, c10::ArrayRef<const c10::IValue>{});
   const VarlenAttentionInputs in = {q_THE, k_TKE, v_TKE, cu_seqlens_host,
-                                    keys == nullptr ? cu_seqlens_host : keys->cu_seqlens_host, scale};
+                                    keys == nullptr ? cu_seqlens_host : keys->cu_seqlens_host, scores};
   CheckInputs(op, in, cu_seqlens, max_seqlen, keys);
   const at::ScalarType stat = q_THE.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
   const std::vector<int64_t> lse_shape = {q_THE.size(1), q_THE.size(0)};
@@ -204,10 +246,11 @@ void VarlenAttentionForward(const at::Tensor& q_THE, const at::Tensor& k_TKE,
     return CudnnAttentionForward(in, cu_seqlens, max_seqlen, out_THE, lse_HT);
   }
 #endif
-  if (UsesFlash(q_THE) && q_THE.numel() > 0) {
+  if (UsesFlash(in)) {
     const FlashBounds b(cu_seqlens, max_seqlen, keys);
     const auto result = at::_flash_attention_forward(q_THE, k_TKE, v_TKE, b.q, b.k, b.longest_q, b.longest_k, 0.0,
-                                                     /*is_causal=*/true, false, scale);
+                                                     /*is_causal=*/true, false, scores.scale, LeftWindow(scores),
+                                                     RightWindow(scores));
     Deliver(std::get<0>(result), out_THE);
     Deliver(std::get<1>(result), lse_HT);
     return;
@@ -224,12 +267,12 @@ void VarlenAttentionBackward(const at::Tensor& dout_THE, const at::Tensor& q_THE
                              const at::Tensor& out_THE, const at::Tensor& lse_HT,
                              const at::Tensor& cu_seqlens,
                              const std::vector<int32_t>& cu_seqlens_host, int64_t max_seqlen,
-                             double scale, at::Tensor& dq_THE, at::Tensor& dk_TKE,
+                             const ScoreOptions& scores, at::Tensor& dq_THE, at::Tensor& dk_TKE,
                              at::Tensor& dv_TKE, bool deterministic, const KeyDocuments* keys) {
   const char* op = "VarlenAttentionBackward";
   RECORD_FUNCTION(op, c10::ArrayRef<const c10::IValue>{});
   const VarlenAttentionInputs in = {q_THE, k_TKE, v_TKE, cu_seqlens_host,
-                                    keys == nullptr ? cu_seqlens_host : keys->cu_seqlens_host, scale};
+                                    keys == nullptr ? cu_seqlens_host : keys->cu_seqlens_host, scores};
   CheckInputs(op, in, cu_seqlens, max_seqlen, keys);
   const at::ScalarType stat = q_THE.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
   CheckTensor(op, "dout", dout_THE, q_THE.sizes(), q_THE.scalar_type(), q_THE.device());
@@ -247,14 +290,14 @@ void VarlenAttentionBackward(const at::Tensor& dout_THE, const at::Tensor& q_THE
                                   dk_TKE, dv_TKE);
   }
 #endif
-  if (UsesFlash(q_THE) && q_THE.numel() > 0) {
+  if (UsesFlash(in)) {
     const DeterministicScope scope(deterministic);
     // The two random number tensors are unused without dropout.
     const at::Tensor no_rng = at::empty({0}, q_THE.options().dtype(at::kLong));
     const FlashBounds b(cu_seqlens, max_seqlen, keys);
     const auto result = at::_flash_attention_backward(dout_THE, q_THE, k_TKE, v_TKE, out_THE, lse_HT, b.q, b.k,
                                                       b.longest_q, b.longest_k, 0.0, /*is_causal=*/true, no_rng,
-                                                      no_rng, scale);
+                                                      no_rng, scores.scale, LeftWindow(scores), RightWindow(scores));
     Deliver(std::get<0>(result), dq_THE);
     Deliver(std::get<1>(result), dk_TKE);
     Deliver(std::get<2>(result), dv_TKE);

@@ -8,6 +8,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "kernels/attention_scores.h"
+
 namespace finetuned::kernels {
 
 // Keys of documents that see more than their own rows: a prefix that was computed for another document.
@@ -20,10 +22,11 @@ struct KeyDocuments {
 };
 
 // bfloat16 on CUDA: long documents on sm_90 and later go through cuDNN's graphs, everything else through
-// LibTorch's flash attention (sm_80+). Which one depends on the batch and on `deterministic` and `keys` (flash) alone;
-// both calls must be given the same.
+// LibTorch's flash attention (sm_80+), a window always; a softcap, which neither of them has, through products and
+// elementwise operations, about a tenth as fast. Which one depends on the batch, the scores, and on `deterministic` and
+// `keys` (flash) alone; both calls must be given the same.
 
-// out = softmax(scale * q k^T, causal inside each document) v.
+// out = softmax(scores(q k^T), causal inside each document) v.
 //   q_THE, k_TKE, v_TKE  one dtype; strides [any, E, 1]: slices of a fused qkv buffer are allowed.
 //                        CUDA: bfloat16 (E a multiple of 8, E <= 256) or float32 (slow composed reference for tests). CPU: float32, float64.
 //   cu_seqlens           int32 [N+1] on the device of q: document n is rows [cu[n], cu[n+1]);
@@ -37,7 +40,7 @@ struct KeyDocuments {
 void VarlenAttentionForward(const at::Tensor& q_THE, const at::Tensor& k_TKE,
                             const at::Tensor& v_TKE, const at::Tensor& cu_seqlens,
                             const std::vector<int32_t>& cu_seqlens_host, int64_t max_seqlen,
-                            double scale, at::Tensor& out_THE, at::Tensor& lse_HT,
+                            const ScoreOptions& scores, at::Tensor& out_THE, at::Tensor& lse_HT,
                             bool deterministic = false, const KeyDocuments* keys = nullptr);
 
 // Gradients of q, k, v from dout and the values of the forward call.
@@ -47,13 +50,14 @@ void VarlenAttentionForward(const at::Tensor& q_THE, const at::Tensor& k_TKE,
 //                           workspace). The others always repeat for a fixed thread count.
 // Workspace of CUDA bfloat16, freed on return, with R = T + 128 N and E' = E rounded up to 32 (to
 // 64 above 128): float32 [S, R, H, E'] and [H, R], S = 1, deterministic S = ceil(SMs / (N H));
-// for K < H also two bfloat16 [T, H, E].
+// for K < H also two bfloat16 [T, H, E]. With a softcap: kComposedCopies float32 [H, ComposedRows, longest] and copies of
+// a document's keys and values for every query head.
 void VarlenAttentionBackward(const at::Tensor& dout_THE, const at::Tensor& q_THE,
                              const at::Tensor& k_TKE, const at::Tensor& v_TKE,
                              const at::Tensor& out_THE, const at::Tensor& lse_HT,
                              const at::Tensor& cu_seqlens,
                              const std::vector<int32_t>& cu_seqlens_host, int64_t max_seqlen,
-                             double scale, at::Tensor& dq_THE, at::Tensor& dk_TKE,
+                             const ScoreOptions& scores, at::Tensor& dq_THE, at::Tensor& dk_TKE,
                              at::Tensor& dv_TKE, bool deterministic, const KeyDocuments* keys = nullptr);
 
 }  // namespace finetuned::kernels

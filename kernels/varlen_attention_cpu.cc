@@ -1,7 +1,7 @@
 // Truth of the packed causal attention. Work is cut into (document, head) items; an item walks its
 // rows in blocks of kRows, so that scores never exceed [kRows, L], and leaves out the key columns
-// above the diagonal block. Legend: T tokens, H query heads, K key/value heads, E head size, L
-// queries of a document, R rows of a block.
+// above the diagonal block and before the window of its first row. Legend: T tokens, H query heads, K key/value heads,
+// E head size, L queries of a document, R rows of a block.
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <c10/core/InferenceMode.h>
@@ -54,23 +54,49 @@ struct Document {
         before(in.cu_seqlens_k[n + 1] - key_start - L) {}
 };
 
-// A row of scores [R, columns] sees the first `visible`. Makes it probabilities, returns its
-// log-sum-exp.
+// The keys of a block of rows: [low, low + columns) of the document. Row r of scores [R, columns] may see
+// [First(r), Last(r)) of them.
+struct Visible {
+  int64_t position, low, columns;  // position: of the first row among the keys
+  const ScoreOptions& scores;
+
+  Visible(const ScoreOptions& options, int64_t first_position, int64_t rows)
+      : position(first_position),
+        low(options.First(first_position)),
+        columns(first_position + rows - low),
+        scores(options) {}
+  int64_t First(int64_t r) const { return scores.First(position + r) - low; }
+  int64_t Last(int64_t r) const { return position + r + 1 - low; }
+};
+
 template <typename S>
-S SoftmaxRow(S* x, int64_t visible, int64_t columns, S scale) {
-  S top = x[0];
+void HideBut(S* x, int64_t begin, int64_t end, int64_t columns) {
+  std::fill(x, x + begin, S(0));
+  std::fill(x + end, x + columns, S(0));
+}
+
+// x[j] = cap * tanh(scale * x[j] / cap).
+template <typename S>
+void CapScores(S* x, int64_t begin, int64_t end, S scale, S cap) {
+  for (int64_t j = begin; j < end; ++j) x[j] = cap * std::tanh(scale * x[j] / cap);
+}
+
+// Makes the visible [begin, end) of a row of products probabilities, returns their log-sum-exp.
+template <typename S>
+S SoftmaxRow(S* x, int64_t begin, int64_t end, int64_t columns, S scale) {
+  S top = x[begin];
 #pragma omp simd reduction(max : top)
-  for (int64_t j = 0; j < visible; ++j) top = top < x[j] ? x[j] : top;
+  for (int64_t j = begin; j < end; ++j) top = top < x[j] ? x[j] : top;
   S sum = 0;
 #pragma omp simd reduction(+ : sum)
-  for (int64_t j = 0; j < visible; ++j) {
+  for (int64_t j = begin; j < end; ++j) {
     x[j] = Exp(scale * (x[j] - top));
     sum += x[j];
   }
   const S inverse = S(1) / sum;
 #pragma omp simd
-  for (int64_t j = 0; j < visible; ++j) x[j] *= inverse;
-  std::fill(x + visible, x + columns, S(0));
+  for (int64_t j = begin; j < end; ++j) x[j] *= inverse;
+  HideBut(x, begin, end, columns);
   return scale * top + std::log(sum);
 }
 
@@ -78,18 +104,21 @@ template <typename S>
 void Forward(const VarlenAttentionInputs& in, at::Tensor& out_THE, at::Tensor& lse_HT) {
   const int64_t T = in.q_THE.size(0), H = in.q_THE.size(1);
   const int64_t group = H / in.k_TKE.size(1);
+  const S scale = static_cast<S>(in.scores.scale), cap = static_cast<S>(in.scores.softcap);
   ForEachItem(in.cu_seqlens, H, [&](int64_t document, int64_t h) {
     const auto [start, L, key_start, before] = Document(in, document);
     S* lse = lse_HT.data_ptr<S>() + h * T + start;
     for (int64_t first = 0; first < L; first += kRows) {
-      const int64_t rows = std::min(kRows, L - first), seen = before + first, columns = seen + rows;
-      const at::Tensor k = HeadRows(in.k_TKE, h / group, key_start, columns);
-      const at::Tensor v = HeadRows(in.v_TKE, h / group, key_start, columns);
+      const int64_t rows = std::min(kRows, L - first);
+      const Visible keys(in.scores, before + first, rows);
+      const at::Tensor k = HeadRows(in.k_TKE, h / group, key_start + keys.low, keys.columns);
+      const at::Tensor v = HeadRows(in.v_TKE, h / group, key_start + keys.low, keys.columns);
       at::Tensor scores = at::mm(HeadRows(in.q_THE, h, start + first, rows), k.t());
-      S* x = scores.data_ptr<S>();
       for (int64_t r = 0; r < rows; ++r) {
-        lse[first + r] =
-            SoftmaxRow(x + r * columns, seen + r + 1, columns, static_cast<S>(in.scale));
+        S* x = scores.data_ptr<S>() + r * keys.columns;
+        const int64_t begin = keys.First(r), end = keys.Last(r);
+        if (cap > 0) CapScores(x, begin, end, scale, cap);
+        lse[first + r] = SoftmaxRow(x, begin, end, keys.columns, cap > 0 ? S(1) : scale);
       }
       at::Tensor out = HeadRows(out_THE, h, start + first, rows);
       at::mm_out(out, scores, v);
@@ -97,16 +126,26 @@ void Forward(const VarlenAttentionInputs& in, at::Tensor& out_THE, at::Tensor& l
   });
 }
 
-// Row r: p becomes the probabilities, dp the gradient of the unscaled scores.
+// Row r: p, products of q and k, becomes the probabilities, dp their gradient and then that of the products.
 template <typename S>
-void BackwardRow(S* p, S* dp, int64_t visible, int64_t columns, S scale, S lse, S delta) {
+void BackwardRow(S* p, S* dp, int64_t begin, int64_t end, int64_t columns, const ScoreOptions& options, S lse, S delta) {
+  const S scale = static_cast<S>(options.scale), cap = static_cast<S>(options.softcap);
+  if (cap > 0) {
+    CapScores(p, begin, end, scale, cap);
+    for (int64_t j = begin; j < end; ++j) {
+      const S slope = scale * (S(1) - (p[j] / cap) * (p[j] / cap));
+      p[j] = Exp(p[j] - lse);
+      dp[j] = p[j] * (dp[j] - delta) * slope;
+    }
+  } else {
 #pragma omp simd
-  for (int64_t j = 0; j < visible; ++j) {
-    p[j] = Exp(scale * p[j] - lse);
-    dp[j] = p[j] * (dp[j] - delta) * scale;
+    for (int64_t j = begin; j < end; ++j) {
+      p[j] = Exp(scale * p[j] - lse);
+      dp[j] = p[j] * (dp[j] - delta) * scale;
+    }
   }
-  std::fill(p + visible, p + columns, S(0));
-  std::fill(dp + visible, dp + columns, S(0));
+  HideBut(p, begin, end, columns);
+  HideBut(dp, begin, end, columns);
 }
 
 template <typename S>
@@ -134,21 +173,22 @@ void Backward(const VarlenAttentionInputs& in, const at::Tensor& dout_THE,
     const auto [start, L, key_start, before] = Document(in, document);
     for (int64_t h = kv * group; h < (kv + 1) * group; ++h) {
       for (int64_t first = 0; first < L; first += kRows) {
-        const int64_t rows = std::min(kRows, L - first), seen = before + first, columns = seen + rows;
-        const at::Tensor k = HeadRows(in.k_TKE, kv, key_start, columns);
+        const int64_t rows = std::min(kRows, L - first);
+        const Visible keys(in.scores, before + first, rows);
+        const int64_t low = key_start + keys.low, columns = keys.columns;
+        const at::Tensor k = HeadRows(in.k_TKE, kv, low, columns);
         const at::Tensor q = HeadRows(in.q_THE, h, start + first, rows);
         const at::Tensor dout = HeadRows(dout_THE, h, start + first, rows);
         at::Tensor p = at::mm(q, k.t());
-        at::Tensor dp = at::mm(dout, HeadRows(in.v_TKE, kv, key_start, columns).t());
+        at::Tensor dp = at::mm(dout, HeadRows(in.v_TKE, kv, low, columns).t());
         for (int64_t r = 0; r < rows; ++r) {
           const int64_t t = start + first + r;
           const S delta = Dot(HeadRow<S>(dout_THE, h, t), HeadRow<S>(out_THE, h, t), E);
-          BackwardRow(p.data_ptr<S>() + r * columns, dp.data_ptr<S>() + r * columns, seen + r + 1,
-                      columns, static_cast<S>(in.scale), lse_HT.const_data_ptr<S>()[h * T + t],
-                      delta);
+          BackwardRow(p.data_ptr<S>() + r * columns, dp.data_ptr<S>() + r * columns, keys.First(r), keys.Last(r),
+                      columns, in.scores, lse_HT.const_data_ptr<S>()[h * T + t], delta);
         }
-        HeadRows(dv_TKE, kv, key_start, columns).addmm_(p.t(), dout);
-        HeadRows(dk_TKE, kv, key_start, columns).addmm_(dp.t(), q);
+        HeadRows(dv_TKE, kv, low, columns).addmm_(p.t(), dout);
+        HeadRows(dk_TKE, kv, low, columns).addmm_(dp.t(), q);
         at::Tensor dq = HeadRows(dq_THE, h, start + first, rows);
         at::mm_out(dq, dp, k);
       }

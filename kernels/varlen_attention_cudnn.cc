@@ -153,7 +153,7 @@ Class ClassOf(const VarlenAttentionInputs& in, int64_t max_seqlen, bool backward
   c.K = in.k_TKE.size(1);
   c.E = in.q_THE.size(2);
   c.S = RoundUpLength(max_seqlen);
-  c.scale = in.scale;
+  c.scale = in.scores.scale;
   c.backward = backward;
   c.row_strides = {in.q_THE.stride(0), in.k_TKE.stride(0), in.v_TKE.stride(0)};
   return c;
@@ -208,6 +208,7 @@ constexpr int64_t kStatsFactor = 8;
 }  // namespace
 
 bool CudnnAttentionFits(const VarlenAttentionInputs& in, int64_t max_seqlen) {
+  if (in.scores.window > 0 || in.scores.softcap > 0) return false;
   const at::Tensor& q = in.q_THE;
   if (!q.is_cuda() || q.scalar_type() != at::kBFloat16) return false;
   const int64_t T = q.size(0), E = q.size(2), documents = static_cast<int64_t>(in.cu_seqlens.size()) - 1;

@@ -7,6 +7,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "kernels/attention_scores.h"
+
 namespace finetuned::kernels {
 
 // Shapes, strides and dtypes are those of varlen_attention.h and have been checked; outputs are
@@ -17,7 +19,7 @@ struct VarlenAttentionInputs {
   const at::Tensor& v_TKE;
   const std::vector<int32_t>& cu_seqlens;
   const std::vector<int32_t>& cu_seqlens_k;  // the same, or of KeyDocuments
-  double scale;
+  const ScoreOptions& scores;
 };
 
 void VarlenAttentionForwardCpu(const VarlenAttentionInputs& in, at::Tensor& out_THE,

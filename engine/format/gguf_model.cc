@@ -15,7 +15,8 @@ namespace {
 
 // Tables llama.cpp stores beside the weights; their content is in the configuration.
 bool IsTable(const std::string& name) {
-  return name == "rope_freqs.weight" || absl::EndsWith(name, ".attn_rot_embd.weight");
+  return name == "rope_freqs.weight" || name == "rope_factors_short.weight" || name == "rope_factors_long.weight" ||
+          absl::EndsWith(name, ".attn_rot_embd.weight");
 }
 
 absl::Status CheckVocabulary(const GgufMetadata& metadata, int64_t vocab_size,
@@ -51,12 +52,12 @@ absl::StatusOr<std::shared_ptr<const ModelSource>> OpenGgufModel(const std::stri
   ModelParts parts;
   parts.name = name;
   parts.config = *std::move(config);
-  parts.interleaved_rope = true;
+  parts.interleaved_rope = GgufInterleavesRope(parts.config);
   parts.chat_template = chat->value_or("");
   for (const GgufTensor& tensor : parsed->tensors) {
     if (IsTable(tensor.info.name)) continue;
     parts.tensors.push_back(tensor.info);
-    parts.tensors.back().name = HfTensorName(tensor.info.name);
+    parts.tensors.back().name = HfTensorName(tensor.info.name, parts.config);
     parts.bytes.push_back(bytes.subspan(tensor.offset, tensor.info.bytes));
   }
   parts.files = {*file};

@@ -10,9 +10,9 @@ namespace finetuned::format {
 
 // ModelConfig from the bytes of config.json, and of generation_config.json (may be empty) whose
 // eos_token_id wins. Reads what transformers 4 and 5 write; absent fields take the defaults of
-// LlamaConfig and MistralConfig. `folder` is used in messages.
+// the family (families/families.cc). `folder` is used in messages.
 // INVALID_ARGUMENT names file, field, expected, found. UNIMPLEMENTED for other architectures
-// (listing those supported), rope types, activations, sliding windows, quantized checkpoints.
+// (listing those supported), rope types, activations, quantized checkpoints.
 absl::StatusOr<ModelConfig> ParseHfConfig(absl::string_view config_json,
                                           absl::string_view generation_config_json,
                                           const std::string& folder);

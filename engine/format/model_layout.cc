@@ -1,34 +1,24 @@
 #include "engine/format/model_layout.h"
 
+#include <algorithm>
 #include <unordered_map>
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/string_view.h"
 
 namespace finetuned::format {
 namespace {
 
-void AddLinear(const std::string& name, int64_t out, int64_t in, bool bias,
-               std::vector<ExpectedTensor>* tensors) {
-  tensors->push_back({name + ".weight", {out, in}});
-  if (bias) tensors->push_back({name + ".bias", {out}});
-}
-
 void AddLayer(const ModelConfig& c, int64_t layer, std::vector<ExpectedTensor>* tensors) {
   const std::string prefix = absl::StrCat("model.layers.", layer, ".");
-  tensors->push_back({prefix + "input_layernorm.weight", {c.hidden_size}});
-  const std::string attention = prefix + "self_attn.";
-  AddLinear(attention + "q_proj", c.q_size(), c.hidden_size, c.attention_bias, tensors);
-  AddLinear(attention + "k_proj", c.kv_size(), c.hidden_size, c.attention_bias, tensors);
-  AddLinear(attention + "v_proj", c.kv_size(), c.hidden_size, c.attention_bias, tensors);
-  AddLinear(attention + "o_proj", c.hidden_size, c.q_size(), c.attention_bias, tensors);
-  tensors->push_back({prefix + "post_attention_layernorm.weight", {c.hidden_size}});
-  const std::string mlp = prefix + "mlp.";
-  AddLinear(mlp + "gate_proj", c.intermediate_size, c.hidden_size, c.mlp_bias, tensors);
-  AddLinear(mlp + "up_proj", c.intermediate_size, c.hidden_size, c.mlp_bias, tensors);
-  AddLinear(mlp + "down_proj", c.hidden_size, c.intermediate_size, c.mlp_bias, tensors);
+  for (const LayerNorm& norm : LayerNorms(c)) tensors->push_back({prefix + norm.name + ".weight", norm.shape});
+  for (const LayerLinear& linear : LayerLinears(c)) {
+    tensors->push_back({prefix + linear.path + ".weight", {linear.out, linear.in}});
+    if (linear.bias) tensors->push_back({prefix + linear.path + ".bias", {linear.out}});
+  }
 }
 
 bool MayBePassedOver(absl::string_view name) {
@@ -77,8 +67,40 @@ absl::Status CheckRope(const ModelConfig& c, const std::string& file) {
                  static_cast<double>(s.original_max_position_embeddings));
     }
   }
-  for (float divisor : s.divisors) {
-    if (!(divisor > 0.0f && divisor <= 1e6f)) return bad("rope_freqs: expected above 0", divisor);
+  for (const std::vector<float>* divisors : {&s.divisors, &s.long_divisors}) {
+    const bool wanted = s.type == RopeScaling::Type::kLongRope ||
+                        (s.type == RopeScaling::Type::kDivisors && divisors == &s.divisors);
+    const int64_t count = wanted ? c.rotary_size() / 2 : 0;
+    if (static_cast<int64_t>(divisors->size()) != count) {
+      return absl::InvalidArgumentError(absl::StrCat(file, ": rope ", divisors == &s.divisors ? "factors" : "long_factor",
+                                                     ": expected ", count, " of them, found ", divisors->size()));
+    }
+    for (float divisor : *divisors) {
+      if (!(divisor > 0.0f && divisor <= 1e6f)) return bad("rope_freqs: expected above 0", divisor);
+    }
+  }
+  if (!(s.magnitude > 0.0 && s.magnitude <= 100.0)) return bad("rope attention_factor: expected 0 to 100", s.magnitude);
+  return absl::OkStatus();
+}
+
+// Factors and caps of the family. Negated comparisons also catch NaN.
+absl::Status CheckParts(const ModelConfig& c, const std::string& file) {
+  const struct {
+    const char* field;
+    double value, low, high;
+  } ranges[] = {
+      {"attention_multiplier", c.attention_scale, 0, 1e6},
+      {"attn_logit_softcapping", c.attention_softcap, 0, 1e6},
+      {"final_logit_softcapping", c.logits_softcap, 0, 1e6},
+      {"embedding_multiplier", c.embedding_multiplier, 1e-6, 1e6},
+      {"residual_multiplier", c.residual_multiplier, 1e-6, 1e6},
+      {"logits multiplier", c.logits_multiplier, 1e-6, 1e6},
+  };
+  for (const auto& r : ranges) {
+    if (!(r.value >= r.low && r.value <= r.high)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(file, ": ", r.field, ": expected ", r.low, " to ", r.high, ", found ", r.value));
+    }
   }
   return absl::OkStatus();
 }
@@ -99,6 +121,68 @@ absl::Status CheckShape(const ExpectedTensor& expected, const TensorInfo& found,
 }
 
 }  // namespace
+
+std::vector<LayerLinear> LayerLinears(const ModelConfig& c) {
+  using Group = LinearGroup;
+  const int64_t d = c.hidden_size, q = c.q_size(), kv = c.kv_size(), f = c.intermediate_size;
+  std::vector<LayerLinear> linears;
+  if (c.fused_projections) {
+    linears.push_back({"self_attn.qkv_proj", "qkv_proj", Group::kQkv, d, q + 2 * kv, c.attention_bias});
+  } else {
+    linears.push_back({"self_attn.q_proj", "q_proj", Group::kQkv, d, q, c.attention_bias});
+    linears.push_back({"self_attn.k_proj", "k_proj", Group::kQkv, d, kv, c.attention_bias});
+    linears.push_back({"self_attn.v_proj", "v_proj", Group::kQkv, d, kv, c.attention_bias});
+  }
+  linears.push_back({"self_attn.o_proj", "o_proj", Group::kO, q, d, c.output_bias});
+  if (c.fused_projections) {
+    linears.push_back({"mlp.gate_up_proj", "gate_up_proj", Group::kGateUp, d, 2 * f, c.mlp_bias});
+  } else {
+    linears.push_back({"mlp.gate_proj", "gate_proj", Group::kGateUp, d, f, c.mlp_bias});
+    linears.push_back({"mlp.up_proj", "up_proj", Group::kGateUp, d, f, c.mlp_bias});
+  }
+  linears.push_back({"mlp.down_proj", "down_proj", Group::kDown, f, d, c.mlp_bias});
+  return linears;
+}
+
+absl::Status CheckLinearNames(const std::vector<std::string>& names, const ModelConfig& config) {
+  const std::vector<LayerLinear> linears = LayerLinears(config);
+  for (const std::string& name : names) {
+    const bool known = name == "all-linear" || std::any_of(linears.begin(), linears.end(),
+                                                           [&](const LayerLinear& l) { return name == l.name; });
+    if (known) continue;
+    return absl::InvalidArgumentError(absl::StrCat(
+        "\"", absl::Utf8SafeCHexEscape(name), "\" is not a linear of this ", config.architecture, " model; use ",
+        absl::StrJoin(linears, ", ", [](std::string* out, const LayerLinear& l) { out->append(l.name); }),
+        " or all-linear"));
+  }
+  return absl::OkStatus();
+}
+
+const char* MlpNormName(const ModelConfig& c) {
+  switch (c.block) {
+    case BlockKind::kSequential: return "post_attention_layernorm";
+    case BlockKind::kPostNorms: return "pre_feedforward_layernorm";
+    case BlockKind::kParallel: break;
+  }
+  return "";
+}
+
+std::vector<LayerNorm> LayerNorms(const ModelConfig& c) {
+  std::vector<LayerNorm> norms = {{"input_layernorm", {c.hidden_size}}};
+  if (*MlpNormName(c) != 0) norms.push_back({MlpNormName(c), {c.hidden_size}});
+  if (c.has_post_norms()) {
+    norms.push_back({"post_attention_layernorm", {c.hidden_size}});
+    norms.push_back({"post_feedforward_layernorm", {c.hidden_size}});
+  }
+  const auto of_heads = [&](int64_t heads) {
+    return c.qk_norm == QkNorm::kPerHead ? std::vector<int64_t>{heads, c.head_dim} : std::vector<int64_t>{c.head_dim};
+  };
+  if (c.qk_norm != QkNorm::kNone) {
+    norms.push_back({"self_attn.q_norm", of_heads(c.num_attention_heads)});
+    norms.push_back({"self_attn.k_norm", of_heads(c.num_key_value_heads)});
+  }
+  return norms;
+}
 
 std::vector<ExpectedTensor> ExpectedTensors(const ModelConfig& config) {
   std::vector<ExpectedTensor> tensors;
@@ -139,6 +223,7 @@ absl::Status CheckConfig(const ModelConfig& c, const std::string& file) {
         absl::StrCat(file, ": head_dim: expected an even number, found ", c.head_dim));
   }
   if (absl::Status s = CheckRope(c, file); !s.ok()) return s;
+  if (absl::Status s = CheckParts(c, file); !s.ok()) return s;
   return CheckTokenIds(c, file);
 }
 
@@ -168,7 +253,7 @@ absl::StatusOr<std::vector<size_t>> MatchTensors(const ModelConfig& config,
     if (positions.contains(tensor.name) && !MayBePassedOver(tensor.name)) {
       return absl::InvalidArgumentError(absl::StrCat(
           file, ": tensor ", absl::Utf8SafeCHexEscape(tensor.name), " ", ShapeString(tensor.shape),
-          " is not part of a Llama decoder with this configuration"));
+          " is not part of a ", config.architecture, " decoder with this configuration"));
     }
   }
   return matched;

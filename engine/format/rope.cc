@@ -23,17 +23,19 @@ float Llama3Frequency(float frequency, const RopeScaling& s) {
 
 }  // namespace
 
-std::vector<double> InverseFrequencies(const ModelConfig& config) {
+std::vector<double> InverseFrequencies(const ModelConfig& config, RopeTable table) {
   const RopeScaling& scaling = config.rope_scaling;
-  const float base = static_cast<float>(config.rope_theta);
-  const float dim = static_cast<float>(config.head_dim);
+  const bool local = table == RopeTable::kLocal;
+  const float base = static_cast<float>(local ? config.local_rope_theta : config.rope_theta);
+  const float dim = static_cast<float>(config.rotary_size());
+  const RopeScaling::Type type = local ? RopeScaling::Type::kNone : scaling.type;
   std::vector<double> frequencies;
-  for (int64_t i = 0; i < config.head_dim / 2; ++i) {
+  for (int64_t i = 0; i < config.rotary_size() / 2; ++i) {
     // Through double: powf's last bit depends on the C library, the rounded double does not.
     const float power = static_cast<float>(
         std::pow(static_cast<double>(base), static_cast<double>(static_cast<float>(2 * i) / dim)));
     float frequency = 1.0f / power;
-    switch (scaling.type) {
+    switch (type) {
       case RopeScaling::Type::kNone:
         break;
       case RopeScaling::Type::kLinear:
@@ -44,6 +46,9 @@ std::vector<double> InverseFrequencies(const ModelConfig& config) {
         break;
       case RopeScaling::Type::kDivisors:
         frequency /= scaling.divisors[i];
+        break;
+      case RopeScaling::Type::kLongRope:
+        frequency = 1.0f / ((table == RopeTable::kLong ? scaling.long_divisors : scaling.divisors)[i] * power);
         break;
     }
     frequencies.push_back(frequency);

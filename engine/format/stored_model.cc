@@ -15,6 +15,23 @@
 namespace finetuned::format {
 namespace {
 
+// What makes a model another one than Llama; empty for Llama, whose fingerprints are older than these fields.
+std::string DescribeParts(const ModelConfig& c) {
+  if (c.architecture == "llama" && c.layer_kinds.empty()) return "";
+  std::string text = absl::StrFormat(
+      "output_bias=%d\nnorm=%d %d\nactivation=%d\nblock=%d\nqk_norm=%d\nfused=%d\nrotary=%d %d\nlocal_rope=%a\n"
+      "attention=%a %a\nlogits=%a %a\nembedding=%a\nresidual=%a\nlong_rope=%a",
+      c.output_bias, static_cast<int>(c.norm), c.norm_weight_plus_one, static_cast<int>(c.activation),
+      static_cast<int>(c.block), static_cast<int>(c.qk_norm), c.fused_projections, c.rotary_dim, c.rope_interleaved,
+      c.local_rope_theta, c.attention_scale, c.attention_softcap, c.logits_softcap, c.logits_multiplier,
+      c.embedding_multiplier, c.residual_multiplier, c.rope_scaling.magnitude);
+  for (float divisor : c.rope_scaling.long_divisors) absl::StrAppendFormat(&text, " %a", divisor);
+  for (const LayerKind& layer : c.layer_kinds) {
+    absl::StrAppendFormat(&text, "\nlayer=%d %d %d", layer.window, layer.rope, layer.local_rope);
+  }
+  return text + "\n";
+}
+
 // Every field by name, doubles exactly (hexadecimal).
 std::string Describe(const ModelConfig& c) {
   const RopeScaling& s = c.rope_scaling;
@@ -32,7 +49,7 @@ std::string Describe(const ModelConfig& c) {
                         c.rms_norm_eps, c.rope_theta, static_cast<int>(s.type), s.factor,
                         s.low_freq_factor, s.high_freq_factor, s.original_max_position_embeddings);
   for (float divisor : s.divisors) absl::StrAppendFormat(&text, " %a", divisor);
-  return text + "\n";
+  return text + "\n" + DescribeParts(c);
 }
 
 }  // namespace

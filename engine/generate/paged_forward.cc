@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "engine/model/block_parts.h"
 #include "engine/plan/generation.h"
 #include "kernels/varlen_attention.h"
 
@@ -9,7 +10,7 @@ namespace finetuned::generate {
 
 PromptAttention::PromptAttention(const format::ModelConfig& model, KvCache* cache,
                                  kernels::PagedRows rows, const model::DeviceBatch& batch)
-    : scale_(model::AttentionScale(model)), cache_(cache), rows_(std::move(rows)), batch_(batch) {}
+    : model_(model), cache_(cache), rows_(std::move(rows)), batch_(batch) {}
 
 void PromptAttention::Forward(int64_t layer, const at::Tensor& q_THE, const at::Tensor& k_TKE,
                               const at::Tensor& v_TKE, at::Tensor& out_THE,
@@ -17,12 +18,12 @@ void PromptAttention::Forward(int64_t layer, const at::Tensor& q_THE, const at::
   kernels::PagedCache cache = cache_->Layer(layer);
   kernels::WritePaged(k_TKE, v_TKE, rows_, cache);
   kernels::VarlenAttentionForward(q_THE, k_TKE, v_TKE, batch_.cu_seqlens, batch_.cu_seqlens_host,
-                                  batch_.max_seqlen, scale_, out_THE, lse_HT);
+                                  batch_.max_seqlen, model::Scores(model_, layer), out_THE, lse_HT);
 }
 
 StepAttention::StepAttention(const format::ModelConfig& model, KvCache* cache,
                              kernels::PagedRows rows, model::Workspace* workspace)
-    : scale_(model::AttentionScale(model)), cache_(cache), rows_(std::move(rows)) {
+    : model_(model), cache_(cache), rows_(std::move(rows)) {
   if (!rows_.slots_T.is_cuda()) return;
   const int64_t longest = rows_.tables_SM.size(1) * kernels::kCacheBlock;
   splits_ = plan::DecodeAttentionSplits(model, rows_.slots_T.size(0), longest);
@@ -38,7 +39,7 @@ void StepAttention::Forward(int64_t layer, const at::Tensor& q_BHE, const at::Te
                             at::Tensor&) {
   kernels::PagedCache cache = cache_->Layer(layer);
   kernels::WritePaged(k_BKE, v_BKE, rows_, cache);
-  kernels::PagedAttention(q_BHE, cache, rows_, scale_, splits_, scratch_, out_BHE);
+  kernels::PagedAttention(q_BHE, cache, rows_, model::Scores(model_, layer), splits_, scratch_, out_BHE);
 }
 
 }  // namespace finetuned::generate

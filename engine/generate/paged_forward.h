@@ -17,7 +17,7 @@ class PromptAttention : public model::CacheAttention {
                const at::Tensor& v_TKE, at::Tensor& out_THE, at::Tensor& lse_HT) override;
 
  private:
-  const double scale_;
+  const format::ModelConfig& model_;
   KvCache* const cache_;
   const kernels::PagedRows rows_;
   const model::DeviceBatch& batch_;
@@ -32,7 +32,7 @@ class StepAttention : public model::CacheAttention {
                const at::Tensor& v_BKE, at::Tensor& out_BHE, at::Tensor& lse_HB) override;
 
  private:
-  const double scale_;
+  const format::ModelConfig& model_;
   KvCache* const cache_;
   const kernels::PagedRows rows_;
   int64_t splits_ = 1;

@@ -9,13 +9,12 @@
 #include <cstring>
 
 #include "engine/generate/paged_forward.h"
+#include "engine/model/block_parts.h"
 #include "engine/model/dora.h"
 #include "engine/model/lm_head.h"
 #include "engine/model/trained_modules.h"
 #include "engine/plan/head.h"
-#include "kernels/embedding.h"
 #include "kernels/nf4_gemm.h"
-#include "kernels/rms_norm.h"
 
 namespace finetuned::generate {
 namespace {
@@ -103,6 +102,7 @@ model::PassContext StepRunner::Pass(const model::DeviceBatch& batch, model::Work
   pass.piece_rows = (std::max(options_.prefill_tokens, options_.max_batch) + 3) / 4 * 4;  // in general one piece
   pass.attention = attention;
   pass.few_rows = few_rows;
+  pass.long_rope = model::TakesLongRope(base_.config, options_.max_sequence_tokens);  // one table for all of a cache
   // Shared with training, which may make it larger: a recorded step must not use it.
   if (!few_rows || !all_stored_) {
     pass.scratch = prefill_->Take("dequantized_weight", 0,
@@ -122,7 +122,7 @@ at::Tensor StepRunner::ForwardLayers(const model::PassContext& pass) {
                                 base_.options.dtype);
   };
   at::Tensor x_TD = input(0);
-  kernels::EmbeddingGather(model::EmbeddingOf(base_, adapter_), batch.ids_T, x_TD);
+  model::Embed(base_, model::EmbeddingOf(base_, adapter_), batch.ids_T, x_TD);
   for (int64_t i = 0; i < base_.config.num_hidden_layers; ++i) {
     const at::Tensor out_TD = input(i + 1);
     model::LayerForward(pass, i, model::Keep::kNothing, x_TD, out_TD);
@@ -163,7 +163,7 @@ std::vector<at::Tensor> StepRunner::Prefill(const std::vector<PromptPass>& promp
 void StepRunner::Choose(const at::Tensor& x_BD, const at::Tensor& slots_B, int64_t rows) {
   at::Tensor hidden_BD = decode_.Take("hidden", 0, x_BD.sizes(), x_BD.scalar_type());
   at::Tensor rstd_B = decode_.Take("hidden.rstd", 0, {rows}, at::kFloat);
-  kernels::RmsNormForward(x_BD, base_.final_norm_D, base_.config.rms_norm_eps, hidden_BD, rstd_B);
+  model::NormForward(base_.config, x_BD, base_.final_norm_D, hidden_BD, rstd_B);
   at::Tensor logits_BV = logits_BV_.narrow(0, 0, rows);
   model::LmHead head = model::HeadOf(base_, adapter_);
   if (head.stored != nullptr) {
@@ -171,6 +171,7 @@ void StepRunner::Choose(const at::Tensor& x_BD, const at::Tensor& slots_B, int64
     head.scratch = decode_.Take("dequantized_head", 0, {n}, base_.options.dtype);
   }
   model::HeadLogits(head, hidden_BD, logits_BV);
+  model::CapLogits(base_.config.logits_softcap, logits_BV);
   at::Tensor out_2B = out_2B_.narrow(0, 0, 2 * rows).view({2, rows});
   kernels::SampleTokens(logits_BV, slots_B, state_, out_2B);
 }

@@ -4,9 +4,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <string_view>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "engine/format/model_layout.h"
 #include "engine/plan/adapter_shape.h"
 #include "engine/plan/module_pattern.h"
 #include "kernels/philox.h"
@@ -17,35 +19,41 @@ namespace {
 struct TargetRow {
   const char* name;
   const char* path;
-  GroupKind group;
 };
 
 constexpr TargetRow kTargetRows[kTargets] = {
-    {"q_proj", "self_attn.q_proj", GroupKind::kQkv},
-    {"k_proj", "self_attn.k_proj", GroupKind::kQkv},
-    {"v_proj", "self_attn.v_proj", GroupKind::kQkv},
-    {"o_proj", "self_attn.o_proj", GroupKind::kO},
-    {"gate_proj", "mlp.gate_proj", GroupKind::kGateUp},
-    {"up_proj", "mlp.up_proj", GroupKind::kGateUp},
-    {"down_proj", "mlp.down_proj", GroupKind::kDown},
+    {"q_proj", "self_attn.q_proj"},
+    {"k_proj", "self_attn.k_proj"},
+    {"v_proj", "self_attn.v_proj"},
+    {"qkv_proj", "self_attn.qkv_proj"},
+    {"o_proj", "self_attn.o_proj"},
+    {"gate_proj", "mlp.gate_proj"},
+    {"up_proj", "mlp.up_proj"},
+    {"gate_up_proj", "mlp.gate_up_proj"},
+    {"down_proj", "mlp.down_proj"},
 };
 
 const TargetRow& Row(Target target) { return kTargetRows[static_cast<int>(target)]; }
 
-int64_t Inputs(const format::ModelConfig& m, Target target) {
-  if (target == Target::kO) return m.q_size();
-  return target == Target::kDown ? m.intermediate_size : m.hidden_size;
+Target TargetOf(const format::LayerLinear& linear) {
+  for (int i = 0; i < kTargets; ++i) {
+    if (std::string_view(kTargetRows[i].path) == linear.path) return static_cast<Target>(i);
+  }
+  TORCH_CHECK(false, "no adapter knows the linear ", linear.path);
 }
 
-int64_t Outputs(const format::ModelConfig& m, Target target) {
-  switch (target) {
-    case Target::kQ: return m.q_size();
-    case Target::kK:
-    case Target::kV: return m.kv_size();
-    case Target::kGate:
-    case Target::kUp: return m.intermediate_size;
-    default: return m.hidden_size;
+static_assert(static_cast<int>(format::LinearGroup::kDown) == static_cast<int>(GroupKind::kDown));
+GroupKind KindOf(const format::LayerLinear& linear) { return static_cast<GroupKind>(linear.group); }
+
+// With those targets alone that the model has.
+Options OfModel(Options options, const format::ModelConfig& config) {
+  std::vector<Target> targets;
+  for (const format::LayerLinear& linear : format::LayerLinears(config)) {
+    const Target target = TargetOf(linear);
+    if (std::count(options.targets.begin(), options.targets.end(), target) > 0) targets.push_back(target);
   }
+  options.targets = std::move(targets);
+  return options;
 }
 
 // Elements of everything that trains in a site.
@@ -122,7 +130,8 @@ class SiteOptions {
 
 Adapter::Adapter(const format::ModelConfig& config, const Options& options, at::Device device,
                  at::ScalarType compute_dtype, bool trainable)
-    : options_(options) {
+    : options_(OfModel(options, config)) {
+  TORCH_CHECK(!options_.targets.empty(), "the adapter has none of the linears of this ", config.architecture, " model");
   groups_.resize(config.num_hidden_layers);
   const SiteOptions of(options_);
   for (int64_t layer = 0; layer < config.num_hidden_layers; ++layer) {
@@ -159,15 +168,15 @@ Adapter::Adapter(const format::ModelConfig& config, const Options& options, at::
 void Adapter::AddSites(const format::ModelConfig& config, const SiteOptions& of, int64_t layer, GroupKind kind) {
   Group& group = groups_[layer][static_cast<int>(kind)];
   int64_t column = 0;
-  for (int i = 0; i < kTargets; ++i) {
-    const Target target = static_cast<Target>(i);
-    if (Row(target).group != kind) continue;
+  for (const format::LayerLinear& linear : format::LayerLinears(config)) {
+    if (KindOf(linear) != kind) continue;
+    const Target target = TargetOf(linear);
     Site site;
     site.rank = of.Rank(layer, target);
     site.layer = layer;
     site.target = target;
-    site.in = Inputs(config, target);
-    site.out = Outputs(config, target);
+    site.in = linear.in;
+    site.out = linear.out;
     if (site.rank > 0) {
       site.index = sites_count_++;
       site.scaling = of.Scaling(layer, target);

@@ -17,15 +17,17 @@
 
 namespace finetuned::lora {
 
-// Linears of a decoder layer, in the order of forward.
-enum class Target { kQ, kK, kV, kO, kGate, kUp, kDown };
-inline constexpr int kTargets = 7;
+// Linears of a decoder layer, in the order of forward. Families that store q, k, v as one matrix have kQkv instead of
+// the three, and kGateUp instead of the two.
+enum class Target { kQ, kK, kV, kQkv, kO, kGate, kUp, kGateUp, kDown };
+inline constexpr int kTargets = 9;
 
 // "q_proj" and "self_attn.q_proj".
 const char* TargetName(Target target);
 const char* TargetPath(Target target);
 
-// Module names as in a job ("all-linear" is all seven; empty too). INVALID_ARGUMENT names an unknown one.
+// Module names as in a job ("all-linear" is all; empty too). INVALID_ARGUMENT names an unknown one. An adapter takes
+// those that its model has; see format::CheckLinearNames.
 absl::StatusOr<std::vector<Target>> ParseTargets(const std::vector<std::string>& names);
 
 struct Options {
@@ -91,8 +93,8 @@ class SiteOptions;
 // all A, then all B, then all magnitudes; then embedding and head. Not thread safe.
 class Adapter {
  public:
-  // REQUIRES: options.targets not empty, rank > 0. Parameters are zero until Initialize or a load. trainable false:
-  // there are no gradients.
+  // REQUIRES: options.targets has one of the model's, rank > 0. options() then holds those alone. Parameters are zero
+  // until Initialize or a load. trainable false: there are no gradients.
   Adapter(const format::ModelConfig& config, const Options& options, at::Device device,
           at::ScalarType compute_dtype, bool trainable = true);
   Adapter(const Adapter&) = delete;

@@ -9,6 +9,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "engine/format/model_layout.h"
 #include "engine/format/rope.h"
 #include "engine/model/packed_weight.h"
 #include "engine/model/weight_upload.h"
@@ -139,7 +140,7 @@ class Loader {
                        [&](const PartSpec& part) { return FormatOf(part) == plan::BaseFormat::kCompute; });
   }
 
-  // Whether the bytes of the file are the tensor. In GGUF files rows of q_proj and k_proj lie in another order.
+  // Whether the bytes of the file are the tensor. In some GGUF files rows of q_proj and k_proj lie in another order.
   bool AsStored(const format::TensorInfo& info) const {
     if (!PlainType(info.dtype)) return false;
     const bool reordered = absl::StrContains(info.name, ".q_proj.") || absl::StrContains(info.name, ".k_proj.");
@@ -213,50 +214,78 @@ class Loader {
   std::vector<std::pair<const format::TensorInfo*, at::Tensor>> finite_;  // bool each, on the device
 };
 
+// Reads the weights of norms as LayerWeights holds them.
+class NormLoader {
+ public:
+  NormLoader(Loader& loader, const format::ModelConfig& m) : loader_(loader), m_(m) {}
+
+  absl::Status Load(const std::string& name, std::vector<int64_t> shape, double multiplier, at::Tensor* out) {
+    if (m_.norm == format::NormKind::kRms && multiplier == 1) {
+      auto loaded = loader_.Compute(name + ".weight", std::move(shape));
+      if (loaded.ok()) *out = *loaded;
+      return loaded.status();
+    }
+    auto loaded = loader_.Stored(name + ".weight", std::move(shape));
+    if (!loaded.ok()) return loaded.status();
+    *out = loaded->to(at::kFloat).add(m_.norm_weight_plus_one ? 1.0 : 0.0).mul_(multiplier);
+    return absl::OkStatus();
+  }
+
+ private:
+  Loader& loader_;
+  const format::ModelConfig& m_;
+};
+
+at::Tensor* NormOf(const format::ModelConfig& m, const std::string& name, LayerWeights* layer) {
+  if (name == "input_layernorm") return &layer->input_norm_D;
+  if (name == format::MlpNormName(m)) return &layer->mlp_norm_D;
+  if (name == "post_attention_layernorm") return &layer->attention_post_norm_D;
+  if (name == "post_feedforward_layernorm") return &layer->mlp_post_norm_D;
+  return name == "self_attn.q_norm" ? &layer->q_norm : &layer->k_norm;
+}
+
+FrozenLinear* LinearOf(format::LinearGroup group, LayerWeights* layer) {
+  switch (group) {
+    case format::LinearGroup::kQkv: return &layer->qkv;
+    case format::LinearGroup::kO: return &layer->o;
+    case format::LinearGroup::kGateUp: return &layer->gate_up;
+    case format::LinearGroup::kDown: break;
+  }
+  return &layer->down;
+}
+
 absl::Status LoadLayer(Loader& loader, const format::ModelConfig& m, int64_t index,
                        LayerWeights* layer) {
   const std::string prefix = absl::StrCat("model.layers.", index, ".");
-  auto norm = [&](const char* name, at::Tensor* out) -> absl::Status {
-    auto loaded = loader.Compute(prefix + name + ".weight", {m.hidden_size});
-    if (loaded.ok()) *out = *loaded;
-    return loaded.status();
-  };
-  auto linear = [&](std::vector<PartSpec> parts, int64_t in, FrozenLinear* out) -> absl::Status {
-    for (PartSpec& part : parts) part.name = prefix + part.name;
-    auto loaded = loader.Linear(parts, in);
-    if (loaded.ok()) *out = *std::move(loaded);
-    return loaded.status();
-  };
-  absl::Status status = norm("input_layernorm", &layer->input_norm_D);
-  if (status.ok()) status = norm("post_attention_layernorm", &layer->post_norm_D);
-  if (status.ok()) {
-    status = linear({{"self_attn.q_proj", m.q_size()},
-                     {"self_attn.k_proj", m.kv_size()},
-                     {"self_attn.v_proj", m.kv_size()}},
-                    m.hidden_size, &layer->qkv);
+  NormLoader norms(loader, m);
+  for (const format::LayerNorm& norm : format::LayerNorms(m)) {
+    const absl::Status status = norms.Load(prefix + norm.name, norm.shape, 1, NormOf(m, norm.name, layer));
+    if (!status.ok()) return status;
   }
-  if (status.ok()) {
-    status = linear({{"self_attn.o_proj", m.hidden_size}}, m.q_size(), &layer->o);
+  const std::vector<format::LayerLinear> linears = format::LayerLinears(m);
+  for (size_t first = 0; first < linears.size();) {
+    std::vector<PartSpec> parts;
+    size_t end = first;
+    for (; end < linears.size() && linears[end].group == linears[first].group; ++end) {
+      parts.push_back({prefix + linears[end].path, linears[end].out});
+    }
+    auto loaded = loader.Linear(parts, linears[first].in);
+    if (!loaded.ok()) return loaded.status();
+    *LinearOf(linears[first].group, layer) = *std::move(loaded);
+    first = end;
   }
-  if (status.ok()) {
-    status = linear({{"mlp.gate_proj", m.intermediate_size}, {"mlp.up_proj", m.intermediate_size}},
-                    m.hidden_size, &layer->gate_up);
-  }
-  if (status.ok()) {
-    status = linear({{"mlp.down_proj", m.hidden_size}}, m.intermediate_size, &layer->down);
-  }
-  return status;
+  return absl::OkStatus();
 }
 
 }  // namespace
 
 int64_t BaseModel::bytes() const {
-  auto of = [](const at::Tensor& t) { return static_cast<int64_t>(t.nbytes()); };
-  int64_t sum = lm_head.bytes() + of(final_norm_D) + of(inv_freq);
+  auto of = [](const at::Tensor& t) { return t.defined() ? static_cast<int64_t>(t.nbytes()) : 0; };
+  int64_t sum = lm_head.bytes() + of(final_norm_D) + of(inv_freq) + of(long_inv_freq) + of(local_inv_freq);
   if (!config.tie_word_embeddings && embed_VD.device() == final_norm_D.device()) sum += of(embed_VD);
   for (const LayerWeights& l : layers) {
-    sum += of(l.input_norm_D) + of(l.post_norm_D) + l.qkv.bytes() + l.o.bytes() +
-           l.gate_up.bytes() + l.down.bytes();
+    sum += of(l.input_norm_D) + of(l.mlp_norm_D) + of(l.attention_post_norm_D) + of(l.mlp_post_norm_D) + of(l.q_norm) +
+           of(l.k_norm) + l.qkv.bytes() + l.o.bytes() + l.gate_up.bytes() + l.down.bytes();
   }
   return sum;
 }
@@ -293,8 +322,14 @@ at::Tensor PlaceEmbedding(const at::Tensor& embed_VD, const format::ModelConfig&
   return host;
 }
 
-at::Tensor InverseFrequencies(const format::ModelConfig& config, at::Device device) {
-  return at::tensor(format::InverseFrequencies(config)).to(at::kFloat).to(device);
+void SetFrequencies(BaseModel* model) {
+  const format::ModelConfig& m = model->config;
+  const auto table = [&](format::RopeTable which) {
+    return at::tensor(format::InverseFrequencies(m, which)).to(at::kFloat).to(model->options.device);
+  };
+  model->inv_freq = table(format::RopeTable::kMain);
+  if (!m.rope_scaling.long_divisors.empty()) model->long_inv_freq = table(format::RopeTable::kLong);
+  if (m.local_rope_theta > 0) model->local_inv_freq = table(format::RopeTable::kLocal);
 }
 
 absl::StatusOr<std::shared_ptr<BaseModel>> LoadBaseModel(const format::ModelSource& source,
@@ -320,15 +355,15 @@ absl::StatusOr<std::shared_ptr<BaseModel>> LoadBaseModel(const format::ModelSour
     if (!head.ok()) return head.status();
     model->lm_head = *std::move(head);
   }
-  t = loader.Compute("model.norm.weight", {m.hidden_size});
-  if (!t.ok()) return t.status();
-  model->final_norm_D = *t;
+  absl::Status norm =
+      NormLoader(loader, m).Load("model.norm", {m.hidden_size}, m.logits_multiplier, &model->final_norm_D);
+  if (!norm.ok()) return norm;
   model->layers.resize(m.num_hidden_layers);
   for (int64_t i = 0; i < m.num_hidden_layers; ++i) {
     if (absl::Status s = LoadLayer(loader, m, i, &model->layers[i]); !s.ok()) return s;
   }
   if (absl::Status s = loader.CheckFinite(); !s.ok()) return s;
-  model->inv_freq = InverseFrequencies(m, options.device);
+  SetFrequencies(model.get());
   return model;
 }
 

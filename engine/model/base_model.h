@@ -1,5 +1,5 @@
-// The frozen weights of a Llama decoder on the device that trains.
-// Legend: V vocabulary, D hidden size, E head size.
+// The frozen weights of a decoder on the device that trains.
+// Legend: V vocabulary, D hidden size, E head size, R its rotated part.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -35,7 +35,11 @@ struct LoadOptions {
 };
 
 struct LayerWeights {
-  at::Tensor input_norm_D, post_norm_D;
+  // What a norm multiplies with: in the compute type, or float32 where the family normalizes in float32; stored weights
+  // that lack 1 have it here. Undefined: the family has no such norm.
+  at::Tensor input_norm_D, mlp_norm_D;
+  at::Tensor attention_post_norm_D, mlp_post_norm_D;  // of what attention and MLP add
+  at::Tensor q_norm, k_norm;                          // [E], or [heads, E]
   FrozenLinear qkv;      // rows: q, k, v
   FrozenLinear o;
   FrozenLinear gate_up;  // rows: gate, up
@@ -49,8 +53,9 @@ struct BaseModel {
   std::string fingerprint;
   at::Tensor embed_VD;              // see PlaceEmbedding
   FrozenLinear lm_head;             // [V, D]; when tied the embedding itself
-  at::Tensor final_norm_D;
-  at::Tensor inv_freq;              // float32 [E/2], scaling applied
+  at::Tensor final_norm_D;          // the family's logits multiplier included
+  // float32 [R/2], scaling applied; R rotated elements of a head. Undefined: the family has no such table.
+  at::Tensor inv_freq, long_inv_freq, local_inv_freq;
   std::vector<LayerWeights> layers;
 
   int64_t bytes() const;  // of everything above that is on the device
@@ -66,8 +71,8 @@ plan::PlanInput PlanInputOf(const BaseModel& base);
 // pinned host memory and its own is left to what is used in full; or options.embed_on_device asks otherwise.
 at::Tensor PlaceEmbedding(const at::Tensor& embed_VD, const format::ModelConfig& config, const LoadOptions& options);
 
-// float32 [E/2], on the device.
-at::Tensor InverseFrequencies(const format::ModelConfig& config, at::Device device);
+// Fills the tables of frequencies.
+void SetFrequencies(BaseModel* model);
 
 // Reads and, where asked, quantizes every weight; needs host memory for the largest matrix in float32
 // beside the result. INVALID_ARGUMENT names file, tensor and element for weights that are missing, of

@@ -2,15 +2,15 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <array>
 
+#include "engine/model/block_parts.h"
 #include "engine/model/dora.h"
 #include "engine/model/trained_modules.h"
 #include "engine/plan/head.h"
 #include "engine/plan/memory_plan.h"
 #include "engine/plan/standing_weights.h"
-#include "kernels/embedding.h"
-#include "kernels/rms_norm.h"
 
 namespace finetuned::model {
 
@@ -69,6 +69,7 @@ PassContext Decoder::Pass(const DeviceBatch& batch, const std::optional<DropoutP
   pass.number = ++passes_;
   if (!standing_.layers.empty()) pass.standing = &standing_;
   pass.recomputes = options_.recompute_activations;
+  pass.long_rope = TakesLongRope(base_.config, std::max(batch.max_seqlen, batch.keys.max_seqlen));
   pass.piece_rows = options_.recompute_activations ? piece_rows_ : batch.tokens;
   if (dropout.has_value()) {
     pass.dropout.p = adapter_.options().dropout;
@@ -93,11 +94,16 @@ Keep Decoder::KeepOf(int64_t layer) const {
   return from_last <= options_.keep_all_layers + options_.keep_attention_layers ? Keep::kAttention : Keep::kNothing;
 }
 
+LogProbOptions Decoder::OfModel(LogProbOptions options) const {
+  options.logits_softcap = base_.config.logits_softcap;
+  return options;
+}
+
 at::Tensor Decoder::ForwardLayers(const PassContext& pass, bool keep) {
   const std::array<int64_t, 2> shape = {pass.batch->tokens, base_.config.hidden_size};
   const auto input = [&](int64_t i) { return inputs_.ForWriting(i, shape, base_.options.dtype, keep); };
   at::Tensor x_TD = input(0);
-  kernels::EmbeddingGather(EmbeddingOf(base_, pass.adapter), pass.batch->ids_T, x_TD);
+  Embed(base_, EmbeddingOf(base_, pass.adapter), pass.batch->ids_T, x_TD);
   inputs_.Written(0, keep);
   for (int64_t i = 0; i < static_cast<int64_t>(base_.layers.size()); ++i) {
     const at::Tensor out_TD = input(i + 1);
@@ -111,8 +117,7 @@ at::Tensor Decoder::ForwardLayers(const PassContext& pass, bool keep) {
 at::Tensor Decoder::FinalNorm(const at::Tensor& x_TD) {
   at::Tensor hidden_TD = workspace_.Take("hidden", 0, x_TD.sizes(), x_TD.scalar_type());
   final_rstd_T_ = workspace_.Take("hidden.rstd", 0, {x_TD.size(0)}, at::kFloat);
-  kernels::RmsNormForward(x_TD, base_.final_norm_D, base_.config.rms_norm_eps, hidden_TD,
-                          final_rstd_T_);
+  NormForward(base_.config, x_TD, base_.final_norm_D, hidden_TD, final_rstd_T_);
   return hidden_TD;
 }
 
@@ -125,14 +130,13 @@ void Decoder::BackwardLayers(const PassContext& pass, const Extended& gradient_T
   const int64_t n = static_cast<int64_t>(base_.layers.size());
   at::Tensor dx_TD = gradient_TD.main();
   const auto input = [&](int64_t i) { return inputs_.ForReading(i, dx_TD.sizes(), dx_TD.scalar_type()); };
-  kernels::RmsNormBackward(dx_TD, input(n), base_.final_norm_D, final_rstd_T_,
-                           /*accumulate=*/false, dx_TD);
+  NormBackward(base_.config, dx_TD, input(n), base_.final_norm_D, final_rstd_T_, /*accumulate=*/false, dx_TD);
   const bool embeds = adapter_.embed_tokens().weight_VD.defined();
   for (int64_t i = n - 1; i >= 0; --i) {
     LayerBackward(pass, i, KeepOf(i), input(i), /*need_input_gradient=*/i > 0 || embeds, gradient_TD);
     if (options_.layer_done) options_.layer_done(i);
   }
-  if (embeds) AddEmbeddingGradient(adapter_, *pass.batch, dx_TD, workspace_);
+  if (embeds) AddEmbeddingGradient(adapter_, *pass.batch, EmbeddingFactor(base_), dx_TD, workspace_);
 }
 
 void Decoder::ForwardBackward(const DeviceBatch& batch, const at::Tensor& grad_scale,
@@ -142,14 +146,16 @@ void Decoder::ForwardBackward(const DeviceBatch& batch, const at::Tensor& grad_s
   const Extended gradient_TD = TakeGradient(batch);
   at::Tensor dhidden_TD = gradient_TD.main();
   LmHeadLoss(hidden_TD, Head(&adapter_), batch,
-             {chunk_rows_, options_.label_smoothing, grad_scale, adapter_.lm_head().dweight_VD}, workspace_, dhidden_TD, sums);
+             {chunk_rows_, options_.label_smoothing, grad_scale, adapter_.lm_head().dweight_VD,
+              base_.config.logits_softcap},
+             workspace_, dhidden_TD, sums);
   BackwardLayers(pass, gradient_TD);
 }
 
 TargetLogProbs Decoder::ForwardLogProbs(const DeviceBatch& batch, const LogProbOptions& options,
                                         const std::optional<DropoutPass>& dropout) {
   const at::Tensor hidden_TD = FinalNorm(ForwardLayers(Pass(batch, dropout), /*keep=*/true));
-  return LmHeadLogProbs(hidden_TD, Head(&adapter_), batch, options, chunk_rows_, LogProbSlot::kPolicy,
+  return LmHeadLogProbs(hidden_TD, Head(&adapter_), batch, OfModel(options), chunk_rows_, LogProbSlot::kPolicy,
                         workspace_);
 }
 
@@ -160,7 +166,7 @@ void Decoder::BackwardLogProbs(const DeviceBatch& batch, const LogProbOptions& o
       workspace_.Take("hidden", 0, {batch.tokens, base_.config.hidden_size}, base_.options.dtype);
   const Extended gradient_TD = TakeGradient(batch);
   at::Tensor dhidden_TD = gradient_TD.main();
-  LogProbOptions with_head = options;
+  LogProbOptions with_head = OfModel(options);
   with_head.head_gradient_VD = adapter_.lm_head().dweight_VD;
   LmHeadLogProbsBackward(hidden_TD, Head(&adapter_), batch, with_head, chunk_rows_, d_log_probs_M, d_entropy_M,
                          workspace_, dhidden_TD);
@@ -174,7 +180,7 @@ TargetLogProbs Decoder::LogProbs(const DeviceBatch& batch, const LogProbOptions&
     if (reference_ != nullptr) RefreshGains(base_, *reference_, pass.scratch, workspace_);
   }
   const at::Tensor hidden_TD = FinalNorm(ForwardLayers(pass, /*keep=*/false));
-  return LmHeadLogProbs(hidden_TD, Head(pass.adapter), batch, options, chunk_rows_,
+  return LmHeadLogProbs(hidden_TD, Head(pass.adapter), batch, OfModel(options), chunk_rows_,
                         adapter == AdapterUse::kOff ? LogProbSlot::kReference : LogProbSlot::kPolicy, workspace_);
 }
 
@@ -182,7 +188,8 @@ void Decoder::Evaluate(const DeviceBatch& batch, at::Tensor& sums) {
   const PassContext pass = Pass(batch);
   const at::Tensor hidden_TD = FinalNorm(ForwardLayers(pass, /*keep=*/false));
   at::Tensor no_gradient;
-  LmHeadLoss(hidden_TD, Head(&adapter_), batch, {chunk_rows_, /*label_smoothing=*/0, {}, {}},
+  LmHeadLoss(hidden_TD, Head(&adapter_), batch,
+             {chunk_rows_, /*label_smoothing=*/0, {}, {}, base_.config.logits_softcap},
              workspace_, no_gradient, sums);
 }
 
@@ -191,6 +198,7 @@ at::Tensor Decoder::Logits(const DeviceBatch& batch) {
   const at::Tensor hidden_TD = FinalNorm(ForwardLayers(pass, /*keep=*/false));
   at::Tensor logits_TV = at::empty({batch.tokens, base_.config.vocab_size}, hidden_TD.options().dtype(at::kFloat));
   HeadLogits(Head(&adapter_), hidden_TD, logits_TV);
+  CapLogits(base_.config.logits_softcap, logits_TV);
   return logits_TV;
 }
 

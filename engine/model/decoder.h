@@ -92,6 +92,7 @@ class Decoder {
   void PlaceStanding();
   LmHead Head(const lora::Adapter* adapter);
   Keep KeepOf(int64_t layer) const;
+  LogProbOptions OfModel(LogProbOptions options) const;
   // Returns the last layer's output (residual stream). keep: leave what the backward reads.
   at::Tensor ForwardLayers(const PassContext& pass, bool keep);
   at::Tensor FinalNorm(const at::Tensor& x_TD);

@@ -3,15 +3,12 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
-#include <cmath>
 #include <utility>
 #include <vector>
 
+#include "engine/model/block_parts.h"
 #include "engine/model/projection.h"
-#include "kernels/rms_norm.h"
-#include "kernels/rope.h"
 #include "kernels/shared_rows.h"
-#include "kernels/swiglu.h"
 #include "kernels/varlen_attention.h"
 
 namespace finetuned::model {
@@ -28,17 +25,18 @@ struct Piece {
   Extended Front(const Extended& buffer) const { return buffer.Rows(0, rows); }
 };
 
-// q, k, v as [T, heads, E] views of the fused buffer.
+// q, k, v as [T, heads, E] views of the fused buffer; q and k may lie in one of their own.
 struct Heads {
   at::Tensor q_THE, k_TKE, v_TKE;
-  Heads(const format::ModelConfig& m, const at::Tensor& qkv_TQ) {
+  Heads(const format::ModelConfig& m, const at::Tensor& qkv_TQ) : Heads(m, qkv_TQ, qkv_TQ) {}
+  Heads(const format::ModelConfig& m, const at::Tensor& qk, const at::Tensor& qkv_TQ) {
     const int64_t e = m.head_dim, q = m.q_size(), kv = m.kv_size();
-    const auto take = [&](int64_t first, int64_t columns, int64_t heads) {
-      return qkv_TQ.narrow(1, first, columns).unflatten(1, {heads, e});
+    const auto take = [&](const at::Tensor& from, int64_t first, int64_t columns, int64_t heads) {
+      return from.narrow(1, first, columns).unflatten(1, {heads, e});
     };
-    q_THE = take(0, q, m.num_attention_heads);
-    k_TKE = take(q, kv, m.num_key_value_heads);
-    v_TKE = take(q + kv, kv, m.num_key_value_heads);
+    q_THE = take(qk, 0, q, m.num_attention_heads);
+    k_TKE = take(qk, q, kv, m.num_key_value_heads);
+    v_TKE = take(qkv_TQ, q + kv, kv, m.num_key_value_heads);
   }
 };
 
@@ -123,6 +121,7 @@ class LayerWork {
     TakeOfPiece(keep == Keep::kAll ? layer : 0);
   }
 
+  bool parallel() const { return m_.block == format::BlockKind::kParallel; }
   bool one_piece() const { return piece_rows_ == batch_.tokens; }
 
   template <typename Body>
@@ -154,6 +153,14 @@ class LayerWork {
     return pass_.workspace->TakeExtended("backward.qkv", 0, batch_.tokens, qkv_TQ_.size(1), qkv_.ranks(), dtype_);
   }
   KeysAndValues Keys(const Heads& heads) const;
+  // The gradient of what attention or MLP add: dx itself, or, where that is normalized first, through the norm.
+  Extended DAdded(Piece p, const Extended& dx_TD, const at::Tensor& added_PD, const at::Tensor& w_D,
+                  const at::Tensor& rstd_P) const;
+  // Attention's output to the MLP's input.
+  void ForwardMiddle(Piece p);
+  bool has_qk_norm() const { return m_.qk_norm != format::QkNorm::kNone; }
+  // What attention reads.
+  Heads AttentionHeads() const { return Heads(m_, has_qk_norm() ? qk_TQ_ : qkv_TQ_, qkv_TQ_); }
   at::Tensor DAttention() const { return Take("backward.attn", batch_.tokens, m_.q_size()); }
 
   const PassContext& pass_;
@@ -167,13 +174,15 @@ class LayerWork {
   Projection qkv_, o_, gate_up_, down_;
   // Of all rows.
   const at::Tensor x_TD_;
-  at::Tensor qkv_TQ_;  // q and k rotated
+  at::Tensor qkv_TQ_;  // q and k rotated, unless they are normalized:
+  at::Tensor qk_TQ_;   // q and k normalized and rotated
   Extended attn_TD_;
   at::Tensor lse_HT_;
   // Of a piece. Inputs of linears have u = x A^T behind them.
   at::Tensor rstd1_P_, rstd2_P_;
   Extended h1_PD_, h2_PD_, act_PF_;
   at::Tensor mid_PD_;       // residual stream after attention
+  at::Tensor attn_out_PD_, mlp_out_PD_, rstd3_P_, rstd4_P_;  // what is added, where it is normalized first
   Extended gate_up_P2F_;    // overwritten by the backward, which puts du behind it
 };
 
@@ -181,6 +190,7 @@ void LayerWork::TakeOfAllRows(int64_t slot) {
   Workspace& w = *pass_.workspace;
   const int64_t t = batch_.tokens;
   qkv_TQ_ = w.Take("layer.qkv", slot, {t, m_.q_size() + 2 * m_.kv_size()}, dtype_);
+  if (has_qk_norm()) qk_TQ_ = w.Take("layer.qk", slot, {t, m_.q_size() + m_.kv_size()}, dtype_);
   attn_TD_ = w.TakeExtended("layer.attn", slot, t, m_.q_size(), o_.ranks(), dtype_);
   lse_HT_ = w.Take("layer.lse", slot, {m_.num_attention_heads, t}, at::kFloat);
 }
@@ -195,73 +205,120 @@ void LayerWork::TakeOfPiece(int64_t slot) {
   h2_PD_ = w.TakeExtended("layer.h2", slot, p, d, gate_up_.ranks(), dtype_);
   gate_up_P2F_ = w.TakeExtended("layer.gate_up", slot, p, 2 * f, gate_up_.ranks(), dtype_);
   act_PF_ = w.TakeExtended("layer.act", slot, p, f, down_.ranks(), dtype_);
+  if (!m_.has_post_norms()) return;
+  attn_out_PD_ = w.Take("layer.attn_out", slot, {p, d}, dtype_);
+  mlp_out_PD_ = w.Take("layer.mlp_out", slot, {p, d}, dtype_);
+  rstd3_P_ = w.Take("layer.rstd3", slot, {p}, at::kFloat);
+  rstd4_P_ = w.Take("layer.rstd4", slot, {p}, at::kFloat);
 }
 
 void LayerWork::ForwardQkv(Piece p, bool project) {
   const Extended h1 = p.Front(h1_PD_);
   at::Tensor h1_main = h1.main(), rstd = p.Front(rstd1_P_);
-  kernels::RmsNormForward(p.Of(x_TD_), weights_.input_norm_D, m_.rms_norm_eps, h1_main, rstd);
+  NormForward(m_, p.Of(x_TD_), weights_.input_norm_D, h1_main, rstd);
   qkv_.Forward(h1, project ? p.Of(qkv_TQ_) : at::Tensor(), p.first);
 }
 
 void LayerWork::ForwardAttention() {
   ForEachPiece([&](Piece p) { ForwardQkv(p, /*project=*/true); });
-  Heads heads(m_, qkv_TQ_);
-  kernels::RopeInPlace(heads.q_THE, batch_.position_ids_T, pass_.base->inv_freq, +1);
-  kernels::RopeInPlace(heads.k_TKE, batch_.position_ids_T, pass_.base->inv_freq, +1);
+  Heads heads = AttentionHeads();
+  if (has_qk_norm()) {
+    const Heads raw(m_, qkv_TQ_);
+    HeadNormForward(m_, raw.q_THE, weights_.q_norm, heads.q_THE);
+    HeadNormForward(m_, raw.k_TKE, weights_.k_norm, heads.k_TKE);
+  }
+  Rotate(pass_, layer_, heads.q_THE, +1);
+  Rotate(pass_, layer_, heads.k_TKE, +1);
+  // Attention and o are linear in v: a factor of what they add rides on it.
+  if (m_.residual_multiplier != 1) heads.v_TKE.mul_(m_.residual_multiplier);
   at::Tensor attn_THE = AsHeads(m_, attn_TD_);
   if (pass_.attention != nullptr) {
     return pass_.attention->Forward(layer_, heads.q_THE, heads.k_TKE, heads.v_TKE, attn_THE, lse_HT_);
   }
   const KeysAndValues keys = Keys(heads);
   kernels::VarlenAttentionForward(heads.q_THE, keys.k_GKE, keys.v_GKE, batch_.cu_seqlens,
-                                  batch_.cu_seqlens_host, batch_.max_seqlen, AttentionScale(m_), attn_THE,
+                                  batch_.cu_seqlens_host, batch_.max_seqlen, Scores(m_, layer_), attn_THE,
                                   lse_HT_, pass_.deterministic, keys.documents);
 }
 
 KeysAndValues LayerWork::Keys(const Heads& heads) const {
   if (!batch_.shares_prefixes) return {heads.k_TKE, heads.v_TKE};
   const int64_t kv = m_.kv_size();
-  at::Tensor copies_GC = Take("attention.keys", batch_.key_rows_G.size(0), 2 * kv);
-  kernels::CopySharedRows(qkv_TQ_.narrow(1, m_.q_size(), 2 * kv), batch_.key_rows_G, copies_GC);
-  const auto take = [&](int64_t first) {
-    return copies_GC.narrow(1, first, kv).unflatten(1, {m_.num_key_value_heads, m_.head_dim});
+  const at::Tensor copies_GC = Take("attention.keys", batch_.key_rows_G.size(0), 2 * kv);
+  const auto copy = [&](const at::Tensor& x_TKE, int64_t first) {
+    at::Tensor copies = copies_GC.narrow(1, first, kv);
+    kernels::CopySharedRows(x_TKE.flatten(1), batch_.key_rows_G, copies);
+    return copies.unflatten(1, {m_.num_key_value_heads, m_.head_dim});
   };
-  return {take(0), take(kv), &batch_.keys};
+  return {copy(heads.k_TKE, 0), copy(heads.v_TKE, kv), &batch_.keys};
+}
+
+void LayerWork::ForwardMiddle(Piece p) {
+  at::Tensor added = p.Front(m_.has_post_norms() ? attn_out_PD_ : Take("layer_output", piece_rows_, m_.hidden_size));
+  at::Tensor mid = p.Front(mid_PD_), h2_main = p.Front(h2_PD_).main(), rstd = p.Front(rstd2_P_);
+  o_.Forward(p.Of(attn_TD_), added, p.first);
+  if (m_.has_post_norms()) {
+    at::Tensor normalized = p.Front(Take("layer_output", piece_rows_, m_.hidden_size)), rstd3 = p.Front(rstd3_P_);
+    NormForward(m_, added, weights_.attention_post_norm_D, normalized, rstd3);
+    added = normalized;
+  }
+  if (parallel()) {
+    at::add_out(mid, p.Of(x_TD_), added);
+    return NormForward(m_, p.Of(x_TD_), weights_.input_norm_D, h2_main, rstd);
+  }
+  AddNormForward(m_, p.Of(x_TD_), added, weights_.mlp_norm_D, mid, h2_main, rstd);
 }
 
 void LayerWork::ForwardMlp(Piece p, const at::Tensor& out_TD) {
-  const at::Tensor delta = p.Front(Take("layer_output", piece_rows_, m_.hidden_size));
-  const Extended h2 = p.Front(h2_PD_), gate_up = p.Front(gate_up_P2F_), act = p.Front(act_PF_);
-  at::Tensor mid = p.Front(mid_PD_), h2_main = h2.main(), act_main = act.main(), rstd = p.Front(rstd2_P_);
-  o_.Forward(p.Of(attn_TD_), delta, p.first);
-  kernels::AddRmsNormForward(p.Of(x_TD_), delta, weights_.post_norm_D, m_.rms_norm_eps, mid, h2_main, rstd);
-  gate_up_.Forward(h2, gate_up.main(), p.first);
-  kernels::SwigluForward(gate_up.main(), act_main);
-  if (!out_TD.defined()) return down_.Forward(act, {}, p.first);
-  down_.Forward(act, delta, p.first);
+  const Extended gate_up = p.Front(gate_up_P2F_), act = p.Front(act_PF_);
+  at::Tensor act_main = act.main(), added = p.Front(Take("layer_output", piece_rows_, m_.hidden_size));
+  ForwardMiddle(p);
+  gate_up_.Forward(p.Front(h2_PD_), gate_up.main(), p.first);
+  GateForward(m_, gate_up.main(), act_main);
+  if (m_.residual_multiplier != 1) act_main.mul_(m_.residual_multiplier);
+  if (m_.has_post_norms()) {
+    at::Tensor mlp_out = p.Front(mlp_out_PD_), rstd4 = p.Front(rstd4_P_);
+    down_.Forward(act, mlp_out, p.first);
+    NormForward(m_, mlp_out, weights_.mlp_post_norm_D, added, rstd4);
+  } else {
+    down_.Forward(act, out_TD.defined() ? added : at::Tensor(), p.first);
+  }
+  if (!out_TD.defined()) return;
   at::Tensor out = p.Of(out_TD);
-  at::add_out(out, mid, delta);
+  at::add_out(out, p.Front(mid_PD_), added);
+}
+
+Extended LayerWork::DAdded(Piece p, const Extended& dx_TD, const at::Tensor& added_PD, const at::Tensor& w_D,
+                           const at::Tensor& rstd_P) const {
+  if (!m_.has_post_norms()) return p.Of(dx_TD);
+  const Extended d = p.Front(pass_.workspace->TakeExtended("backward.added", 0, piece_rows_, m_.hidden_size,
+                                                           std::max(o_.ranks(), down_.ranks()), dtype_));
+  at::Tensor d_main = d.main();
+  NormBackward(m_, p.Of(dx_TD).main(), p.Front(added_PD), w_D, p.Front(rstd_P), /*accumulate=*/false, d_main);
+  return d;
 }
 
 void LayerWork::BackwardMlp(Piece p, const Extended& dx_TD) {
-  const Extended gate_up = p.Front(gate_up_P2F_), dx = p.Of(dx_TD);
-  const at::Tensor dact = p.Front(Take("backward.act", piece_rows_, m_.intermediate_size));
+  const Extended gate_up = p.Front(gate_up_P2F_);
+  at::Tensor dact = p.Front(Take("backward.act", piece_rows_, m_.intermediate_size));
   const at::Tensor dh = p.Front(Take("backward.h", piece_rows_, m_.hidden_size));
-  at::Tensor dgate_up = gate_up.main(), dx_main = dx.main();
-  down_.Backward(dx, p.Front(act_PF_), dact, p.first);
-  kernels::SwigluBackward(dact, gate_up.main(), dgate_up);
+  at::Tensor dgate_up = gate_up.main(), dx_main = p.Of(dx_TD).main();
+  down_.Backward(DAdded(p, dx_TD, mlp_out_PD_, weights_.mlp_post_norm_D, rstd4_P_), p.Front(act_PF_), dact, p.first);
+  if (m_.residual_multiplier != 1) dact.mul_(m_.residual_multiplier);
+  GateBackward(m_, dact, gate_up.main(), dgate_up);
   gate_up_.Backward(gate_up, p.Front(h2_PD_), dh, p.first);
-  kernels::RmsNormBackward(dh, p.Front(mid_PD_), weights_.post_norm_D, p.Front(rstd2_P_),
-                           /*accumulate=*/true, dx_main);
+  NormBackward(m_, dh, parallel() ? p.Of(x_TD_) : p.Front(mid_PD_),
+               parallel() ? weights_.input_norm_D : weights_.mlp_norm_D, p.Front(rstd2_P_), /*accumulate=*/true,
+               dx_main);
 }
 
 void LayerWork::BackwardO(Piece p, const Extended& dx_TD) {
-  o_.Backward(p.Of(dx_TD), p.Of(attn_TD_), p.Of(DAttention()), p.first);
+  o_.Backward(DAdded(p, dx_TD, attn_out_PD_, weights_.attention_post_norm_D, rstd3_P_), p.Of(attn_TD_),
+              p.Of(DAttention()), p.first);
 }
 
 void LayerWork::BackwardAttention() {
-  const Heads heads(m_, qkv_TQ_);
+  const Heads heads = AttentionHeads();
   Heads d(m_, DQkv().main());
   const at::Tensor dattn_THE = DAttention().unflatten(1, {m_.num_attention_heads, m_.head_dim});
   const KeysAndValues keys = Keys(heads);
@@ -269,15 +326,20 @@ void LayerWork::BackwardAttention() {
   at::Tensor dk = batch_.shares_prefixes ? at::Tensor() : d.k_TKE, dv = batch_.shares_prefixes ? at::Tensor() : d.v_TKE;
   kernels::VarlenAttentionBackward(dattn_THE, heads.q_THE, keys.k_GKE, keys.v_GKE, AsHeads(m_, attn_TD_),
                                    lse_HT_, batch_.cu_seqlens, batch_.cu_seqlens_host, batch_.max_seqlen,
-                                   AttentionScale(m_), d.q_THE, dk, dv, pass_.deterministic, keys.documents);
+                                   Scores(m_, layer_), d.q_THE, dk, dv, pass_.deterministic, keys.documents);
   if (batch_.shares_prefixes) {
     for (const auto& [copies, rows] : {std::pair(dk, d.k_TKE), std::pair(dv, d.v_TKE)}) {
       at::Tensor sums = rows.flatten(1);
       kernels::SumSharedRows(copies.flatten(1), batch_.key_offsets_T1, batch_.key_copies_G, sums);
     }
   }
-  kernels::RopeInPlace(d.q_THE, batch_.position_ids_T, pass_.base->inv_freq, -1);
-  kernels::RopeInPlace(d.k_TKE, batch_.position_ids_T, pass_.base->inv_freq, -1);
+  if (m_.residual_multiplier != 1) d.v_TKE.mul_(m_.residual_multiplier);
+  Rotate(pass_, layer_, d.q_THE, -1);
+  Rotate(pass_, layer_, d.k_TKE, -1);
+  if (!has_qk_norm()) return;
+  const Heads raw(m_, qkv_TQ_);
+  HeadNormBackward(m_, raw.q_THE, weights_.q_norm, d.q_THE);
+  HeadNormBackward(m_, raw.k_TKE, weights_.k_norm, d.k_TKE);
 }
 
 void LayerWork::BackwardQkv(Piece p, bool need_input_gradient, const Extended& dx_TD) {
@@ -285,14 +347,10 @@ void LayerWork::BackwardQkv(Piece p, bool need_input_gradient, const Extended& d
   qkv_.Backward(p.Of(DQkv()), p.Front(h1_PD_), need_input_gradient ? dh : at::Tensor(), p.first);
   if (!need_input_gradient) return;
   at::Tensor dx = p.Of(dx_TD).main();
-  kernels::RmsNormBackward(dh, p.Of(x_TD_), weights_.input_norm_D, p.Front(rstd1_P_), /*accumulate=*/true, dx);
+  NormBackward(m_, dh, p.Of(x_TD_), weights_.input_norm_D, p.Front(rstd1_P_), /*accumulate=*/true, dx);
 }
 
 }  // namespace
-
-double AttentionScale(const format::ModelConfig& m) {
-  return 1.0 / std::sqrt(static_cast<double>(m.head_dim));
-}
 
 int64_t ScratchElements(const BaseModel& base, const lora::Adapter* adapter, bool recomputes) {
   int64_t most = 0;
@@ -342,8 +400,9 @@ void LayerBackward(const PassContext& pass, int64_t layer, Keep keep, const at::
   if (keep == Keep::kNothing) work.ForwardAttention();
   work.ForEachPiece([&](Piece p) {
     if (keep != Keep::kAll) work.ForwardMlp(p, /*out_TD=*/{});
+    if (work.parallel()) work.BackwardO(p, dx_TD);  // before the MLP adds to the gradient
     work.BackwardMlp(p, dx_TD);
-    work.BackwardO(p, dx_TD);
+    if (!work.parallel()) work.BackwardO(p, dx_TD);
   });
   work.BackwardAttention();
   const bool h1_is_there = keep == Keep::kAll || (keep == Keep::kNothing && work.one_piece());

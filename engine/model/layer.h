@@ -1,4 +1,4 @@
-// One Llama decoder layer, forward and backward, over named buffers.
+// One decoder layer of the family that the configuration says, forward and backward, over named buffers.
 // Legend: T tokens, P rows of a piece, D hidden, H query heads, K key/value heads, E head size, F intermediate,
 // Q = H*E + 2*K*E columns of the fused qkv.
 #pragma once
@@ -22,9 +22,6 @@ enum class Keep {
 
 // What PassContext::scratch must hold; 0 for a dense base. recomputes: see PassContext. adapter null: the base alone.
 int64_t ScratchElements(const BaseModel& base, const lora::Adapter* adapter, bool recomputes);
-
-// What scores are multiplied with.
-double AttentionScale(const format::ModelConfig& model);
 
 // What a layer of PassContext::standing takes of the compute type, and its places in such memory, to be filled as they
 // are used.

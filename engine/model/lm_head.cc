@@ -46,6 +46,10 @@ void HeadLogits(const LmHead& head, const at::Tensor& rows_CD, at::Tensor& logit
   });
 }
 
+void CapLogits(double cap, at::Tensor& logits_CV) {
+  if (cap > 0) logits_CV.div_(cap).tanh_().mul_(cap);
+}
+
 void HeadGradient(const LmHead& head, const at::Tensor& dlogits_CV, Workspace& workspace, at::Tensor& d_rows_CD) {
   if (head.stored == nullptr) {
     at::mm_out(d_rows_CD, dlogits_CV, head.dense_VD);

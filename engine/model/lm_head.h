@@ -25,6 +25,9 @@ struct LmHead {
 // Written: float32 logits, also of 16-bit rows.
 void HeadLogits(const LmHead& head, const at::Tensor& rows_CD, at::Tensor& logits_CV);
 
+// In place: cap * tanh(logits / cap). 0: nothing.
+void CapLogits(double cap, at::Tensor& logits_CV);
+
 // Written: d_rows = dlogits W. Over parts of the vocabulary the sum is float32, in the workspace's loss.hidden_sum.
 void HeadGradient(const LmHead& head, const at::Tensor& dlogits_CV, Workspace& workspace, at::Tensor& d_rows_CD);
 

@@ -32,6 +32,7 @@ TargetLogProbs LmHeadLogProbs(const at::Tensor& hidden_TD, const LmHead& head,
 
   ForEachHeadChunk(hidden_TD, head, batch, chunk_rows, workspace, [&](HeadChunk& chunk) {
     at::Tensor& logits_CV = chunk.logits_CV;
+    CapLogits(options.logits_softcap, logits_CV);
     if (options.temperature != 1) logits_CV.mul_(1 / options.temperature);
     if (options.mean_logits) {
       at::Tensor mean = chunk.Of(out.mean_logit_M);
@@ -60,7 +61,7 @@ void LmHeadLogProbsBackward(const at::Tensor& hidden_TD, const LmHead& head,
                             int64_t chunk_rows, const at::Tensor& d_log_probs_M,
                             const at::Tensor& d_entropy_M, Workspace& workspace,
                             at::Tensor& d_hidden_TD) {
-  // The cross entropy is -log p, of logits divided by the temperature.
+  // The cross entropy is -log p, of logits divided by the temperature; c tanh(x / c) / t = (c / t) tanh((x / t) / (c / t)).
   const at::Tensor scale_M = at::mul(d_log_probs_M, -1 / options.temperature);
   const at::Tensor values = PerTarget(batch, LogProbSlot::kPolicy, workspace), loss_M = values[kScratch];
   at::Tensor d_entropy;
@@ -73,7 +74,8 @@ void LmHeadLogProbsBackward(const at::Tensor& hidden_TD, const LmHead& head,
     kernels::CrossEntropyChunk(chunk.logits_CV, chunk.labels_C, chunk.Of(scale_M),
                                /*label_smoothing=*/0,
                                /*write_grad=*/true, loss, entropy ? chunk.Of(values[kEntropy]) : at::Tensor(), {},
-                               NarrowGradientOf(chunk), entropy ? chunk.Of(d_entropy) : at::Tensor());
+                               NarrowGradientOf(chunk), entropy ? chunk.Of(d_entropy) : at::Tensor(),
+                               options.logits_softcap / options.temperature);
     if (options.head_gradient_VD.defined()) AddHeadGradient(chunk, options.head_gradient_VD);
     WriteHiddenGradient(chunk, head, batch, workspace, d_hidden_TD);
   });

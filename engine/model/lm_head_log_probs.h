@@ -17,6 +17,7 @@ struct LogProbOptions {
   bool mean_logits = false;      // also TargetLogProbs::mean_logit_M
   bool log_sum_squares = false;  // also TargetLogProbs::log_sum_squares_M
   at::Tensor head_gradient_VD;   // of the backward: float32; defined: the head trains, its gradient is added
+  double logits_softcap = 0;     // of the model, which the decoder sets: logits are capped before the division
 };
 
 // Of each target, in the order of DeviceBatch::target_rows_M, with p the softmax at its position.

@@ -22,7 +22,7 @@ void LmHeadLoss(const at::Tensor& hidden_TD, const LmHead& head, const DeviceBat
         at::Tensor loss = chunk.Of(loss_M[0]);
         kernels::CrossEntropyChunk(chunk.logits_CV, chunk.labels_C, scale, options.label_smoothing,
                                    train, loss, chunk.Of(loss_M[1]), chunk.Of(correct_M),
-                                   /*narrow_grad=*/train && NarrowGradientOf(chunk));
+                                   /*narrow_grad=*/train && NarrowGradientOf(chunk), /*d_entropy_C=*/{}, options.logits_softcap);
         if (train && options.head_gradient_VD.defined()) AddHeadGradient(chunk, options.head_gradient_VD);
         if (train) WriteHiddenGradient(chunk, head, batch, workspace, d_hidden_TD);
       });

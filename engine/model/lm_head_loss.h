@@ -18,6 +18,7 @@ struct LossOptions {
   // float32 [1] on the device: multiplies the gradient; 1 / targets of the accumulation window.
   at::Tensor grad_scale;
   at::Tensor head_gradient_VD;  // float32; defined: the head trains, its gradient is added
+  double logits_softcap = 0;  // of the model: see kernels::CrossEntropyChunk
 };
 
 // Sums over the targets of a batch, on the device: float64 [3] = loss, entropy, correct predictions.

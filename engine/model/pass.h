@@ -34,6 +34,7 @@ struct PassContext {
   bool recomputes = false;   // some layers do not keep theirs
   int64_t number = 0;        // tells passes apart: adapters change between them
   StandingWeights* standing = nullptr;  // dequantized weights of the first layers; scratch holds those in use of others
+  bool long_rope = false;               // positions take LongRoPE's table of long texts
   lora::DropoutKey dropout;
   bool fused_gradients = false;  // of adapters, where a kernel takes them (kernels/low_rank_gradients.h)
   bool deterministic = false;

@@ -47,14 +47,14 @@ std::shared_ptr<BaseModel> RandomModel(const format::ModelConfig& config, const 
   for (int64_t i = 0; i < config.num_hidden_layers; ++i) {
     LayerWeights layer;
     layer.input_norm_D = ones();
-    layer.post_norm_D = ones();
+    layer.mlp_norm_D = ones();
     layer.qkv = Linear({config.q_size(), config.kv_size(), config.kv_size()}, config.hidden_size, options);
     layer.o = Linear({config.hidden_size}, config.q_size(), options);
     layer.gate_up = Linear({config.intermediate_size, config.intermediate_size}, config.hidden_size, options);
     layer.down = Linear({config.hidden_size}, config.intermediate_size, options);
     base->layers.push_back(std::move(layer));
   }
-  base->inv_freq = InverseFrequencies(config, options.device);
+  SetFrequencies(base.get());
   return base;
 }
 

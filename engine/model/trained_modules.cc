@@ -16,10 +16,11 @@ LmHead HeadOf(const BaseModel& base, const lora::Adapter* adapter) {
   return {.dense_VD = base.lm_head.Weight({})};
 }
 
-void AddEmbeddingGradient(const lora::Adapter& adapter, const DeviceBatch& batch, const at::Tensor& dx_TD,
-                          Workspace& workspace) {
+void AddEmbeddingGradient(const lora::Adapter& adapter, const DeviceBatch& batch, double factor,
+                          const at::Tensor& dx_TD, Workspace& workspace) {
   at::Tensor rows_TD = workspace.Take("embed.gradient", 0, dx_TD.sizes(), at::kFloat);
   rows_TD.copy_(dx_TD);
+  if (factor != 1) rows_TD.mul_(factor);
   at::Tensor gradient_VD = adapter.embed_tokens().dweight_VD;
   gradient_VD.index_add_(0, batch.ids_T, rows_TD);
 }

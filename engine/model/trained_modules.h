@@ -17,10 +17,11 @@ const at::Tensor& EmbeddingOf(const BaseModel& base, const lora::Adapter* adapte
 // A stored head without its scratch.
 LmHead HeadOf(const BaseModel& base, const lora::Adapter* adapter);
 
-// Adds the gradient of the embedding from that of the residual stream before the first layer. Takes embed.gradient of the
+// Adds the gradient of the embedding from that of the residual stream before the first layer; factor: see
+// EmbeddingFactor. Takes embed.gradient of the
 // workspace. Bits repeat where LibTorch's deterministic algorithms are on.
-void AddEmbeddingGradient(const lora::Adapter& adapter, const DeviceBatch& batch, const at::Tensor& dx_TD,
-                          Workspace& workspace);
+void AddEmbeddingGradient(const lora::Adapter& adapter, const DeviceBatch& batch, double factor,
+                          const at::Tensor& dx_TD, Workspace& workspace);
 
 // Copies the base's weights into the modules that train.
 void CopyModules(const BaseModel& base, lora::Adapter& adapter);

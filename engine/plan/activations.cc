@@ -4,6 +4,7 @@
 #include "engine/plan/collector.h"
 #include "engine/plan/linears.h"
 #include "engine/plan/low_rank.h"
+#include "kernels/attention_scores.h"
 
 namespace finetuned::plan {
 namespace {
@@ -51,6 +52,7 @@ void AddKept(const PlanInput& in, const FusedLinears& fused, const Kept& kept, C
   const int64_t d = m.hidden_size, f = m.intermediate_size, e = in.compute_bytes;
   const Rows rows(in.tokens(), c);
   rows.Add("layer.qkv", kept.attention, fused.qkv.out, e);
+  if (m.qk_norm != format::QkNorm::kNone) rows.Add("layer.qk", kept.attention, m.q_size() + m.kv_size(), e);
   rows.Add("layer.attn", kept.attention, m.q_size() + SpareColumns(fused.o.ranks), e);
   rows.Add("layer.lse", kept.attention, m.num_attention_heads, 4);
   const auto rest = [&](const Rows& some, int64_t copies) {
@@ -61,6 +63,11 @@ void AddKept(const PlanInput& in, const FusedLinears& fused, const Kept& kept, C
     some.Add("layer.act", copies, f + SpareColumns(fused.down.ranks), e);
     some.Add("layer.rstd1", copies, 1, 4);
     some.Add("layer.rstd2", copies, 1, 4);
+    if (!m.has_post_norms()) return;
+    some.Add("layer.attn_out", copies, d, e);
+    some.Add("layer.mlp_out", copies, d, e);
+    some.Add("layer.rstd3", copies, 1, 4);
+    some.Add("layer.rstd4", copies, 1, 4);
   };
   if (kept.all > 0) rest(rows, kept.all);
   if (kept.pieces > 0) rest(Rows(kept.piece_rows, c), kept.pieces);
@@ -105,6 +112,9 @@ void AddShared(const PlanInput& in, const FusedLinears& fused, const Kept& kept,
   rows.Add("backward.qkv", 1, fused.qkv.out + SpareColumns(fused.qkv.ranks), e);
   some.Add("backward.act", 1, f, e);
   some.Add("backward.h", 1, d, e);
+  if (m.has_post_norms()) {
+    some.Add("backward.added", 1, d + SpareColumns(std::max(fused.o.ranks, fused.down.ranks)), e);
+  }
   if (in.lora_dropout) {
     int64_t widest = 0;  // input of an adapted linear
     for (const Fused& linear : fused.all()) widest = std::max(widest, linear.ranks > 0 ? linear.in : 0);
@@ -157,6 +167,20 @@ int64_t FlashWorkspace(const PlanInput& in) {
          in.tokens() * in.compute_bytes * ((1 + grouped) * m.q_size() + 2 * m.kv_size());
 }
 
+bool AllHaveWindows(const format::ModelConfig& m) {
+  return std::all_of(m.layer_kinds.begin(), m.layer_kinds.end(), [](const auto& kind) { return kind.window > 0; });
+}
+
+// Of attention composed of products (kernels/varlen_attention.h): temporaries of some rows, keys and values of every
+// query head, and float32 gradients of keys and values.
+int64_t ComposedWorkspace(const PlanInput& in) {
+  const format::ModelConfig& m = in.model;
+  const int64_t length = std::min(in.max_seq_length, in.tokens());
+  const int64_t rows = kernels::ComposedRows(m.num_attention_heads, length);
+  return kernels::kComposedCopies * m.num_attention_heads * rows * length * 4 +
+         2 * m.q_size() * (length + rows) * 4 + 2 * in.tokens() * m.kv_size() * 4;
+}
+
 }  // namespace
 
 int64_t LayerPieceRows(int64_t intermediate_size) {
@@ -195,9 +219,11 @@ void AddActivations(const PlanInput& in, Collector& c) {
   if (!in.on_gpu || in.method == Method::kEvaluate) return;
   c.Add("activations", "lora_gradients", LowRankGradientElements(in, kept.shared_rows(in.tokens())) * 4);
   constexpr int64_t kShortest = 1024;  // shorter documents never go to cuDNN
-  const bool may_use_cudnn = in.device.cudnn_attention && !in.deterministic && in.max_seq_length >= kShortest;
+  const bool window_everywhere = !in.model.layer_kinds.empty() && AllHaveWindows(in.model);
+  const bool may_use_cudnn = in.device.cudnn_attention && !window_everywhere && !in.deterministic && in.max_seq_length >= kShortest;
   const int64_t cudnn = may_use_cudnn ? CudnnWorkspace(in) : 0;
-  c.Add("activations", "attention_workspace", std::max(FlashWorkspace(in), cudnn));
+  const int64_t composed = in.model.attention_softcap > 0 ? ComposedWorkspace(in) : 0;
+  c.Add("activations", "attention_workspace", std::max({FlashWorkspace(in), cudnn, composed}));
 }
 
 }  // namespace finetuned::plan

@@ -24,6 +24,7 @@ void AddDecodeStep(const PlanInput& in, int64_t rows, Collector& c) {
   add("decode.layer.rstd2", 1, 4);
   add("decode.layer.h1", d + SpareColumns(fused.qkv.ranks), e);
   add("decode.layer.qkv", fused.qkv.out, e);
+  if (m.qk_norm != format::QkNorm::kNone) add("decode.layer.qk", m.q_size() + m.kv_size(), e);
   add("decode.layer.attn", m.q_size() + SpareColumns(fused.o.ranks), e);
   add("decode.layer.lse", m.num_attention_heads, 4);
   add("decode.layer.mid", d, e);
@@ -31,6 +32,12 @@ void AddDecodeStep(const PlanInput& in, int64_t rows, Collector& c) {
   add("decode.layer.gate_up", 2 * f + SpareColumns(fused.gate_up.ranks), e);
   add("decode.layer.act", f + SpareColumns(fused.down.ranks), e);
   add("decode.layer_output", d, e);
+  if (m.has_post_norms()) {
+    add("decode.layer.attn_out", d, e);
+    add("decode.layer.mlp_out", d, e);
+    add("decode.layer.rstd3", 1, 4);
+    add("decode.layer.rstd4", 1, 4);
+  }
   add("decode.hidden", d, e);
   add("decode.hidden.rstd", 1, 4);
   add("decode.ids", 1, 4);

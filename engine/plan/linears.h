@@ -5,19 +5,15 @@
 #include <string>
 #include <vector>
 
+#include "engine/format/model_layout.h"
 #include "engine/plan/adapter_shape.h"
 #include "engine/plan/memory_plan.h"
 
 // The linears of a decoder layer as the engine stores and adapts them. For the files of this folder.
 namespace finetuned::plan {
 
-struct Linear {
-  const char* name;  // "q_proj"
-  int64_t in, out;
-};
-
-// In the order of forward.
-std::array<Linear, 7> LayerLinears(const format::ModelConfig& model);
+using Linear = format::LayerLinear;
+using format::LayerLinears;
 
 AdapterShape ShapeOf(const PlanInput& input);
 
@@ -32,6 +28,9 @@ struct FusedLinears {
   explicit FusedLinears(const PlanInput& input);
   std::array<Fused, 4> all() const { return {qkv, o, gate_up, down}; }
 };
+
+// Weights of each norm of a layer.
+std::vector<int64_t> NormWeights(const format::ModelConfig& model);
 
 // The allocations of a 4-bit matrix of n weights: codes, one absmax byte per 64 weights, one float per 256 of these;
 // without double quantization one float per 64.

@@ -67,7 +67,8 @@ MemoryPlan PlanMemory(const PlanInput& input) {
 }
 
 int64_t CountParameters(const format::ModelConfig& m) {
-  int64_t per_layer = 2 * m.hidden_size;
+  int64_t per_layer = 0;
+  for (const int64_t weights : NormWeights(m)) per_layer += weights;
   for (const Linear& l : LayerLinears(m)) per_layer += l.in * l.out;
   const int64_t embeddings = m.vocab_size * m.hidden_size * (m.tie_word_embeddings ? 1 : 2);
   return m.num_hidden_layers * per_layer + embeddings + m.hidden_size;

@@ -46,7 +46,7 @@ absl::StatusOr<format::ModelConfig> FindShape(const std::string& name) {
     c.head_dim = row.head_dim;
     c.max_position_embeddings = row.positions;
     c.tie_word_embeddings = row.tied;
-    c.attention_bias = row.qkv_bias;
+    c.attention_bias = row.qkv_bias;  // Qwen 2.5
     return c;
   }
   return absl::NotFoundError(

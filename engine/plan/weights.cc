@@ -83,17 +83,28 @@ void AddEmbeddings(const PlanInput& in, Collector& c) {
   }
 }
 
+// As model::LayerWeights holds them.
+void AddNorms(const PlanInput& in, Collector& c) {
+  const format::ModelConfig& m = in.model;
+  const bool rounded = m.norm == format::NormKind::kRms;
+  std::vector<int64_t> parts = {m.hidden_size * (rounded && m.logits_multiplier == 1 ? in.compute_bytes : 4)};
+  for (int64_t layer = 0; layer < m.num_hidden_layers; ++layer) {
+    for (const int64_t weights : NormWeights(m)) parts.push_back(weights * (rounded ? in.compute_bytes : 4));
+  }
+  c.AddParts("weights", "norms", parts, 1);
+}
+
 }  // namespace
 
 void AddWeights(const PlanInput& in, Collector& c) {
   const format::ModelConfig& m = in.model;
   const int64_t layers = m.num_hidden_layers;
   AddEmbeddings(in, c);
-  c.Add("weights", "norms", (2 * layers + 1) * m.hidden_size * in.compute_bytes, 2 * layers + 1);
+  AddNorms(in, c);
   AddLinears(in, c);
   const FusedLinears fused(in);
-  const int64_t biases = (m.attention_bias ? fused.qkv.out + fused.o.out : 0) +
-                         (m.mlp_bias ? fused.gate_up.out + fused.down.out : 0);
+  int64_t biases = 0;
+  for (const Linear& l : LayerLinears(m)) biases += l.bias ? l.out : 0;
   c.Add("weights", "layer.biases", layers * biases * in.compute_bytes, layers);
   if (in.precision != MatmulPrecision::kCompute) {
     std::vector<int64_t> scales;  // of rows and columns

@@ -222,6 +222,10 @@ class Run {
     auto source = format::OpenModel(spec_.base_model_path);
     if (!source.ok()) return ConfigOrIo(source.status(), "INVALID_MODEL");
     source_ = *source;
+    const absl::Status linears = format::CheckLinearNames(spec_.lora.target_modules, source_->config());
+    if (!linears.ok()) {
+      return Failed(Outcome::kBadConfig, "INVALID_SPEC", absl::StrCat("lora.target_modules: ", linears.message()));
+    }
     const int64_t limit = source_->config().max_position_embeddings;
     if (limit > 0 && spec_.schedule.max_seq_length > limit) {
       return Failed(Outcome::kBadConfig, "INVALID_SPEC",

@@ -253,8 +253,8 @@ void CheckSchedule(const v1::ScheduleSpec& s, Checker& c) {
 }  // namespace
 
 const std::vector<std::string>& TargetModules() {
-  static const auto* const kModules = new Names{"q_proj",    "k_proj",  "v_proj",   "o_proj",
-                                                "gate_proj", "up_proj", "down_proj"};
+  static const auto* const kModules = new Names{"q_proj",  "k_proj",       "v_proj",    "o_proj",  "gate_proj",
+                                                "up_proj", "down_proj",    "qkv_proj", "gate_up_proj"};
   return *kModules;
 }
 

@@ -6,6 +6,7 @@
 #include <google/protobuf/util/time_util.h>
 
 #include "absl/strings/str_cat.h"
+#include "engine/format/model_layout.h"
 #include "engine/format/peft_config.h"
 #include "engine/plan/auto_settings.h"
 #include "engine/plan/head.h"
@@ -242,6 +243,8 @@ absl::Status JobPlanner::Settle(const v1::Job& job, const format::ModelConfig& c
   }
   out->resolved = *std::move(resolved);
   out->input = ToPlanInput(out->resolved, config);
+  const absl::Status linears = format::CheckLinearNames(out->input.target_modules, config);
+  if (!linears.ok()) return InvalidField("job.spec.lora.target_modules", std::string(linears.message()));
   out->input.device = out->device.constants;
   std::optional<plan::DataLengths> lengths;
   if (out->model != nullptr && !out->dataset_path.empty()) {

@@ -53,7 +53,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     std::vector<format::TensorInfo> tensors;
     for (const format::GgufTensor& tensor : gguf->tensors) {
       tensors.push_back(tensor.info);
-      tensors.back().name = format::HfTensorName(tensor.info.name);
+      tensors.back().name = format::HfTensorName(tensor.info.name, *config);
     }
     (void)format::MatchTensors(*config, tensors, "a/model.gguf");
   }

@@ -237,17 +237,17 @@ void RunAttention(const Bench& bench, const Model& m) {
   const double scale = 1.0 / std::sqrt(static_cast<double>(m.E));
   const double q_bytes = 2.0 * m.T * m.H * m.E, k_bytes = 2.0 * m.T * m.K * m.E;
   Tensor out, lse;
-  VarlenAttentionForward(q, k, v, cu_seqlens, cu, 1024, scale, out, lse);
+  VarlenAttentionForward(q, k, v, cu_seqlens, cu, 1024, {scale}, out, lse);
   const std::string shape = Shape(m, m.T, m.H * m.E);
   bench.Run("attention", shape, 2 * q_bytes + 2 * k_bytes, [&] {
     Tensor o, l;
-    VarlenAttentionForward(q, k, v, cu_seqlens, cu, 1024, scale, o, l);
+    VarlenAttentionForward(q, k, v, cu_seqlens, cu, 1024, {scale}, o, l);
   });
   for (bool deterministic : {false, true}) {
     bench.Run(deterministic ? "attention_backward_deterministic" : "attention_backward", shape,
               4 * q_bytes + 4 * k_bytes, [&] {
                 Tensor dq, dk, dv;
-                VarlenAttentionBackward(dout, q, k, v, out, lse, cu_seqlens, cu, 1024, scale, dq,
+                VarlenAttentionBackward(dout, q, k, v, out, lse, cu_seqlens, cu, 1024, {scale}, dq,
                                         dk, dv, deterministic);
               });
   }

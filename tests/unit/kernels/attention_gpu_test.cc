@@ -33,9 +33,9 @@ struct Tensors {
 // Forward and backward into the outputs that are defined; the others come back new.
 void Compute(const Case& c, Tensors& t, bool deterministic = false) {
   const Tensor cu = at::tensor(c.cu, at::kInt).to(t.q.device());
-  VarlenAttentionForward(t.q, t.k, t.v, cu, c.cu, c.Longest(), c.Scale(), t.out, t.lse,
+  VarlenAttentionForward(t.q, t.k, t.v, cu, c.cu, c.Longest(), {c.Scale()}, t.out, t.lse,
                          deterministic);
-  VarlenAttentionBackward(t.dout, t.q, t.k, t.v, t.out, t.lse, cu, c.cu, c.Longest(), c.Scale(),
+  VarlenAttentionBackward(t.dout, t.q, t.k, t.v, t.out, t.lse, cu, c.cu, c.Longest(), {c.Scale()},
                           t.dq, t.dk, t.dv, deterministic);
 }
 
@@ -153,8 +153,8 @@ TEST_F(AttentionGpu, SharedPrefixEqualsTheTruth) {
       const Tensor k = keys_GC.narrow(1, 0, K * E).unflatten(1, {K, E}), v = keys_GC.narrow(1, K * E, K * E).unflatten(1, {K, E});
       Tensor out, lse, dq, dk, dv;
       const Tensor cu = index(own);
-      VarlenAttentionForward(q_THE, k, v, cu, own, 700, 0.125, out, lse, deterministic, &keys);
-      VarlenAttentionBackward(dout_THE, q_THE, k, v, out, lse, cu, own, 700, 0.125, dq, dk, dv, deterministic, &keys);
+      VarlenAttentionForward(q_THE, k, v, cu, own, 700, {0.125}, out, lse, deterministic, &keys);
+      VarlenAttentionBackward(dout_THE, q_THE, k, v, out, lse, cu, own, 700, {0.125}, dq, dk, dv, deterministic, &keys);
       for (int i = 0; i < 2; ++i) {
         Tensor part = d_kv.narrow(1, i * K * E, K * E);
         SumSharedRows((i == 0 ? dk : dv).flatten(1), index(offsets), index(copies), part);

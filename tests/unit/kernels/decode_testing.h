@@ -56,7 +56,7 @@ struct PagedFixture {
   int64_t cache_blocks;
 
   // The op's answer for the last token of each sequence.
-  at::Tensor Attend(at::ScalarType dtype, at::Device device, int64_t splits) const {
+  at::Tensor Attend(at::ScalarType dtype, at::Device device, int64_t splits, int64_t window = 0, double softcap = 0) const {
     const auto options = at::TensorOptions().device(device).dtype(dtype);
     PagedCache cache{Poisoned({cache_blocks, K, kCacheBlock, E}, options),
                      Poisoned({cache_blocks, K, kCacheBlock, E}, options)};
@@ -70,7 +70,7 @@ struct PagedFixture {
     const at::Tensor scratch =
         Poisoned({PagedAttentionScratch(n, H, E, splits)}, options.dtype(at::kFloat));
     PagedAttention(q, cache, {slots_B.to(device), last_S.to(device), tables_SM.to(device)},
-                   1 / std::sqrt(static_cast<double>(E)), splits, scratch, out);
+                   {1 / std::sqrt(static_cast<double>(E)), window, softcap}, splits, scratch, out);
     return out.cpu();
   }
   at::Tensor LastRows() const {

@@ -38,8 +38,8 @@ Result Compute(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& 
   r.dq = Poisoned(q.sizes(), q.options());
   r.dk = Poisoned(k.sizes(), q.options());
   r.dv = Poisoned(k.sizes(), q.options());
-  VarlenAttentionForward(q, k, v, cu_seqlens, cu, longest, scale, r.out, r.lse);
-  VarlenAttentionBackward(dout, q, k, v, r.out, r.lse, cu_seqlens, cu, longest, scale, r.dq, r.dk,
+  VarlenAttentionForward(q, k, v, cu_seqlens, cu, longest, {scale}, r.out, r.lse);
+  VarlenAttentionBackward(dout, q, k, v, r.out, r.lse, cu_seqlens, cu, longest, {scale}, r.dq, r.dk,
                           r.dv, true);
   return r;
 }
@@ -81,9 +81,9 @@ TEST(VarlenAttention, ReadsAndWritesSlicesOfFusedQkv) {
   const Result r = Compute(q.contiguous(), k.contiguous(), v.contiguous(), dout, cu, 0.25);
   Tensor d_qkv = Poisoned({60, 8, 16}, at::kFloat), out, lse;
   const Tensor cu_seqlens = at::tensor(cu, at::kInt);
-  VarlenAttentionForward(q, k, v, cu_seqlens, cu, 43, 0.25, out, lse);
+  VarlenAttentionForward(q, k, v, cu_seqlens, cu, 43, {0.25}, out, lse);
   Tensor dq = d_qkv.narrow(1, 0, 4), dk = d_qkv.narrow(1, 4, 2), dv = d_qkv.narrow(1, 6, 2);
-  VarlenAttentionBackward(dout, q, k, v, out, lse, cu_seqlens, cu, 43, 0.25, dq, dk, dv, false);
+  VarlenAttentionBackward(dout, q, k, v, out, lse, cu_seqlens, cu, 43, {0.25}, dq, dk, dv, false);
   EXPECT_LT(RelativeError(out, r.out), 1e-6);
   EXPECT_LT(RelativeError(d_qkv, at::cat({r.dq, r.dk, r.dv}, 1)), 1e-6);
 }
@@ -105,8 +105,8 @@ TEST(VarlenAttention, QueriesAfterAPrefixEqualTheEndOfWholeDocuments) {
     const auto as = [&](const Tensor& x) { return x.detach().to(type); };
     const Tensor own_q = as(q).index_select(0, rows), cu = at::tensor(own, at::kInt);
     Result r;
-    VarlenAttentionForward(own_q, as(k), as(v), cu, own, 130, 0.25, r.out, r.lse, false, &keys);
-    VarlenAttentionBackward(as(dout), own_q, as(k), as(v), r.out, r.lse, cu, own, 130, 0.25, r.dq, r.dk, r.dv, false,
+    VarlenAttentionForward(own_q, as(k), as(v), cu, own, 130, {0.25}, r.out, r.lse, false, &keys);
+    VarlenAttentionBackward(as(dout), own_q, as(k), as(v), r.out, r.lse, cu, own, 130, {0.25}, r.dq, r.dk, r.dv, false,
                             &keys);
     EXPECT_LT(RelativeError(r.out, out), tolerance) << type;
     EXPECT_LT(RelativeError(r.dq, q.grad().index_select(0, rows)), tolerance) << type;
@@ -120,7 +120,7 @@ TEST(VarlenAttention, RefusesFewerKeysThanQueries) {
   Tensor out, lse;
   const std::vector<int32_t> cu = {0, 5, 8}, short_keys = {0, 4, 8};
   const KeyDocuments keys = {at::tensor(short_keys, at::kInt), short_keys, 4};
-  EXPECT_THROW(VarlenAttentionForward(q, k, k, at::tensor(cu, at::kInt), cu, 5, 1.0, out, lse, false, &keys),
+  EXPECT_THROW(VarlenAttentionForward(q, k, k, at::tensor(cu, at::kInt), cu, 5, {1.0}, out, lse, false, &keys),
                c10::Error);
 }
 
@@ -140,10 +140,10 @@ TEST(VarlenAttention, RefusesWrongDocumentBounds) {
   Tensor out, lse;
   const std::vector<int32_t> short_of_end = {0, 5};
   EXPECT_THROW(VarlenAttentionForward(q, q, q, at::tensor(short_of_end, at::kInt), short_of_end, 8,
-                                      1.0, out, lse),
+                                      {1.0}, out, lse),
                c10::Error);
   const std::vector<int32_t> cu = {0, 8};
-  EXPECT_THROW(VarlenAttentionForward(q, q, q, at::tensor(cu, at::kInt), cu, 7, 1.0, out, lse),
+  EXPECT_THROW(VarlenAttentionForward(q, q, q, at::tensor(cu, at::kInt), cu, 7, {1.0}, out, lse),
                c10::Error);
 }
 

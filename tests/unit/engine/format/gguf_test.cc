@@ -166,8 +166,8 @@ TEST(GgufModel, EachUnusableModelIsRefusedWithItsReason) {
     Code code;
     const char* message;
   } cases[] = {
-      {"architecture", GgufBuilder().String("general.architecture", "qwen3"), Code::kUnimplemented,
-       "general.architecture: \"qwen3\" is not supported; supported: llama"},
+      {"architecture", GgufBuilder().String("general.architecture", "bert"), Code::kUnimplemented,
+       "general.architecture: \"bert\" is not supported; supported: llama, qwen2, qwen3"},
       {"no architecture", GgufBuilder().U32("x", 1), Code::kUnimplemented, "supported: llama"},
       {"key missing", GgufBuilder().String("general.architecture", "llama"), Code::kInvalidArgument,
        "metadata llama.embedding_length is missing"},

@@ -91,19 +91,105 @@ TEST(HfConfig, GenerationConfigDecidesTheEndTokens) {
   EXPECT_TRUE(Parse(none)->eos_token_ids.empty());
 }
 
-TEST(HfConfig, MistralWithoutSlidingWindowIsTheSameBlock) {
+TEST(HfConfig, MistralsWindow) {
   json config = Llama32();
   config["architectures"] = {"MistralForCausalLM"};
   config["model_type"] = "mistral";
   config["rope_scaling"] = nullptr;
   config["sliding_window"] = nullptr;
-  EXPECT_TRUE(Parse(config).ok()) << Parse(config).status();
+  ASSERT_TRUE(Parse(config).ok()) << Parse(config).status();
+  EXPECT_EQ(Parse(config)->layer_kind(3).window, 0);
   config["sliding_window"] = 131072;  // as long as the context: never active
-  EXPECT_TRUE(Parse(config).ok()) << Parse(config).status();
-  config["sliding_window"] = 4096;
-  ExpectError(Parse(config).status(), absl::StatusCode::kUnimplemented, {"sliding_window 4096"});
+  EXPECT_EQ(Parse(config)->layer_kind(3).window, 0);
+  config["sliding_window"] = 2048;
+  EXPECT_EQ(Parse(config)->layer_kind(3).window, 2048);
   config.erase("sliding_window");  // MistralConfig's default
-  ExpectError(Parse(config).status(), absl::StatusCode::kUnimplemented, {"sliding_window 4096"});
+  EXPECT_EQ(Parse(config)->layer_kind(15).window, 4096);
+}
+
+// Llama32 with another architecture and fields.
+json Family(const char* architecture, const json& fields) {
+  json config = Llama32();
+  config["architectures"] = {architecture};
+  config.erase("rope_scaling");
+  config.update(fields);
+  return config;
+}
+
+TEST(HfConfig, PartsOfTheFamilies) {
+  const auto qwen2 = Parse(Family("Qwen2ForCausalLM", {{"use_sliding_window", true}, {"sliding_window", 1024},
+                                                       {"max_window_layers", 12}}));
+  ASSERT_TRUE(qwen2.ok()) << qwen2.status();
+  EXPECT_TRUE(qwen2->attention_bias);
+  EXPECT_FALSE(qwen2->output_bias);
+  EXPECT_EQ(qwen2->layer_kind(11).window, 0);
+  EXPECT_EQ(qwen2->layer_kind(12).window, 1024);
+  EXPECT_EQ(Parse(Family("Qwen3ForCausalLM", json::object()))->qk_norm, QkNorm::kShared);
+
+  const auto smollm3 = Parse(Family("SmolLM3ForCausalLM", {{"no_rope_layers", json::array({1, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1})}}));
+  ASSERT_TRUE(smollm3.ok()) << smollm3.status();
+  EXPECT_FALSE(smollm3->layer_kind(1).rope);
+  EXPECT_TRUE(smollm3->layer_kind(3).rope);
+
+  const auto gemma2 = Parse(Family("Gemma2ForCausalLM", {{"hidden_act", "gelu_pytorch_tanh"}, {"sliding_window", 4096}}));
+  ASSERT_TRUE(gemma2.ok()) << gemma2.status();
+  EXPECT_EQ(gemma2->attention_softcap, 50.0);
+  EXPECT_EQ(gemma2->logits_softcap, 30.0);
+  EXPECT_EQ(gemma2->attention_scale, 1.0 / 16);
+  EXPECT_EQ(gemma2->layer_kind(0).window, 4096);
+  EXPECT_EQ(gemma2->layer_kind(1).window, 0);
+
+  // As transformers 4 writes it.
+  const auto gemma3 = Parse(Family("Gemma3ForCausalLM", {{"hidden_act", nullptr}, {"sliding_window", 512},
+                                                         {"rope_theta", 1e6}, {"rope_local_base_freq", 1e4},
+                                                         {"rope_scaling", {{"rope_type", "linear"}, {"factor", 8.0}}}}));
+  ASSERT_TRUE(gemma3.ok()) << gemma3.status();
+  EXPECT_EQ(gemma3->local_rope_theta, 1e4);
+  EXPECT_EQ(gemma3->rope_theta, 1e6);
+  EXPECT_EQ(gemma3->rope_scaling.factor, 8.0);
+  EXPECT_EQ(gemma3->layer_kind(4), (LayerKind{512, true, true}));
+  EXPECT_EQ(gemma3->layer_kind(5), (LayerKind{0, true, false}));
+
+  const auto phi = Parse(Family("Phi3ForCausalLM", {{"original_max_position_embeddings", 4096}, {"partial_rotary_factor", 0.75},
+                                                    {"rope_scaling", {{"type", "longrope"},
+                                                                      {"short_factor", std::vector<double>(24, 1.0)},
+                                                                      {"long_factor", std::vector<double>(24, 2.0)}}}}));
+  ASSERT_TRUE(phi.ok()) << phi.status();
+  EXPECT_TRUE(phi->fused_projections);
+  EXPECT_EQ(phi->rotary_size(), 48);
+  EXPECT_NEAR(phi->rope_scaling.magnitude, 1.190238, 1e-6);  // of Phi 3 mini with 128K
+
+  const auto command = Parse(Family("Cohere2ForCausalLM", {{"sliding_window", 4096}, {"logit_scale", 0.25}}));
+  ASSERT_TRUE(command.ok()) << command.status();
+  EXPECT_EQ(command->layer_kind(2), (LayerKind{4096, true, false}));
+  EXPECT_EQ(command->layer_kind(3), (LayerKind{0, false, false}));
+}
+
+TEST(HfConfig, EachUnusableFamilyIsRefusedWithItsReason) {
+  using Code = absl::StatusCode;
+  const struct {
+    const char* architecture;
+    const char* patch;
+    Code code;
+    const char* message;
+  } cases[] = {
+      {"Qwen3MoeForCausalLM", "{}", Code::kUnimplemented, "Qwen3MoeForCausalLM is not supported; supported: Llama"},
+      {"Gemma2ForCausalLM", R"({"hidden_act": "gelu_pytorch_tanh", "layer_types": ["full_attention"]})",
+       Code::kInvalidArgument, "layer_types: expected 16 of them, found 1"},
+      {"Gemma2ForCausalLM", R"({"query_pre_attn_scalar": 0})", Code::kInvalidArgument, "query_pre_attn_scalar"},
+      {"Gemma2ForCausalLM", R"({"hidden_act": null, "attn_logit_softcapping": -1})", Code::kInvalidArgument, "attn_logit_softcapping"},
+      {"Gemma3ForCausalLM", R"({"hidden_activation": "relu"})", Code::kUnimplemented, "expected gelu_pytorch_tanh, found relu"},
+      {"Phi3ForCausalLM", R"({"rope_scaling": {"type": "longrope", "short_factor": [1], "long_factor": [1]}})",
+       Code::kInvalidArgument, "rope factors: expected 32 of them, found 1"},
+      {"Phi3ForCausalLM", R"({"partial_rotary_factor": 0.01})", Code::kInvalidArgument, "partial_rotary_factor"},
+      {"GraniteForCausalLM", R"({"residual_multiplier": 0.2, "mlp_bias": true})", Code::kUnimplemented, "residual_multiplier"},
+      {"GraniteForCausalLM", R"({"logits_scaling": 0})", Code::kInvalidArgument, "logits multiplier"},
+      {"SmolLM3ForCausalLM", R"({"no_rope_layers": [1]})", Code::kInvalidArgument, "no_rope_layers: expected 16"},
+  };
+  for (const auto& c : cases) {
+    ExpectError(Parse(Family(c.architecture, json::parse(c.patch))).status(), c.code, {"model/config.json", c.message},
+                std::string(c.architecture) + c.patch);
+  }
 }
 
 TEST(HfConfig, EachUnusableConfigurationIsRefusedWithItsReason) {
@@ -113,10 +199,10 @@ TEST(HfConfig, EachUnusableConfigurationIsRefusedWithItsReason) {
     Code code;
     const char* message;
   } cases[] = {
-      {R"({"architectures": ["Qwen3ForCausalLM"]})", Code::kUnimplemented,
-       "architecture Qwen3ForCausalLM is not supported; supported: LlamaForCausalLM"},
+      {R"({"architectures": ["GPT2LMHeadModel"]})", Code::kUnimplemented,
+       "architecture GPT2LMHeadModel is not supported; supported: LlamaForCausalLM, MistralForCausalLM"},
       {R"({"rope_scaling": {"rope_type": "yarn", "factor": 2}})", Code::kUnimplemented,
-       "rope type yarn is not supported; supported: default, linear, llama3"},
+       "rope type yarn is not supported; supported: default, linear, llama3, longrope"},
       {R"({"rope_scaling": {"rope_type": "linear"}})", Code::kInvalidArgument, "factor is missing"},
       {R"({"rope_scaling": {"rope_type": "linear", "factor": 0}})", Code::kInvalidArgument,
        "rope factor"},

@@ -1,0 +1,77 @@
+// Every family on the GPU against float32 on the CPU, which equals transformers and peft (family_parity_test).
+#include <ATen/ATen.h>
+#include <c10/core/InferenceMode.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "engine/generate/generator.h"
+#include "tests/parity/family_testing.h"
+#include "tests/parity/parity_testing.h"
+
+namespace finetuned::parity {
+namespace {
+
+constexpr plan::BaseFormat kDense = plan::BaseFormat::kCompute;
+
+class FamilyGpu : public testing::TestWithParam<std::string> {
+ protected:
+  void SetUp() override {
+    if (!at::hasCUDA()) GTEST_SKIP() << "no CUDA device";
+  }
+  // Relative differences of logits and loss, and the largest of the gradients.
+  void Compare(const model::LoadOptions& gpu, double logits, double loss, double gradient) {
+    const c10::InferenceMode no_autograd;
+    const data::PackedBatch batch = GoldenBatch(ReadTensors(GoldenPath(name_ + ".safetensors")));
+    const FamilyOutcome truth = ComputeFamily(name_, {at::kCPU, at::kFloat, gpu.base}, batch);
+    const FamilyOutcome ours = ComputeFamily(name_, gpu, batch);
+    const double of_logits = RelativeError(ours.logits, truth.logits);
+    double of_gradients = 0;
+    for (const auto& [key, grad] : truth.grads) {
+      const double error = RelativeError(ours.grads.at(key), grad);
+      EXPECT_LT(error, gradient) << key;
+      of_gradients = std::max(of_gradients, error);
+    }
+    EXPECT_LT(of_logits, logits);
+    EXPECT_NEAR(ours.loss, truth.loss, loss);
+    std::printf("%s: logits %.2e loss %.2e gradients %.2e\n", GetParam().c_str(), of_logits,
+                std::abs(ours.loss - truth.loss), of_gradients);
+  }
+  const std::string name_ = "families/" + GetParam();
+};
+
+TEST_P(FamilyGpu, Float32EqualsTheCpu) { Compare({at::kCUDA, at::kFloat, kDense}, 1e-4, 1e-4, 1e-3); }
+
+// Activations of some hundred roundings of 2^-9 each.
+TEST_P(FamilyGpu, Bfloat16IsCloseToTheCpu) { Compare({at::kCUDA, at::kBFloat16, kDense}, 0.04, 0.04, 0.12); }
+
+TEST_P(FamilyGpu, Nf4IsCloseToTheSameBaseOnTheCpu) { Compare({at::kCUDA, at::kBFloat16, plan::BaseFormat::kNf4}, 0.04, 0.04, 0.12); }
+
+// Greedy in float32, with the paged cache.
+TEST_P(FamilyGpu, GreedyAnswerEqualsTransformers) {
+  const c10::InferenceMode no_autograd;
+  const auto golden = ReadTensors(GoldenPath(name_ + ".safetensors"));
+  const auto base = LoadGoldenModel(name_, model::LoadOptions{at::kCUDA, at::kFloat, kDense});
+  const auto adapter = LoadGoldenAdapter(name_ + "_adapter", *base);
+  generate::GeneratorOptions options;
+  options.max_batch = 2;
+  options.cache_tokens = 256;
+  options.max_sequence_tokens = 64;
+  generate::Generator generator(*base, adapter.get(), options);
+  const auto ids = [&](const char* key) {
+    const at::Tensor& t = golden.at(key);
+    return std::vector<int32_t>(t.const_data_ptr<int32_t>(), t.const_data_ptr<int32_t>() + t.numel());
+  };
+  generate::Request request{ids("prompt"), 1, {}};
+  request.sampling.temperature = 0;
+  request.sampling.max_new_tokens = static_cast<int64_t>(ids("answer").size());
+  const auto got = generator.Generate({request});
+  ASSERT_TRUE(got.ok()) << got.status();
+  EXPECT_EQ((*got)[0][0].tokens, ids("answer"));
+}
+
+INSTANTIATE_TEST_SUITE_P(Families, FamilyGpu, testing::ValuesIn(FamilyNames()),
+                         [](const auto& info) { return info.param; });
+
+}  // namespace
+}  // namespace finetuned::parity
