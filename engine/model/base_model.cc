@@ -9,7 +9,6 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "engine/format/model_layout.h"
 #include "engine/format/rope.h"
 #include "engine/model/packed_weight.h"
 #include "engine/model/weight_upload.h"
@@ -236,30 +235,12 @@ class NormLoader {
   const format::ModelConfig& m_;
 };
 
-at::Tensor* NormOf(const format::ModelConfig& m, const std::string& name, LayerWeights* layer) {
-  if (name == "input_layernorm") return &layer->input_norm_D;
-  if (name == format::MlpNormName(m)) return &layer->mlp_norm_D;
-  if (name == "post_attention_layernorm") return &layer->attention_post_norm_D;
-  if (name == "post_feedforward_layernorm") return &layer->mlp_post_norm_D;
-  return name == "self_attn.q_norm" ? &layer->q_norm : &layer->k_norm;
-}
-
-FrozenLinear* LinearOf(format::LinearGroup group, LayerWeights* layer) {
-  switch (group) {
-    case format::LinearGroup::kQkv: return &layer->qkv;
-    case format::LinearGroup::kO: return &layer->o;
-    case format::LinearGroup::kGateUp: return &layer->gate_up;
-    case format::LinearGroup::kDown: break;
-  }
-  return &layer->down;
-}
-
 absl::Status LoadLayer(Loader& loader, const format::ModelConfig& m, int64_t index,
                        LayerWeights* layer) {
   const std::string prefix = absl::StrCat("model.layers.", index, ".");
   NormLoader norms(loader, m);
   for (const format::LayerNorm& norm : format::LayerNorms(m)) {
-    const absl::Status status = norms.Load(prefix + norm.name, norm.shape, 1, NormOf(m, norm.name, layer));
+    const absl::Status status = norms.Load(prefix + norm.name, norm.shape, 1, &layer->norm(m, norm.name));
     if (!status.ok()) return status;
   }
   const std::vector<format::LayerLinear> linears = format::LayerLinears(m);
@@ -271,13 +252,31 @@ absl::Status LoadLayer(Loader& loader, const format::ModelConfig& m, int64_t ind
     }
     auto loaded = loader.Linear(parts, linears[first].in);
     if (!loaded.ok()) return loaded.status();
-    *LinearOf(linears[first].group, layer) = *std::move(loaded);
+    layer->linear(linears[first].group) = *std::move(loaded);
     first = end;
   }
   return absl::OkStatus();
 }
 
 }  // namespace
+
+at::Tensor& LayerWeights::norm(const format::ModelConfig& m, const std::string& name) {
+  if (name == "input_layernorm") return input_norm_D;
+  if (name == format::MlpNormName(m)) return mlp_norm_D;
+  if (name == "post_attention_layernorm") return attention_post_norm_D;
+  if (name == "post_feedforward_layernorm") return mlp_post_norm_D;
+  return name == "self_attn.q_norm" ? q_norm : k_norm;
+}
+
+FrozenLinear& LayerWeights::linear(format::LinearGroup group) {
+  switch (group) {
+    case format::LinearGroup::kQkv: return qkv;
+    case format::LinearGroup::kO: return o;
+    case format::LinearGroup::kGateUp: return gate_up;
+    case format::LinearGroup::kDown: break;
+  }
+  return down;
+}
 
 int64_t BaseModel::bytes() const {
   auto of = [](const at::Tensor& t) { return t.defined() ? static_cast<int64_t>(t.nbytes()) : 0; };

@@ -12,6 +12,7 @@
 
 #include "absl/status/statusor.h"
 #include "engine/format/model_config.h"
+#include "engine/format/model_layout.h"
 #include "engine/format/model_source.h"
 #include "engine/model/frozen_linear.h"
 #include "engine/plan/memory_plan.h"
@@ -44,6 +45,10 @@ struct LayerWeights {
   FrozenLinear o;
   FrozenLinear gate_up;  // rows: gate, up
   FrozenLinear down;
+
+  // By the names and groups of format/model_layout.h.
+  at::Tensor& norm(const format::ModelConfig& model, const std::string& name);
+  FrozenLinear& linear(format::LinearGroup group);
 };
 
 // Immutable after loading.

@@ -2,8 +2,10 @@
 
 #include <ATen/ATen.h>
 
+#include <map>
 #include <random>
 #include <utility>
+#include <vector>
 
 namespace finetuned::model {
 namespace {
@@ -12,17 +14,36 @@ at::Tensor Normal(at::IntArrayRef shape, const LoadOptions& o) {
   return at::randn(shape, at::device(o.device).dtype(o.dtype)).mul_(0.02);
 }
 
-FrozenLinear Linear(std::vector<int64_t> rows, int64_t in, const LoadOptions& o) {
-  if (!o.quantized()) {
-    int64_t all = 0;
-    for (int64_t r : rows) all += r;
-    return FrozenLinear::Dense(Normal({all, in}, o), {});
+// Those of one group.
+FrozenLinear Linear(const std::vector<format::LayerLinear>& linears, const LoadOptions& o) {
+  int64_t rows = 0;
+  bool biased = false;
+  for (const format::LayerLinear& linear : linears) {
+    rows += linear.out;
+    biased |= linear.bias;
   }
+  const int64_t in = linears[0].in;
+  const at::Tensor bias = biased ? Normal({rows}, o) : at::Tensor();
+  if (!o.quantized()) return FrozenLinear::Dense(Normal({rows, in}, o), bias);
   std::vector<StoredMatrix> parts;
-  for (int64_t r : rows) parts.push_back(StoreMatrix(Normal({r, in}, o), o.base, o.double_quant, o.dtype));
-  FrozenLinear linear = FrozenLinear::Stored(std::move(parts), in, {});
-  if (const auto codes = CodesOf(o.precision)) linear.PrepareCodes(*codes);
-  return linear;
+  for (const format::LayerLinear& linear : linears) {
+    parts.push_back(StoreMatrix(Normal({linear.out, in}, o), o.base, o.double_quant, o.dtype));
+  }
+  FrozenLinear stored = FrozenLinear::Stored(std::move(parts), in, bias);
+  if (const auto codes = CodesOf(o.precision)) stored.PrepareCodes(*codes);
+  return stored;
+}
+
+LayerWeights Layer(const format::ModelConfig& config, const LoadOptions& o) {
+  LayerWeights layer;
+  const at::ScalarType norms = config.norm == format::NormKind::kRms ? o.dtype : at::kFloat;
+  for (const format::LayerNorm& norm : format::LayerNorms(config)) {
+    layer.norm(config, norm.name) = at::ones(norm.shape, at::device(o.device).dtype(norms));
+  }
+  std::map<format::LinearGroup, std::vector<format::LayerLinear>> groups;
+  for (const format::LayerLinear& linear : format::LayerLinears(config)) groups[linear.group].push_back(linear);
+  for (const auto& [group, linears] : groups) layer.linear(group) = Linear(linears, o);
+  return layer;
 }
 
 }  // namespace
@@ -42,18 +63,9 @@ std::shared_ptr<BaseModel> RandomModel(const format::ModelConfig& config, const 
   } else {
     base->lm_head = FrozenLinear::Dense(table(), {});
   }
-  const auto ones = [&] { return at::ones({config.hidden_size}, at::device(options.device).dtype(options.dtype)); };
-  base->final_norm_D = ones();
-  for (int64_t i = 0; i < config.num_hidden_layers; ++i) {
-    LayerWeights layer;
-    layer.input_norm_D = ones();
-    layer.mlp_norm_D = ones();
-    layer.qkv = Linear({config.q_size(), config.kv_size(), config.kv_size()}, config.hidden_size, options);
-    layer.o = Linear({config.hidden_size}, config.q_size(), options);
-    layer.gate_up = Linear({config.intermediate_size, config.intermediate_size}, config.hidden_size, options);
-    layer.down = Linear({config.hidden_size}, config.intermediate_size, options);
-    base->layers.push_back(std::move(layer));
-  }
+  const bool rounded = config.norm == format::NormKind::kRms && config.logits_multiplier == 1;
+  base->final_norm_D = at::ones({config.hidden_size}, at::device(options.device).dtype(rounded ? options.dtype : at::kFloat));
+  for (int64_t i = 0; i < config.num_hidden_layers; ++i) base->layers.push_back(Layer(config, options));
   SetFrequencies(base.get());
   return base;
 }

@@ -29,7 +29,25 @@ struct Variant {
   double int8_threshold = 0;
   std::vector<std::string> modules_to_save = {};
   bool nf4_lm_head = false;
+  const char* parts = "";  // of a family beside Llama's
 };
+
+void SetParts(const std::string& family, format::ModelConfig* config) {
+  if (family == "gemma3") {
+    config->block = format::BlockKind::kPostNorms;
+    config->norm = format::NormKind::kRmsFloat;
+    config->qk_norm = format::QkNorm::kShared;
+    config->local_rope_theta = 10000;
+    config->layer_kinds = {{8, true, true}, {8, true, true}, {}};
+  } else if (family == "cohere") {
+    config->block = format::BlockKind::kParallel;
+    config->norm = format::NormKind::kLayer;
+    config->qk_norm = format::QkNorm::kPerHead;
+    config->logits_multiplier = 0.5;
+  } else if (family == "phi3") {
+    config->fused_projections = config->attention_bias = true;
+  }
+}
 
 // A small model with an adapter, and what the plan says of it.
 class PlannedBuffers : public testing::TestWithParam<Variant> {
@@ -40,6 +58,7 @@ class PlannedBuffers : public testing::TestWithParam<Variant> {
     config_.num_hidden_layers = 3;
     config_.vocab_size = 1000;
     config_.tie_word_embeddings = v.tied;
+    SetParts(v.parts, &config_);
     base_ = bench::RandomModel(config_, {.base = v.nf4 ? v.format : plan::BaseFormat::kCompute,
                                          .precision = v.precision,
                                          .int8_threshold = v.int8_threshold,
@@ -115,7 +134,10 @@ TEST_P(PlannedBuffers, AreThoseTheEngineTakes) {
   ExpectWorkspaceAsPlanned();
   int64_t weights = 0;
   for (const auto& [name, bytes] : Planned("weights")) weights += bytes;
-  EXPECT_EQ(base_->bytes() - static_cast<int64_t>(base_->inv_freq.nbytes()), weights);
+  for (const at::Tensor& table : {base_->inv_freq, base_->local_inv_freq}) {
+    if (table.defined()) weights += static_cast<int64_t>(table.nbytes());
+  }
+  EXPECT_EQ(base_->bytes(), weights);
   EXPECT_EQ(static_cast<int64_t>(adapter_->parameters().nbytes()), Planned()["lora_master"]);
   EXPECT_EQ(static_cast<int64_t>(adapter_->gradients().nbytes()), Planned()["lora_gradients"]);
 }
@@ -207,7 +229,11 @@ INSTANTIATE_TEST_SUITE_P(Variants, PlannedBuffers,
                                          Variant{.nf4 = true, .checkpointing = true, .rank = 4, .piece_rows = 20, .offload = true, .nf4_lm_head = true},
                                          Variant{.nf4 = true, .rank = 4, .standing = 3, .nf4_lm_head = true},
                                          Variant{.nf4 = true, .checkpointing = true, .rank = 4, .piece_rows = 20, .precision = plan::MatmulPrecision::kFp8, .standing = 1},
-                                         Variant{.rank = 4, .nf4_lm_head = true}));
+                                         Variant{.rank = 4, .nf4_lm_head = true},
+                                         Variant{.nf4 = true, .tied = true, .rank = 4, .parts = "gemma3"},
+                                         Variant{.nf4 = true, .checkpointing = true, .tied = true, .rank = 4, .piece_rows = 20, .parts = "gemma3"},
+                                         Variant{.checkpointing = true, .tied = true, .rank = 4, .piece_rows = 20, .keep_attention = 2, .parts = "cohere"},
+                                         Variant{.nf4 = true, .rank = 4, .parts = "phi3"}));
 
 }  // namespace
 }  // namespace finetuned::model
