@@ -70,6 +70,8 @@ def settings(plan):
     if compute["activation_checkpointing"] != "off":
         parts.append("recompute" if compute["activation_checkpointing"] == "on" else
                      f"recompute ({compute['activation_checkpointing']})")
+    if standing := spec["quantization"].get("standing_layers"):
+        parts.append(f"{standing} layers standing")
     if compute.get("activation_offload") == "on":
         parts.append("offload")
     return ", ".join(parts)
@@ -83,7 +85,7 @@ def wishes(planner):
     lines = [row(["asked for", "shape", "batch x sequence, rank, accumulation", "plan", "how", "longest that fits, or the model's limit"]),
              row(["---"] * 6)]
     for name, shape, batch, length, rank, accumulation in WISHES:
-        flags = dict(micro_batch_size=batch, rank=rank, gradient_accumulation_steps=accumulation)
+        flags = dict(micro_batch_size=batch, rank=rank, gradient_accumulation_steps=accumulation, standing_layers=0)
         plan = planner.plan(shape, "24GB", max_seq_length=length, **flags)
         assert plan["admissible"], (shape, plan["problems"])
         lines.append(row([name, shape, f"{batch} x {length}, {rank}, {accumulation}",
@@ -96,7 +98,7 @@ def seven_billion(planner):
     lines = [row(["base", "recompute", "plan", "weights", "activations"]), row(["---"] * 5)]
     for base in ("nf4", "none"):
         plan = planner.plan("llama-2-7b", "80GB", micro_batch_size=2, max_seq_length=1024, rank=16,
-                            base_quantization=base, activation_checkpointing=True)
+                            base_quantization=base, activation_checkpointing=True, standing_layers=0)
         memory = plan["memory"]
         lines.append(row([base.replace("none", "16-bit"), "on", gigabytes(memory["total_bytes"]),
                           gigabytes(memory["weights_bytes"]), gigabytes(memory["activation_bytes"])]))

@@ -3,6 +3,7 @@
 #include <filesystem>
 #include <fstream>
 #include <iostream>
+#include <optional>
 #include <sstream>
 
 #include "absl/strings/numbers.h"
@@ -28,6 +29,7 @@ namespace {
 struct RunFlags {
   std::string method = "sft";
   std::string model, data, eval, init_adapter, name, loss_on, scheduler, optimizer, quantization, precision, device;
+  std::optional<int32_t> standing_layers;
   double epochs = 0, learning_rate = 0, alpha = 0, dropout = 0, warmup_ratio = 0, every_minutes = 0;
   int64_t max_steps = 0, every_steps = 0, eval_every = 0;
   int rank = 0, micro_batch = 0, accumulation = 0, sequence = 0;
@@ -63,6 +65,7 @@ void AddSpecFlags(CLI::App* c, RunFlags* f) {
   c->add_option("--gradient-accumulation-steps", f->accumulation, "Passes per optimizer step");
   c->add_option("--max-seq-length", f->sequence, "Longest row in tokens");
   c->add_option("--base-quantization", f->quantization, "nf4 (default), fp4, int8, fp8 or none");
+  c->add_option("--standing-layers", f->standing_layers, "Layers whose weights stay dequantized (default what pays)");
   c->add_option("--matmul-precision", f->precision, "Of the frozen products: bf16 (default), fp8 or int8");
   c->add_option("--device", f->device, "auto (default), cuda or cpu");
   c->add_option("--seed", f->seed, "Seed (default 42)")->each([f](const std::string&) { f->has_seed = true; });
@@ -135,6 +138,7 @@ v1::Job JobFromFlags(const RunFlags& f) {
   spec->mutable_evaluation()->set_early_stopping_patience(f.early_stopping);
   spec->mutable_checkpoints()->set_keep_best(f.keep_best);
   spec->mutable_quantization()->set_base(f.quantization);
+  if (f.standing_layers.has_value()) spec->mutable_quantization()->set_standing_layers(*f.standing_layers);
   spec->mutable_compute()->set_device(f.device);
   spec->mutable_compute()->set_matmul_precision(f.precision);
   if (f.checkpointing) spec->mutable_compute()->set_activation_checkpointing("on");

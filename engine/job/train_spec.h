@@ -150,6 +150,7 @@ struct TrainSpec {
   std::vector<std::string> skip_modules;  // patterns of linears in the compute dtype
   std::string lm_head_quantization = "none";  // of an untied head: "nf4" | "none"
   std::string embed_tokens;               // of an untied head, on a GPU: "host" (the default) | "device"
+  int64_t standing_layers = -1;           // layers whose weights stay dequantized; -1: see plan/standing_weights.h
   std::string compute_dtype = "auto";     // auto: bf16 on CUDA, f32 on the CPU | "bf16" | "f32"
   std::string device = "auto";            // auto | cpu | cuda
   std::string matmul_precision = "bf16";  // of frozen products: "bf16" (the compute type) | "fp8" | "int8"

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
+#include "engine/plan/standing_weights.h"
 
 namespace finetuned::plan {
 namespace {
@@ -109,6 +110,7 @@ class Chooser {
           c.input.base = base;
           c.input.activation_checkpointing = checkpointing;
           c.input.activation_offload = offload;
+          if (r_.open_standing && MostStandingLayers(c.input) > 0) c.input.standing_layers = 0;
           if (r_.open_checkpointing) c.input.keep_all_layers = c.input.keep_attention_layers = c.input.piece_rows = 0;
           if (offload && r_.open_offload && PlanHostMemory(c.input) > r_.host_bytes) continue;
           all.push_back(Measured(c));
@@ -116,7 +118,18 @@ class Chooser {
         }
       }
     }
+    if (r_.open_standing) AddStanding(&all);
     return all;
+  }
+
+  // The same again with as many layers' weights standing as fit.
+  void AddStanding(std::vector<Candidate>* all) const {
+    for (size_t i = 0, end = all->size(); i < end; ++i) {
+      const Candidate c = (*all)[i];
+      const auto standing = [](PlanInput* in, int64_t k) { in->standing_layers = k; };
+      const int64_t layers = Fits(c) ? Most(c, MostStandingLayers(c.input), standing) : 0;
+      if (layers > 0) all->push_back(With(c, layers, standing));
+    }
   }
 
   // The same with as many layers kept as fit: whole ones alone; attention's part of all before whole ones; in the usual
@@ -132,24 +145,27 @@ class Chooser {
   void AddKeepingWithPieces(const Candidate& none, std::vector<Candidate>* all) const {
     if (!Fits(none)) return;
     const int64_t n = none.input.model.num_hidden_layers;
-    const auto most = [&](auto set) {
-      int64_t fits = 0, above = n + 1;
-      while (above - fits > 1) {
-        const int64_t middle = (fits + above) / 2;
-        (Fits(With(none, middle, set)) ? fits : above) = middle;
-      }
-      return fits;
-    };
     const auto attention = [](PlanInput* in, int64_t k) { in->keep_attention_layers = k; };
     const auto whole = [](PlanInput* in, int64_t k) { in->keep_all_layers = k; };
     const auto whole_after_attention = [n](PlanInput* in, int64_t k) {
       in->keep_all_layers = k;
       in->keep_attention_layers = n - k;
     };
-    all->push_back(With(none, most(whole), whole));
-    const int64_t layers = most(attention);
+    all->push_back(With(none, Most(none, n, whole), whole));
+    const int64_t layers = Most(none, n, attention);
     all->push_back(With(none, layers, attention));
-    if (layers == n) all->push_back(With(none, most(whole_after_attention), whole_after_attention));
+    if (layers == n) all->push_back(With(none, Most(none, n, whole_after_attention), whole_after_attention));
+  }
+
+  // The largest number of layers up to `layers` with which c fits; c with none does.
+  template <typename Set>
+  int64_t Most(const Candidate& c, int64_t layers, Set set) const {
+    int64_t fits = 0, above = layers + 1;
+    while (above - fits > 1) {
+      const int64_t middle = (fits + above) / 2;
+      (Fits(With(c, middle, set)) ? fits : above) = middle;
+    }
+    return fits;
   }
 
   template <typename Set>
@@ -229,7 +245,14 @@ class Chooser {
           o->activation_offload = o->activation_offload && o->activation_checkpointing;
           o->keep_all_layers = o->keep_attention_layers = o->piece_rows = 0;
         }));
+    add(r_.open_standing && MostStandingLayers(in) > 0, "quantization.standing_layers", absl::StrCat(in.standing_layers),
+        StandingReason());
     add(r_.open_offload, "compute.activation_offload", in.activation_offload ? "on" : "off", OffloadReason());
+  }
+
+  std::string StandingReason() const {
+    if (best_.input.standing_layers > 0) return Against("0", [](PlanInput* o) { o->standing_layers = 0; });
+    return Against("1", [](PlanInput* o) { o->standing_layers = 1; });
   }
 
   std::string OffloadReason() const {

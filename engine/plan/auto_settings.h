@@ -29,6 +29,7 @@ struct AutoRequest {
   bool open_micro_batch = false, open_accumulation = false, open_length = false, open_rank = false;
   bool open_base = false, open_checkpointing = false, open_offload = false;
   bool open_keep = false;             // with open_checkpointing: what recompute leaves out, layer by layer, and its pieces
+  bool open_standing = false;         // of a quantized base on a GPU, layers whose weights stay dequantized
   int64_t model_max_length = 0;       // 0: no limit known
   std::optional<DataLengths> data;    // unset: not known
   int64_t budget_bytes = 0;
@@ -47,7 +48,7 @@ struct AutoSettings {
   int64_t accumulation = 1;
   bool fits = false;                  // false: nothing does, and this needs least
   double tokens_per_second = 0;
-  std::vector<AutoChoice> choices;    // one for each open setting
+  std::vector<AutoChoice> choices;    // one for each open setting that applies
 };
 
 // Rows that make one optimizer step where neither micro-batch nor accumulation is given.

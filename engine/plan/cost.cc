@@ -5,6 +5,7 @@
 
 #include "absl/strings/match.h"
 #include "engine/plan/linears.h"
+#include "engine/plan/standing_weights.h"
 
 namespace finetuned::plan {
 namespace {
@@ -140,7 +141,9 @@ double MicroBatchSeconds(const PlanInput& in, const DeviceSpeed& device, double 
   // A recomputed layer is used in the forward, again, and in the backward.
   const double reread = ExtraPieces(in, tokens) * repeated.layers * s.layers * 3 * s.layer * kPieceReads *
                         static_cast<double>(in.compute_bytes);
-  const double moved = used * WeightTraffic(in) + reread +
+  const double standing = static_cast<double>(PlannedStandingLayers(in)) / s.layers;
+  const double traffic = (1 - standing) * WeightTraffic(in) + standing * static_cast<double>(in.compute_bytes);
+  const double moved = used * traffic + reread +
                        tokens * s.layers * s.kept * (kActivationPasses + repeated.layers * kForwardPasses) +
                        tokens * static_cast<double>(in.model.vocab_size) * 4 * kLogitPasses +
                        // Gradients, parameters and moments: read and written once per optimizer step.

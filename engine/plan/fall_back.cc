@@ -27,6 +27,9 @@ std::string Describe(const FallBack& from, const FallBack& to) {
   std::vector<std::string> changes;
   const std::string before = CheckpointingName(from.input), after = CheckpointingName(to.input);
   if (before != after) changes.push_back(absl::StrCat("activation_checkpointing ", before, " -> ", after));
+  if (from.input.standing_layers != to.input.standing_layers) {
+    changes.push_back(absl::StrCat("standing_layers ", from.input.standing_layers, " -> ", to.input.standing_layers));
+  }
   if (!from.input.activation_offload && to.input.activation_offload) changes.emplace_back("activation_offload on");
   if (from.input.micro_batch_size != to.input.micro_batch_size) {
     changes.push_back(absl::StrCat("micro_batch_size ", from.input.micro_batch_size, " -> ", to.input.micro_batch_size,
@@ -63,7 +66,9 @@ std::optional<FallBack> NextPlan(const PlanInput& input, int64_t accumulation, i
   for (;;) {
     PlanInput offloaded = to.input;
     offloaded.activation_offload = true;
-    if (!RecomputesAll(to.input)) {
+    if (to.input.standing_layers > 0) {
+      to.input.standing_layers = 0;
+    } else if (!RecomputesAll(to.input)) {
       Recompute(&to.input, most);
     } else if (to.input.on_gpu && !to.input.activation_offload && PlanHostMemory(offloaded) <= host_bytes) {
       to.input = offloaded;

@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "engine/plan/standing_weights.h"
 
 namespace finetuned::plan {
 namespace {
@@ -26,6 +27,9 @@ std::string Number(int64_t n) { return absl::StrCat(n); }
 std::vector<Lever> Levers(int64_t host_bytes) {
   const auto on = [](const PlanInput&) { return std::string("on"); };
   return {
+      {"quantization.standing_layers",
+       [](PlanInput* in) { return MostStandingLayers(*in) > 0 && std::exchange(in->standing_layers, 0) > 0; },
+       [](const PlanInput& in) { return Number(in.standing_layers); }},
       {"compute.activation_checkpointing",
        [](PlanInput* in) {
          const bool was_on = std::exchange(in->activation_checkpointing, true);

@@ -96,6 +96,12 @@ void AddNorms(const PlanInput& in, Collector& c) {
 
 }  // namespace
 
+int64_t MostStandingLayers(const PlanInput& in) {
+  return in.base != BaseFormat::kCompute && in.on_gpu && !in.use_dora ? in.model.num_hidden_layers : 0;
+}
+
+int64_t PlannedStandingLayers(const PlanInput& in) { return Dequantized(in).standing_layers; }
+
 void AddWeights(const PlanInput& in, Collector& c) {
   const format::ModelConfig& m = in.model;
   const int64_t layers = m.num_hidden_layers;

@@ -272,6 +272,7 @@ absl::Status ValidateSpec(const job::TrainSpec& spec) {
   c.OneOf(spec.device, {"auto", "cpu", "cuda"}, "compute.device");
   c.OneOf(spec.matmul_precision, {"bf16", "fp8", "int8"}, "compute.matmul_precision");
   c.AtLeast(spec.int8_threshold, 0, "quantization.int8_threshold");
+  c.Require(spec.standing_layers <= 0 || !spec.lora.use_dora, "quantization.standing_layers", "must be 0 with lora.use_dora");
   c.Require(spec.int8_threshold == 0 || spec.base_quantization == "int8", "quantization.int8_threshold",
             "needs quantization.base int8");
   const bool four_bit = spec.base_quantization == "nf4" || spec.base_quantization == "fp4";

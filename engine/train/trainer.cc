@@ -91,6 +91,7 @@ plan::PlanInput PlanInputOf(const job::TrainSpec& spec, const model::BaseModel& 
   p.keep_all_layers = spec.keep_all_layers;
   p.keep_attention_layers = spec.keep_attention_layers;
   p.piece_rows = spec.activation_piece_rows;
+  p.standing_layers = spec.standing_layers;
   p.deterministic = spec.deterministic;
   p.device = spec.device_constants;
   p.device.cudnn_attention = HasCudnnAttention(base.options.device);
@@ -478,6 +479,7 @@ model::DecoderOptions Trainer::DecoderOptions() {
           .keep_attention_layers = spec_.keep_attention_layers,
           .offload_inputs = spec_.activation_offload,
           .piece_rows = spec_.activation_piece_rows,
+          .standing_layers = spec_.standing_layers,
           .deterministic = spec_.deterministic,
           .label_smoothing = spec_.sft.label_smoothing,
           .layer_done = in_.world == nullptr ? std::function<void(int64_t)>()

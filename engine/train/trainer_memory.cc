@@ -104,6 +104,7 @@ bool Trainer::Replan(const std::string& error) {
   spec_.keep_all_layers = next->input.keep_all_layers;
   spec_.keep_attention_layers = next->input.keep_attention_layers;
   spec_.activation_piece_rows = next->input.piece_rows;
+  spec_.standing_layers = next->input.standing_layers;
   spec_.activation_offload = next->input.activation_offload;
   plan_ = data::BatchPlan(in_.train->rows, BatchOptions(spec_), state_.epoch);
   state_.micro_batch = std::min(state_.micro_batch, plan_.micro_batches());

@@ -155,6 +155,7 @@ job::TrainSpec ToTrainSpec(const v1::JobSpec& spec, const std::string& job_name,
   out.skip_modules.assign(quantization.skip_modules().begin(), quantization.skip_modules().end());
   if (!quantization.lm_head().empty()) out.lm_head_quantization = quantization.lm_head();
   out.embed_tokens = quantization.embed_tokens();
+  if (quantization.has_standing_layers()) out.standing_layers = quantization.standing_layers();
   out.compute_dtype = spec.compute().dtype();
   out.device = spec.compute().device();
   out.matmul_precision = spec.compute().matmul_precision();

@@ -211,6 +211,9 @@ void CheckPrecision(const v1::JobSpec& spec, Checker& c) {
   if ((precision == "fp8" || precision == "int8") && spec.lora().use_dora() && spec.lora().dropout() > 0) {
     c.Add("lora.dropout", absl::StrCat("must be 0 with lora.use_dora and compute.matmul_precision ", precision));
   }
+  const int32_t standing = spec.quantization().standing_layers();
+  if (standing < 0) c.Add("quantization.standing_layers", absl::StrCat("must be 0 or more, got ", standing));
+  if (standing > 0 && spec.lora().use_dora()) c.Add("quantization.standing_layers", "must be 0 with lora.use_dora");
   if (spec.compute().activation_offload() == "on" && spec.compute().activation_checkpointing() == "off") {
     c.Add("compute.activation_offload", "needs compute.activation_checkpointing on");
   }

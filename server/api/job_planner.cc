@@ -98,6 +98,7 @@ plan::PlanInput ToPlanInput(const JobSpec& spec, const format::ModelConfig& mode
                                                        (spec.has_grpo() && spec.grpo().beta() != 0));
   in.activation_offload = spec.compute().activation_offload() == "on";
   in.precision = plan::ParsePrecision(spec.compute().matmul_precision());
+  if (spec.quantization().has_standing_layers()) in.standing_layers = spec.quantization().standing_layers();
   return in;
 }
 
@@ -145,6 +146,7 @@ void ApplyPlanInput(const plan::PlanInput& in, JobSpec* spec) {
   spec->mutable_compute()->set_activation_checkpointing(plan::CheckpointingName(in));
   spec->mutable_compute()->set_activation_offload(in.activation_offload ? "on" : "off");
   spec->mutable_quantization()->set_base(plan::BaseFormatName(in.base));
+  if (in.standing_layers >= 0) spec->mutable_quantization()->set_standing_layers(static_cast<int32_t>(in.standing_layers));
   spec->mutable_optimizer()->set_kind(in.optimizer == plan::Optimizer::kAdamW ? "adamw" : "adamw_8bit");
   spec->mutable_lora()->set_rank(static_cast<int32_t>(in.lora_rank));
 }

@@ -67,6 +67,7 @@ void ChooseOpenSettings(const v1::JobSpec& sent, const DeviceBudget& device,
   request.open_checkpointing = OpenSwitch(sent.compute().activation_checkpointing());
   request.open_keep = request.open_checkpointing;
   request.open_offload = OpenSwitch(sent.compute().activation_offload());
+  request.open_standing = !sent.quantization().has_standing_layers();
   request.host_bytes = device.host_bytes;
   request.model_max_length = model_max_length;
   request.data = lengths;

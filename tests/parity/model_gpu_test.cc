@@ -2,6 +2,10 @@
 // The bound is twice what plain bfloat16 loses there (tests/golden/parity/bf16_errors.json) plus a floor.
 #include <ATen/ATen.h>
 #include <c10/core/InferenceMode.h>
+#ifdef FINETUNED_HAVE_CUDA
+#include <c10/cuda/CUDACachingAllocator.h>
+#include <c10/cuda/CUDAFunctions.h>
+#endif
 #include <gtest/gtest.h>
 
 #include <filesystem>
@@ -9,7 +13,9 @@
 #include "engine/format/model_source.h"
 #include "engine/lora/peft_files.h"
 #include "engine/model/decoder.h"
+#include "engine/train/optimizer.h"
 #include "engine/train/run.h"
+#include "kernels/finite.h"
 #include "tests/parity/parity_testing.h"
 
 namespace finetuned::parity {
@@ -153,6 +159,47 @@ TEST(AdapterKindsGpu, EqualTheCpuOnEveryBase) {
     }
   }
 }
+
+#ifdef FINETUNED_HAVE_CUDA
+// A micro-batch is queued and the adapter updated without a wait for the device (LibTorch's own waits throw here; the
+// kernels have none), and after the first steps the driver is asked for no memory.
+TEST(StepGpu, NeitherWaitsNorAsksForMemory) {
+  if (!at::hasCUDA()) GTEST_SKIP() << "no CUDA device";
+  c10::InferenceMode no_autograd;
+  const data::PackedBatch packed = GoldenBatch(ReadTensors(GoldenPath("untied.safetensors")));
+  for (const model::DecoderOptions& how : {model::DecoderOptions{}, model::DecoderOptions{.recompute_activations = true},
+                                           model::DecoderOptions{.recompute_activations = true, .offload_inputs = true},
+                                           model::DecoderOptions{.standing_layers = 1}}) {
+    const auto base = Load(GoldenPath("untied"), {at::kCUDA, at::kBFloat16, plan::BaseFormat::kNf4});
+    const auto adapter = LoadGoldenAdapter("untied_adapter", *base);
+    adapter->RefreshCompute();
+    train::Optimizer optimizer({}, adapter.get());
+    model::Decoder decoder(*base, *adapter, how);
+    const auto on_device = at::device(at::kCUDA);
+    at::Tensor sums = at::zeros({model::kLossSums}, on_device.dtype(at::kDouble));
+    const at::Tensor scale = at::full({1}, 1.0 / static_cast<double>(packed.num_targets), on_device.dtype(at::kFloat));
+    at::Tensor norm = at::empty({1}, on_device.dtype(at::kFloat)), clip = at::empty_like(norm), skip = at::empty_like(norm);
+    const auto step = [&](int64_t number) {
+      adapter->gradients().zero_();
+      decoder.ForwardBackward(model::Upload(packed, at::kCUDA), scale, 0, 0, sums);
+      kernels::GradNormAndScale({adapter->gradients()}, 1.0, norm, clip, skip);
+      optimizer.Step(1e-4, number, clip, skip);
+    };
+    for (int64_t i = 1; i <= 3; ++i) step(i);
+    const auto asked = [] { return c10::cuda::CUDACachingAllocator::getDeviceStats(0).num_device_alloc; };
+    const int64_t before = asked();
+    c10::cuda::warning_state().set_sync_debug_mode(c10::cuda::SyncDebugMode::L_ERROR);
+    try {
+      for (int64_t i = 4; i <= 8; ++i) step(i);
+    } catch (const c10::Error& error) {
+      ADD_FAILURE() << error.what();
+    }
+    c10::cuda::warning_state().set_sync_debug_mode(c10::cuda::SyncDebugMode::L_DISABLED);
+    EXPECT_EQ(asked(), before);
+    EXPECT_EQ(skip.item<float>(), 0);
+  }
+}
+#endif
 
 INSTANTIATE_TEST_SUITE_P(Models, ModelGpu, testing::Values("untied", "tied"),
                          [](const auto& info) { return info.param; });

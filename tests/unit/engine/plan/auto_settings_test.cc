@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "engine/plan/shapes.h"
+#include "engine/plan/standing_weights.h"
 
 namespace finetuned::plan {
 namespace {
@@ -60,6 +61,43 @@ TEST(ChooseSettings, IsNeverSlowerWithMoreMemory) {
     before = chosen.tokens_per_second;
   }
   EXPECT_GT(before, 0);
+}
+
+// An NF4 base at 2x1024: with 40 GB all weights stand, and nowhere is that slower.
+TEST(ChooseSettings, WeightsStandWhereThereIsRoom) {
+  AutoRequest r = AllOpen("llama-3.1-8b", 0);
+  r.open_base = r.open_length = r.open_rank = r.open_micro_batch = r.open_accumulation = false;
+  r.open_standing = true;
+  r.input.micro_batch_size = 2;
+  int64_t standing = 0;
+  for (int64_t gb = 8; gb <= 40; gb += 4) {
+    r.budget_bytes = gb * kGB;
+    const AutoSettings chosen = ChooseSettings(r);
+    ASSERT_TRUE(chosen.fits) << gb;
+    standing = chosen.input.standing_layers;
+    AutoRequest closed = r;
+    closed.open_standing = false;
+    closed.input.standing_layers = 0;
+    EXPECT_GE(chosen.tokens_per_second, ChooseSettings(closed).tokens_per_second * 0.995) << gb;
+    const AutoChoice& choice = chosen.choices.back();
+    EXPECT_EQ(choice.field, "quantization.standing_layers");
+    EXPECT_EQ(choice.value, std::to_string(standing));
+  }
+  EXPECT_EQ(standing, 32);
+}
+
+TEST(ChooseSettings, NothingStandsOnTheCpuInTheComputeTypeOrWithDora) {
+  for (int variant = 0; variant < 3; ++variant) {
+    AutoRequest r = AllOpen("llama-3.2-1b", 40 * kGB);
+    r.open_base = false;
+    r.open_standing = true;
+    if (variant == 0) r.input.on_gpu = false;
+    if (variant == 1) r.input.base = BaseFormat::kCompute;
+    if (variant == 2) r.input.use_dora = true;
+    const AutoSettings chosen = ChooseSettings(r);
+    EXPECT_EQ(PlannedStandingLayers(chosen.input), 0) << variant;
+    for (const AutoChoice& choice : chosen.choices) EXPECT_NE(choice.field, "quantization.standing_layers") << variant;
+  }
 }
 
 TEST(ChooseSettings, CoversTheLongestRowBeforeItGoesFaster) {

@@ -22,6 +22,16 @@ TEST(NextPlan, RecomputesBeforeItMakesBatchesSmaller) {
   EXPECT_EQ(second->changes, "micro_batch_size 6 -> 3 with gradient_accumulation_steps 2 -> 4");
 }
 
+TEST(NextPlan, LetsGoOfStandingWeightsFirst) {
+  PlanInput in = Llama8B();
+  in.standing_layers = 12;
+  const auto next = NextPlan(in, 1, 0, 0);
+  ASSERT_TRUE(next.has_value());
+  EXPECT_EQ(next->input.standing_layers, 0);
+  EXPECT_FALSE(next->input.activation_checkpointing);
+  EXPECT_EQ(next->changes, "standing_layers 12 -> 0");
+}
+
 TEST(NextPlan, FitsAndKeepsTheRowsOfAStep) {
   for (int64_t batch = 1; batch <= 12; ++batch) {
     PlanInput in = Llama8B();

@@ -215,6 +215,32 @@ TEST_F(PlanningApi, RecomputeLeavesOutWhatFitsAndIsAcceptedAsItIsWritten) {
   EXPECT_THAT(status_.error_message(), HasSubstr("must be auto, on, off, keep:A:B or keep:A:B:R"));
 }
 
+TEST_F(PlanningApi, WeightsStandWhereTheyFitAndAreAcceptedAsWritten) {
+  v1::Job job = Shape("llama-3.1-8b", 24'000'000'000);
+  job.mutable_spec()->mutable_schedule()->set_micro_batch_size(1);
+  job.mutable_spec()->mutable_schedule()->set_max_seq_length(1024);
+  v1::QuantizationSpec* quantization = job.mutable_spec()->mutable_quantization();
+  quantization->set_base("nf4");
+  const v1::JobPlan plan = PlanGood(job);
+  const int32_t standing = plan.resolved_spec().quantization().standing_layers();
+  EXPECT_GT(standing, 0);
+  EXPECT_LE(plan.memory().total_bytes(), 24'000'000'000);
+  quantization->set_standing_layers(standing);
+  EXPECT_EQ(PlanGood(job).memory().total_bytes(), plan.memory().total_bytes());
+  quantization->set_standing_layers(0);
+  const v1::JobPlan none = PlanGood(job);
+  EXPECT_LT(none.memory().total_bytes(), plan.memory().total_bytes() - int64_t{standing} * 400'000'000);
+  EXPECT_LT(none.estimated_tokens_per_second(), plan.estimated_tokens_per_second());
+  quantization->set_standing_layers(32);
+  job.mutable_scheduling()->set_vram_limit_bytes(14'000'000'000);
+  const v1::JobPlan all = PlanGood(job);
+  EXPECT_FALSE(all.admissible());
+  EXPECT_THAT(all.suggestions(0).message(), HasSubstr("set quantization.standing_layers 0"));
+  job.mutable_spec()->mutable_lora()->set_use_dora(true);
+  Plan(job);
+  EXPECT_THAT(status_.error_message(), HasSubstr("must be 0 with lora.use_dora"));
+}
+
 TEST_F(PlanningApi, OffloadBeyondTheHostsMemoryIsRefused) {
   v1::Job job = Shape("llama-3.1-8b", 80'000'000'000);
   job.mutable_spec()->mutable_schedule()->set_micro_batch_size(1);
