@@ -114,7 +114,9 @@ class Chooser {
           if (r_.open_checkpointing) c.input.keep_all_layers = c.input.keep_attention_layers = c.input.piece_rows = 0;
           if (offload && r_.open_offload && PlanHostMemory(c.input) > r_.host_bytes) continue;
           all.push_back(Measured(c));
-          if (checkpointing && r_.open_checkpointing && r_.open_keep) AddKeeping(all.back(), &all);
+          if (!checkpointing || !r_.open_checkpointing || !r_.open_keep) continue;
+          // Where everything may be kept, no part need be.
+          if (!Fits(WithoutRecompute(all.back()))) AddKeeping(all.back(), &all);
         }
       }
     }
@@ -155,6 +157,11 @@ class Chooser {
     const int64_t layers = Most(none, n, attention);
     all->push_back(With(none, layers, attention));
     if (layers == n) all->push_back(With(none, Most(none, n, whole_after_attention), whole_after_attention));
+  }
+
+  Candidate WithoutRecompute(Candidate c) const {
+    c.input.activation_checkpointing = c.input.activation_offload = false;
+    return Measured(c);
   }
 
   // The largest number of layers up to `layers` with which c fits; c with none does.
