@@ -41,6 +41,21 @@ std::optional<std::string> FieldOf(const v1::Job& job, const std::string& field)
   return label->second;
 }
 
+// The terms of `filter` that the store can apply to its columns.
+absl::StatusOr<store::JobFilter> StoreFilter(const ListFilter& filter) {
+  store::JobFilter out;
+  for (const ListFilter::Term& term : filter.terms()) {
+    if (term.field == "method" && term.equal) out.method = term.value;
+    if (term.field != "state") continue;
+    v1::JobState state;
+    if (!v1::JobState_Parse(term.value, &state)) {
+      return InvalidField("filter", absl::StrCat("\"", term.value, "\" is no state of a job; QUEUED is one"));
+    }
+    if (term.equal) out.state = state;
+  }
+  return out;
+}
+
 template <typename Request>
 absl::Status CheckOthers(const Request& request) {
   if constexpr (requires { request.checkpoint(); }) {
@@ -159,6 +174,9 @@ absl::Status JobsService::List(const auth::Caller& caller, const v1::ListJobsReq
   list.page_size = *size;
   list.page_token = *std::move(token);
   list.order_by = request.order_by();
+  auto stored = StoreFilter(*filter);
+  if (!stored.ok()) return stored.status();
+  list.filter = *std::move(stored);
   const Access& access = front_.shared->access;
   if (!filter->terms().empty() || !access.SeesAll(caller)) {
     list.matches = [&](const v1::Job& job) {

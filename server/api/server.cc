@@ -12,6 +12,7 @@
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/health_check_service_interface.h>
+#include <grpcpp/resource_quota.h>
 #include <grpcpp/security/tls_certificate_provider.h>
 #include <grpcpp/security/tls_credentials_options.h>
 
@@ -72,7 +73,9 @@ struct ServiceSet {
   DaemonService daemon;
 };
 
-void SetLimits(const config::LimitsConfig& limits, grpc::ServerBuilder* builder) {
+// `memory` is shared by all listeners.
+void SetLimits(const config::LimitsConfig& limits, const grpc::ResourceQuota& memory, grpc::ServerBuilder* builder) {
+  builder->SetResourceQuota(memory);
   builder->SetMaxReceiveMessageSize(static_cast<int>(limits.max_message_bytes));
   builder->AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, static_cast<int>(limits.max_streams_per_connection));
   builder->AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, kMinPingIntervalMs);
@@ -127,7 +130,8 @@ absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> TcpCredentials(const co
 
 class Server::Impl {
  public:
-  explicit Impl(const jobs::Daemon& daemon) : shared_(daemon) {
+  explicit Impl(const jobs::Daemon& daemon) : shared_(daemon), memory_("finetuned") {
+    memory_.Resize(static_cast<size_t>(daemon.config->limits.max_rpc_memory_bytes));
     shared_.on_drain = [this] { BeginDrain(); };
     const config::AuditConfig& audit = daemon.config->audit;
     if (audit.enabled) {
@@ -158,6 +162,7 @@ class Server::Impl {
   std::unique_ptr<auth::UnixListener> unix_listener_;
   std::unique_ptr<auth::TcpAuthenticator> tcp_authenticator_;
   InProcess in_process_;
+  grpc::ResourceQuota memory_;
   std::unique_ptr<ServiceSet> unix_services_, tcp_services_, local_services_;
   std::unique_ptr<grpc::Server> unix_server_, tcp_server_, local_server_;
   int tcp_port_ = 0;
@@ -205,7 +210,7 @@ absl::Status Server::Impl::StartUnix() {
   unix_services_ = std::make_unique<ServiceSet>(Front{&shared_, unix_listener_.get()});
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   grpc::ServerBuilder builder;
-  SetLimits(config.limits, &builder);
+  SetLimits(config.limits, memory_, &builder);
   Audit(unix_listener_.get(), &builder);
   unix_services_->Register(&builder);
   unix_server_ = builder.BuildAndStart();
@@ -229,7 +234,7 @@ absl::Status Server::Impl::StartTcp() {
   tcp_services_ = std::make_unique<ServiceSet>(Front{&shared_, tcp_authenticator_.get()});
   grpc::ServerBuilder builder;
   builder.SetOption(std::make_unique<WithoutReflection>());
-  SetLimits(config.limits, &builder);
+  SetLimits(config.limits, memory_, &builder);
   Audit(tcp_authenticator_.get(), &builder);
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
   builder.AddListeningPort(config.tcp.address, *credentials, &tcp_port_);
@@ -246,7 +251,7 @@ absl::Status Server::Impl::StartLocal() {
   local_services_ = std::make_unique<ServiceSet>(Front{&shared_, &in_process_});
   grpc::ServerBuilder builder;
   builder.SetOption(std::make_unique<WithoutReflection>());
-  SetLimits(shared_.daemon.config->limits, &builder);
+  SetLimits(shared_.daemon.config->limits, memory_, &builder);
   local_services_->Register(&builder);
   local_server_ = builder.BuildAndStart();
   return local_server_ != nullptr ? absl::OkStatus()

@@ -94,6 +94,8 @@ struct LimitsConfig {
   int64_t max_chunk_bytes = 1 << 20;              // of one piece of an upload or download
   int64_t max_dataset_bytes = int64_t{8} << 30;   // of one dataset
   int64_t max_streams_per_connection = 128;       // calls at once over one connection
+  // Buffers of all connections and calls together: above it gRPC reads no further and lets go of idle connections.
+  int64_t max_rpc_memory_bytes = 512 << 20;
   int64_t max_watchers = 1000;                    // open WatchJob streams
   // Less free space in the state directory: new jobs and uploads are refused.
   int64_t min_free_disk_bytes = int64_t{1} << 30;

@@ -75,6 +75,7 @@ void VisitFields(Visitor& v, ConfigT& c) {
   v.Bytes("max_chunk_bytes", c.limits.max_chunk_bytes, 1 << 10, 16 << 20);
   v.Bytes("max_dataset_bytes", c.limits.max_dataset_bytes, 1, kTiB);
   v.Number("max_streams_per_connection", c.limits.max_streams_per_connection, 1, 10000);
+  v.Bytes("max_rpc_memory_bytes", c.limits.max_rpc_memory_bytes, 32 << 20, kTiB);
   v.Number("max_watchers", c.limits.max_watchers, 1, 100000);
   v.Bytes("min_free_disk_bytes", c.limits.min_free_disk_bytes, 0, kTiB);
   v.End();

@@ -144,7 +144,7 @@ absl::StatusOr<ListAnswer> JobManager::ListJobs(const ListQuery& query) const {
   ListAnswer answer;
   for (;;) {
     // One more than asked for tells whether there is a next page.
-    auto page = store_->ListJobs(*order, *cursor, static_cast<int>(size) + 1);
+    auto page = store_->ListJobs(*order, *cursor, static_cast<int>(size) + 1, query.filter);
     if (!page.ok()) return page.status();
     for (size_t i = 0; i < page->jobs.size(); ++i) {
       v1::Job& job = page->jobs[i].job;

@@ -38,7 +38,8 @@ struct ListQuery {
   int page_size = 0;        // 0: 50, at most 1000
   std::string page_token;   // of an earlier answer with the same order
   std::string order_by;     // as sent: "create_time desc" (default), "create_time", "priority desc"
-  std::function<bool(const v1::Job&)> matches;  // the filter; empty: all
+  store::JobFilter filter;  // what the store can leave out by itself
+  std::function<bool(const v1::Job&)> matches;  // the whole filter; empty: all
 };
 struct ListAnswer {
   std::vector<v1::Job> jobs;

@@ -15,6 +15,7 @@ namespace {
 
 constexpr absl::Duration kRetryDelay = absl::Seconds(1);
 constexpr absl::Duration kLongestWait = absl::Seconds(1);
+constexpr absl::Duration kHeldUp = absl::Seconds(2);  // a round never takes that long by itself
 constexpr absl::Duration kHousekeeping = absl::Seconds(5);
 constexpr char kHelloKey[] = "worker_hello";
 
@@ -142,7 +143,20 @@ void JobManager::Loop::Run() {
   bus_->CloseAll(Draining());
 }
 
+absl::Time JobManager::Loop::Clock() {
+  const absl::Time now = absl::Now();
+  const absl::Duration gap = now - looked_at_;
+  looked_at_ = now;
+  if (gap > kHeldUp) {
+    LogWarning(absl::StrCat("nothing was done for ", absl::FormatDuration(absl::Trunc(gap, absl::Milliseconds(100))),
+                            ": the disk or the whole machine hung"));
+    scheduler_.Excuse(gap);
+  }
+  return now;
+}
+
 void JobManager::Loop::RunOnce() {
+  Clock();
   std::deque<std::function<void()>> tasks;
   {
     std::lock_guard lock(mutex_);
@@ -211,7 +225,7 @@ void JobManager::Loop::Housekeeping() {
 // ---- one input
 
 absl::Status JobManager::Loop::TakeQuietly(const queue::Input& input) {
-  auto actions = scheduler_.Step(input, absl::Now());
+  auto actions = scheduler_.Step(input, Clock());
   if (!actions.ok()) return actions.status();
   if (actions->empty()) {
     scheduler_.Commit();
@@ -225,7 +239,7 @@ absl::Status JobManager::Loop::TakeQuietly(const queue::Input& input) {
 absl::Status JobManager::Loop::Transact(const queue::Input* input, Extra extra) {
   std::vector<queue::Action> actions;
   if (input != nullptr) {
-    auto stepped = scheduler_.Step(*input, absl::Now());
+    auto stepped = scheduler_.Step(*input, Clock());
     if (!stepped.ok()) return stepped.status();
     actions = *std::move(stepped);
   }

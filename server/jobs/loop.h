@@ -96,6 +96,8 @@ class JobManager::Loop {
   void RunOnce();
   void WaitForWork();
   absl::Time NextWake() const;
+  // The clock, for the core. Looked at each round: a gap means that the thread was held up, by its disk or as a whole.
+  absl::Time Clock();
   // Takes an input that changes nothing in most cases: no disk access then.
   absl::Status TakeQuietly(const queue::Input& input);
   // Takes `input` (none: nothing new) through the core, makes its effects, `extra` and all pending events
@@ -113,6 +115,7 @@ class JobManager::Loop {
 
   // loop_view.cc
   void PublishView();
+  absl::Time OldestQueued(const std::map<std::string, queue::Wait>& waits) const;  // InfinitePast: nothing is queued
   std::map<std::string, absl::Time> EstimateStarts(const std::map<std::string, queue::Wait>& waits,
                                                    absl::Time now) const;
 
@@ -175,6 +178,7 @@ class JobManager::Loop {
   store::WriteBatch pending_;                         // of the worker, not durable yet; without jobs
   std::set<std::string> dirty_;                       // jobs of live_ ahead of the store
   absl::Time flush_at_ = absl::InfiniteFuture();
+  absl::Time looked_at_ = absl::InfiniteFuture();     // when Clock() was asked last
   absl::Time tick_at_ = absl::InfinitePast();         // when the scheduler wants to look at the clock
   // Words of the worker in their order. One that cannot be stored is tried again later.
   std::deque<std::function<absl::Status()>> inbox_;

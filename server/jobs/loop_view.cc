@@ -12,8 +12,8 @@ namespace finetuned::jobs {
 // job have no estimate.
 std::map<std::string, absl::Time> JobManager::Loop::EstimateStarts(const std::map<std::string, queue::Wait>& waits,
                                                                    absl::Time now) const {
-  std::map<int, std::string> by_position;
-  for (const auto& [name, wait] : waits) by_position[wait.position] = name;
+  std::vector<const std::string*> in_order(waits.size());
+  for (const auto& [name, wait] : waits) in_order[wait.position - 1] = &name;
   const auto remaining = [this](const std::string& name) -> std::optional<absl::Duration> {
     const auto found = live_.find(name);
     if (found == live_.end() || !found->second.job.progress().has_remaining()) return std::nullopt;
@@ -23,7 +23,8 @@ std::map<std::string, absl::Time> JobManager::Loop::EstimateStarts(const std::ma
   absl::Time free_at = now;
   std::optional<absl::Duration> takes =
       scheduler_.holder().empty() ? absl::ZeroDuration() : remaining(scheduler_.holder());
-  for (const auto& [position, name] : by_position) {
+  for (const std::string* next : in_order) {
+    const std::string& name = *next;
     const v1::StateReason reason = waits.at(name).reason;
     if (reason != v1::WAITING_FOR_GPU && reason != v1::WAITING_FOR_START_TIME) continue;
     if (!takes) break;  // of one ahead: nothing is known of those behind
@@ -46,11 +47,22 @@ void JobManager::Loop::PublishView() {
   view.worker.context_bytes = context_bytes_;
   view.starts = EstimateStarts(view.waits, now);
   metrics_->Ready(view.accepting);
-  absl::Time oldest = absl::InfiniteFuture();
-  for (const auto& [name, wait] : view.waits) oldest = std::min(oldest, queued_since_[name]);
-  metrics_->OldestQueued(view.waits.empty() ? absl::InfinitePast() : oldest);
+  metrics_->OldestQueued(OldestQueued(view.waits));
   std::lock_guard lock(view_mutex_);
-  view_ = std::move(view);
+  std::swap(view_, view);  // the old one ends after the lock
+}
+
+absl::Time JobManager::Loop::OldestQueued(const std::map<std::string, queue::Wait>& waits) const {
+  if (waits.empty()) return absl::InfinitePast();
+  absl::Time oldest = absl::InfiniteFuture();
+  // Both by name: one walk. queued_since_ also has jobs that run.
+  auto wait = waits.begin();
+  for (const auto& [name, since] : queued_since_) {
+    while (wait != waits.end() && wait->first < name) ++wait;
+    if (wait == waits.end()) break;
+    if (wait->first == name) oldest = std::min(oldest, since);
+  }
+  return oldest;
 }
 
 void JobManager::Loop::Overlay(v1::Job* job) const {

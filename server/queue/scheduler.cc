@@ -91,6 +91,12 @@ void Scheduler::Rollback() {
   drained_ = undo_.drained;
 }
 
+void Scheduler::Excuse(absl::Duration time) {
+  worker_.last_sign += time;
+  worker_.last_progress += time;
+  worker_.kill_at += time;
+}
+
 // ---- changes
 
 absl::Status Scheduler::Fire(const std::string& name, JobEvent event, v1::StateReason reason,
@@ -278,10 +284,7 @@ void Scheduler::StartNext(absl::Time now) {
   if (worker_.state == WorkerState::kStopping) return;
   if (!worker_.job.empty() && !MakeRoom(now)) return;
   if (worker_.state == WorkerState::kStopped && now < worker_.start_after) return;
-  for (const JobEntry* job : Ordered(now)) {
-    if (Explain(*job, now).reason != v1::WAITING_FOR_GPU) continue;
-    return StartOn(*job, now);
-  }
+  if (const JobEntry* job = First(now)) StartOn(*job, now);
 }
 
 // A preemptible holder gives way to the first job that could run, when that has a higher priority. True: the device is
@@ -291,11 +294,10 @@ bool Scheduler::MakeRoom(absl::Time now) {
   if (holder == nullptr || !holder->preemptible) return false;
   // One that is loading gives way once it has loaded: a worker that is killed for not leaving would load again.
   if (holder->state != (worker_.running ? v1::RUNNING : v1::PREPARING)) return false;
-  const std::vector<const JobEntry*> waiting = Ordered(now);
-  if (waiting.empty() || waiting[0]->priority <= holder->priority) return false;
-  if (Explain(*waiting[0], now).reason != v1::WAITING_FOR_GPU) return false;
+  const JobEntry* waiting = First(now);
+  if (waiting == nullptr || waiting->priority <= holder->priority) return false;
   MustFire(holder->name, JobEvent::kPreempt, v1::PREEMPTED,
-           absl::StrCat("gives way to ", waiting[0]->name, ", whose priority is ", waiting[0]->priority), now);
+           absl::StrCat("gives way to ", waiting->name, ", whose priority is ", waiting->priority), now);
   if (worker_.running) {
     worker_.kill_at = std::min(worker_.kill_at, now + options_.leave_grace);
     worker_.kill_why = absl::StrCat("did not leave within ", InSeconds(options_.leave_grace));

@@ -147,6 +147,10 @@ class Scheduler {
   void Commit();
   void Rollback();
 
+  // The caller itself was held up for so long (a disk that hung, a stopped process) and heard nobody: that time is not
+  // held against the worker. Between steps.
+  void Excuse(absl::Duration time);
+
   // When Step(Tick) has to be called next, at the latest.
   absl::Time NextDeadline(absl::Time now) const;
 
@@ -216,8 +220,11 @@ class Scheduler {
   void LeaveWhenFree(absl::Time now);
   void StartOn(const JobEntry& job, absl::Time now);
   void Begin(const std::string& job, absl::Time now);
-  std::vector<const JobEntry*> Ordered(absl::Time now) const;
-  Wait Explain(const JobEntry& job, absl::Time now) const;
+  // Why the job cannot have the device even if it were free; WAITING_FOR_GPU: it could.
+  static v1::StateReason Blocked(const JobEntry& job, absl::Time now);
+  // The job that would get the device now; nullptr: none could.
+  const JobEntry* First(absl::Time now) const;
+  std::string Why(const JobEntry& job, const Wait& wait, const std::string& before, absl::Time now) const;
   JobEntry& Touch(const std::string& job);
   void SetEnded(const std::string& job, bool succeeded);
   void Kill(std::string why, v1::StateReason reason = v1::WORKER_CRASHED);

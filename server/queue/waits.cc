@@ -1,6 +1,9 @@
 // Order of the queue and its explanation; part of Scheduler.
 #include <algorithm>
+#include <optional>
 #include <tuple>
+#include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -19,72 +22,79 @@ const char* WorkerStateName(WorkerState state) {
   return "?";
 }
 
-// Why the job cannot have the device even if it were free; WAITING_FOR_GPU: it could.
-Wait Scheduler::Explain(const JobEntry& job, absl::Time now) const {
-  if (job.hold) return {0, v1::HELD, "It is on hold until it is released (scheduling.hold)."};
-  if (!job.after.empty()) {
-    return {0, v1::WAITING_FOR_DEPENDENCY,
-            absl::StrCat("It waits for ", absl::StrJoin(job.after, ", "), " to succeed.")};
+namespace {
+
+// Where a queued job stands: those that could run first, by priority, then re-queued ones, then by the time of queueing.
+struct Place {
+  bool blocked;
+  const JobEntry* job;
+
+  friend bool operator<(const Place& a, const Place& b) {
+    const auto key = [](const Place& p) { return std::tuple(p.blocked, -p.job->priority, !p.job->front, p.job->order); };
+    const auto left = key(a), right = key(b);
+    return left != right ? left < right : a.job->name < b.job->name;
   }
-  if (now < job.not_before) {
-    return {0, v1::WAITING_FOR_START_TIME,
-            absl::StrCat("It starts no earlier than ",
-                         absl::FormatTime("%Y-%m-%d %H:%M:%SZ", job.not_before, absl::UTCTimeZone()), ".")};
-  }
-  return {};
+};
+
+}  // namespace
+
+v1::StateReason Scheduler::Blocked(const JobEntry& job, absl::Time now) {
+  if (job.hold) return v1::HELD;
+  if (!job.after.empty()) return v1::WAITING_FOR_DEPENDENCY;
+  if (now < job.not_before) return v1::WAITING_FOR_START_TIME;
+  return v1::WAITING_FOR_GPU;
 }
 
-// The order in which queued jobs would get the device: those that could run first, by priority, then
-// re-queued ones, then by the time of queueing.
-std::vector<const JobEntry*> Scheduler::Ordered(absl::Time now) const {
-  struct Key {
-    bool waits;
-    int priority;
-    bool behind;
-    int64_t order;
-    const JobEntry* job;
-  };
-  std::vector<Key> keys;
+const JobEntry* Scheduler::First(absl::Time now) const {
+  std::optional<Place> first;
   for (const auto& [name, job] : jobs_) {
-    if (job.state != v1::QUEUED) continue;
-    const bool waits = Explain(job, now).reason != v1::WAITING_FOR_GPU;
-    keys.push_back({waits, -job.priority, !job.front, job.order, &job});
+    if (job.state != v1::QUEUED || Blocked(job, now) != v1::WAITING_FOR_GPU) continue;
+    const Place place{false, &job};
+    if (!first || place < *first) first = place;
   }
-  std::sort(keys.begin(), keys.end(), [](const Key& a, const Key& b) {
-    return std::tie(a.waits, a.priority, a.behind, a.order, a.job->name) <
-           std::tie(b.waits, b.priority, b.behind, b.order, b.job->name);
-  });
-  std::vector<const JobEntry*> jobs;
-  for (const Key& key : keys) jobs.push_back(key.job);
-  return jobs;
+  return first ? first->job : nullptr;
+}
+
+// One sentence. `before`: the job ahead, or the one that has the device.
+std::string Scheduler::Why(const JobEntry& job, const Wait& wait, const std::string& before, absl::Time now) const {
+  switch (wait.reason) {
+    case v1::DAEMON_DRAINING: return "The daemon is leaving; the job runs when it is started again.";
+    case v1::HELD: return "It is on hold until it is released (scheduling.hold).";
+    case v1::WAITING_FOR_DEPENDENCY:
+      return absl::StrCat("It waits for ", absl::StrJoin(job.after, ", "), " to succeed.");
+    case v1::WAITING_FOR_START_TIME:
+      return absl::StrCat("It starts no earlier than ",
+                          absl::FormatTime("%Y-%m-%d %H:%M:%SZ", job.not_before, absl::UTCTimeZone()), ".");
+    default: break;
+  }
+  if (wait.position > 1) return absl::StrCat("Number ", wait.position, " in the queue, behind ", before, ".");
+  const JobEntry* holder = Find(worker_.job);
+  if (holder != nullptr && holder->state == v1::PAUSING) {
+    return absl::StrCat("It is next; ", before, " writes a checkpoint and gives up the device.");
+  }
+  if (!before.empty()) return absl::StrCat("It is next; ", before, " has the device.");
+  if (now < worker_.start_after) return "It is next; the worker ended and is started again in a moment.";
+  return "It is next; the worker is being started.";
 }
 
 std::map<std::string, Wait> Scheduler::Waits(absl::Time now) const {
   std::map<std::string, Wait> waits;
+  std::vector<std::pair<Place, Wait*>> order;
+  // jobs_ has the order of the answer: each is put at its end, without a search.
+  for (const auto& [name, job] : jobs_) {
+    if (job.state != v1::QUEUED) continue;
+    const v1::StateReason reason = Blocked(job, now);
+    Wait& wait = waits.emplace_hint(waits.end(), name, Wait())->second;
+    wait.reason = draining_ ? v1::DAEMON_DRAINING : reason;
+    order.push_back({{reason != v1::WAITING_FOR_GPU, &job}, &wait});
+  }
+  std::sort(order.begin(), order.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
   int position = 0;
-  std::string before = worker_.job;
-  for (const JobEntry* job : Ordered(now)) {
-    Wait wait = Explain(*job, now);
-    wait.position = ++position;
-    if (draining_) {
-      wait.reason = v1::DAEMON_DRAINING;
-      wait.why = "The daemon is leaving; the job runs when it is started again.";
-    } else if (wait.reason == v1::WAITING_FOR_GPU) {
-      const JobEntry* holder = Find(worker_.job);
-      if (position == 1 && holder != nullptr && holder->state == v1::PAUSING) {
-        wait.why = absl::StrCat("It is next; ", before, " writes a checkpoint and gives up the device.");
-      } else if (position == 1 && !before.empty()) {
-        wait.why = absl::StrCat("It is next; ", before, " has the device.");
-      } else if (position == 1 && now < worker_.start_after) {
-        wait.why = "It is next; the worker ended and is started again in a moment.";
-      } else if (position == 1) {
-        wait.why = "It is next; the worker is being started.";
-      } else {
-        wait.why = absl::StrCat("Number ", position, " in the queue, behind ", before, ".");
-      }
-    }
-    before = job->name;
-    waits[job->name] = std::move(wait);
+  const std::string* before = &worker_.job;
+  for (const auto& [place, wait] : order) {
+    wait->position = ++position;
+    wait->why = Why(*place.job, *wait, *before, now);
+    before = &place.job->name;
   }
   return waits;
 }

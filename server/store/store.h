@@ -93,6 +93,11 @@ struct JobCursor {
   int64_t key = 0;  // create time in nanoseconds, or the priority
   int64_t id = 0;   // row id, breaks ties
 };
+// Which jobs a listing reads; what is not set leaves nothing out.
+struct JobFilter {
+  v1::JobState state = v1::JOB_STATE_UNSPECIFIED;
+  std::string method;  // "sft"
+};
 struct JobPage {
   std::vector<JobRecord> jobs;
   std::vector<JobCursor> cursors;  // one per job: listing goes on after it
@@ -136,7 +141,9 @@ class Store {
   // Jobs. `name` is "jobs/{job}".
   absl::StatusOr<JobRecord> GetJob(const std::string& name) const;
   absl::StatusOr<std::vector<JobRecord>> UnfinishedJobs() const;
-  absl::StatusOr<JobPage> ListJobs(JobOrder order, std::optional<JobCursor> after, int limit) const;
+  // Rows that `filter` leaves out are passed over without being parsed.
+  absl::StatusOr<JobPage> ListJobs(JobOrder order, std::optional<JobCursor> after, int limit,
+                                   const JobFilter& filter = {}) const;
   // Removes the job with its events and checkpoints, and the adapter of that name if there is one (rows only), and
   // remembers the answer, all in one transaction.
   absl::Status DeleteJob(const std::string& uid, const std::string& adapter = "",

@@ -28,19 +28,26 @@ JobCursor FirstCursor(JobOrder order) {
   return {end, end};
 }
 
-const char* ListSql(JobOrder order) {
+// A + keeps SQLite off the index of a column. Rows of a rare state are found by its index and sorted, all others in the
+// order of the listing.
+#define JOB_LISTING(key, compare, direction)                                                               \
+  rare ? "SELECT " JOB_COLUMNS " FROM jobs WHERE state = ?4 AND (?5 = '' OR method = ?5) AND (+" key       \
+         ", id) " compare " (?1, ?2) ORDER BY " key direction ", id" direction " LIMIT ?3"                 \
+       : "SELECT " JOB_COLUMNS " FROM jobs WHERE (" key ", id) " compare " (?1, ?2) AND (?4 = 0 OR +state" \
+         " = ?4) AND (?5 = '' OR method = ?5) ORDER BY " key direction ", id" direction " LIMIT ?3"
+
+const char* ListSql(JobOrder order, bool rare) {
   switch (order) {
-    case JobOrder::kCreateTime:
-      return "SELECT " JOB_COLUMNS " FROM jobs WHERE (create_time, id) > (?, ?)"
-             " ORDER BY create_time, id LIMIT ?";
-    case JobOrder::kPriorityDescending:
-      return "SELECT " JOB_COLUMNS " FROM jobs WHERE (priority, id) < (?, ?)"
-             " ORDER BY priority DESC, id DESC LIMIT ?";
+    case JobOrder::kCreateTime: return JOB_LISTING("create_time", ">", "");
+    case JobOrder::kPriorityDescending: return JOB_LISTING("priority", "<", " DESC");
     case JobOrder::kCreateTimeDescending: break;
   }
-  return "SELECT " JOB_COLUMNS " FROM jobs WHERE (create_time, id) < (?, ?)"
-         " ORDER BY create_time DESC, id DESC LIMIT ?";
+  return JOB_LISTING("create_time", "<", " DESC");
 }
+
+#undef JOB_LISTING
+
+constexpr int kRare = 200;  // rows of a state that are sooner sorted than looked for
 
 }  // namespace
 
@@ -58,11 +65,19 @@ absl::StatusOr<std::vector<JobRecord>> Store::UnfinishedJobs() const {
   return Collect<JobRecord>(&query, ReadJob);
 }
 
-absl::StatusOr<JobPage> Store::ListJobs(JobOrder order, std::optional<JobCursor> after, int limit) const {
+absl::StatusOr<JobPage> Store::ListJobs(JobOrder order, std::optional<JobCursor> after, int limit,
+                                        const JobFilter& filter) const {
   std::lock_guard lock(read_mutex_);
   const JobCursor from = after.value_or(FirstCursor(order));
-  auto query = reader_->Prepare(ListSql(order));
-  query.Int(from.key).Int(from.id).Int(limit);
+  bool rare = false;
+  if (filter.state != v1::JOB_STATE_UNSPECIFIED) {
+    auto count = reader_->Prepare("SELECT count(*) FROM (SELECT 1 FROM jobs WHERE state = ? LIMIT ?)");
+    const auto row = count.Int(filter.state).Int(kRare).Step();
+    if (!row.ok()) return row.status();
+    rare = count.GetInt(0) < kRare;
+  }
+  auto query = reader_->Prepare(ListSql(order, rare));
+  query.Int(from.key).Int(from.id).Int(limit).Int(filter.state).Text(filter.method);
   JobPage page;
   const int key_column = order == JobOrder::kPriorityDescending ? 7 : 6;
   auto jobs = Collect<JobRecord>(&query, [&](const Statement& row, JobRecord* record) {

@@ -31,9 +31,9 @@ class Control:
     """struct Control of disk_shim.c."""
 
     def __init__(self, path):
-        path.write_bytes(bytes(32))
+        path.write_bytes(bytes(40))
         self.file = open(path, "r+b")
-        self.map = mmap.mmap(self.file.fileno(), 32)
+        self.map = mmap.mmap(self.file.fileno(), 40)
 
     def changes(self):
         return struct.unpack_from("<q", self.map, 0)[0]
@@ -42,8 +42,21 @@ class Control:
         struct.pack_into("<q", self.map, 24, error)
         struct.pack_into("<qq", self.map, 8, first, first + count)
 
+    def slow(self, seconds):
+        """Each sync takes so much longer."""
+        struct.pack_into("<q", self.map, 32, int(seconds * 1e6))
+
     def allow(self):
         struct.pack_into("<qq", self.map, 8, 0, 0)
+
+
+def start_daemon(build_dir, folder, worker_lines):
+    """With the real worker, both on a disk that obeys `folder`/control."""
+    daemon = rig.Daemon(build_dir, worker="real", worker_lines=worker_lines)
+    daemon.env |= {"LD_PRELOAD": build_shim(folder), "FT_DISK_ROOT": str(daemon.dir / "state"),
+                   "FT_DISK_CONTROL": str(folder / "control")}
+    (daemon.dir / "state").mkdir()
+    return daemon.start()
 
 
 def to_the_end(client, name, control, seen):
@@ -76,11 +89,7 @@ def main():
     folder = pathlib.Path(tempfile.mkdtemp(prefix="ft-full-"))
     control = Control(folder / "control")
     started = time.time()
-    daemon = rig.Daemon(args.build_dir, worker="real", worker_lines="  max_crashes: 20\n")
-    daemon.env |= {"LD_PRELOAD": build_shim(folder), "FT_DISK_ROOT": str(daemon.dir / "state"),
-                   "FT_DISK_CONTROL": str(folder / "control")}
-    (daemon.dir / "state").mkdir()
-    daemon.start()
+    daemon = start_daemon(args.build_dir, folder, "  max_crashes: 20\n")
     client = rig.Client(daemon)
     client.also_retried = {grpc.StatusCode.RESOURCE_EXHAUSTED}
     client.upload("rows", rig.ROWS)

@@ -1,5 +1,5 @@
 // Loaded before the C library (LD_PRELOAD) into daemon and worker: writes down every change below FT_DISK_ROOT, and
-// refuses changes when told so. What was written down lets a test build the disk as a power cut would have left it.
+// refuses changes or is slow to sync when told so. What was written down lets a test build the disk as a power cut would have left it.
 //
 // FT_DISK_JOURNAL: file to append records to: struct Record, then the paths and the data.
 // FT_DISK_CONTROL: file mapped into all processes and the test: struct Control.
@@ -31,6 +31,7 @@ struct Control {
   int64_t changes;           // counted over all processes
   int64_t fail_from, fail_to;  // changes with these numbers are refused
   int64_t error;             // with this errno
+  int64_t sync_us;           // so long takes each sync more
 };
 
 static char root[4096];
@@ -225,6 +226,7 @@ static int ReadOnly(void) { return control != NULL && control->error == EROFS &&
 static int SyncNoted(int fd, int (*run)(int)) {
   char path[4096];
   if (!PathOf(fd, path)) return run(fd);
+  if (control != NULL && control->sync_us > 0) usleep((useconds_t)control->sync_us);  // others go on meanwhile
   Enter();
   const int failed = ReadOnly() ? -1 : run(fd);
   if (failed == 0) Note(kSync, path, NULL, 0, NULL, 0);

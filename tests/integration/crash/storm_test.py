@@ -131,6 +131,7 @@ class Killer:
     def __init__(self, daemon, seed, real):
         self.daemon, self.rng, self.counts = daemon, random.Random(seed), collections.Counter()
         self.real, self.number = real, 0
+        self.answered = 0  # mutations, when it struck last
 
     def strike(self):
         what = self.rng.choices(["daemon", "worker", "client", "daemon stopped", "worker stopped", "both"],
@@ -170,6 +171,10 @@ class Killer:
         time.sleep(self.rng.uniform(0, 0.1))
         process.kill()
         process.wait()
+
+
+def answered(users):
+    return sum(len(user.client.ledger) for user in users)
 
 
 def undisturbed_adapter(daemon, client):
@@ -232,16 +237,20 @@ def main():
     killer = Killer(daemon, args.seed, real)
     enough = threading.Event()
     signal.signal(signal.SIGINT, lambda *_: enough.set())
-    for _ in range(args.kills):
+    for number in range(1, args.kills + 1):
         if enough.wait(killer.rng.expovariate(1 / args.gap)):
             break
+        if number % 4:  # three in four come when something was answered since the last, or a busy machine would see none
+            rig.eventually("an answer", lambda: answered(users) > killer.answered or any(u.error for u in users), 600)
+        killer.answered = answered(users)
         killer.strike()
         assert all(u.error is None for u in users), [u.error for u in users]
+        if number % 100 == 0:
+            print(f"{number} disturbances after {time.time() - started:.0f} s", file=sys.stderr, flush=True)
     stop.set()
     for user in users:
         user.join(rig.PATIENCE)
         assert user.error is None and not user.is_alive(), user.error
-    print(f"{sum(killer.counts.values())} disturbances after {time.time() - started:.0f} s", file=sys.stderr, flush=True)
     finish(users[0].client)
     jobs = check(daemon, users, calm)
     rig.drain(daemon)

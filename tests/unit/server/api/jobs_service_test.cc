@@ -217,6 +217,15 @@ TEST_F(JobsApi, ListingPagesWithoutGapOrRepeat) {
   v1::ListJobsRequest bad;
   bad.set_filter("colour = red");
   EXPECT_THAT(FieldsOf(List(bad, &response)), ElementsAre("filter"));
+  bad.set_filter("state = QUEUD");
+  EXPECT_THAT(FieldsOf(List(bad, &response)), ElementsAre("filter"));
+  v1::ListJobsRequest by_state;
+  by_state.set_filter("state = FAILED");
+  ASSERT_TRUE(List(by_state, &response).ok());
+  EXPECT_EQ(response.jobs_size(), 0);
+  by_state.set_filter("state != FAILED");
+  ASSERT_TRUE(List(by_state, &response).ok());
+  EXPECT_GT(response.jobs_size(), 0);
   bad.clear_filter();
   bad.set_order_by("colour");
   EXPECT_EQ(List(bad, &response).error_code(), grpc::StatusCode::INVALID_ARGUMENT);

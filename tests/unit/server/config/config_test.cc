@@ -43,8 +43,8 @@ TEST(Config, KeysAreTheDocumentedOnes) {
                           "slurm.poll_interval", "metrics.address", "metrics.job_series_linger",
                           "web.address", "limits.max_queued_jobs", "limits.max_message_bytes",
                           "limits.max_chunk_bytes", "limits.max_dataset_bytes",
-                          "limits.max_streams_per_connection", "limits.max_watchers",
-                          "limits.min_free_disk_bytes"));
+                          "limits.max_streams_per_connection", "limits.max_rpc_memory_bytes",
+                          "limits.max_watchers", "limits.min_free_disk_bytes"));
 }
 
 TEST(Config, EmptyFileGivesTheDefaults) {

@@ -148,6 +148,15 @@ TEST_F(SchedulerTest, SilentWorkerIsKilledAndTheJobStartsAgain) {
   EXPECT_THAT(Do(WorkerGone{"killed"}), ElementsAre("a queued/worker_stalled"));
 }
 
+TEST_F(SchedulerTest, TimeInWhichTheDaemonHungIsNotHeldAgainstTheWorker) {
+  Run("a");
+  now_ += absl::Seconds(40);
+  scheduler_.Excuse(absl::Seconds(40));
+  EXPECT_THAT(Do(Submit{Job("b")}), IsEmpty());
+  EXPECT_THAT(Later(absl::Seconds(29)), IsEmpty());
+  EXPECT_THAT(Later(absl::Seconds(1)), ElementsAre("kill worker")) << "from then on it is";
+}
+
 TEST_F(SchedulerTest, WorkerOfAGpuThatFailedIsKilledAndTheJobTriedAgain) {
   EXPECT_THAT(Do(DeviceFailed{"lost its GPU"}), IsEmpty()) << "nobody uses it";
   Run("a");

@@ -181,6 +181,31 @@ TEST_F(StoreTest, ListingGoesOnWhereItStopped) {
   EXPECT_THAT(names(*urgent), ElementsAre("j5", "j3", "j1", "j4"));
 }
 
+TEST_F(StoreTest, ListingPassesOverWhatItsFilterLeavesOut) {
+  WriteBatch batch;
+  for (int i = 1; i <= 404; ++i) {
+    batch.jobs.push_back(NewJob(absl::StrCat("j", i), i));
+    if (i == 101 || i == 303) batch.jobs.back().job.set_state(v1::FAILED);
+  }
+  ASSERT_TRUE(store_->Commit(&batch).ok());
+  for (const JobOrder order : {JobOrder::kCreateTimeDescending, JobOrder::kCreateTime, JobOrder::kPriorityDescending}) {
+    const auto failed = store_->ListJobs(order, std::nullopt, 9, {v1::FAILED, ""});
+    ASSERT_EQ(failed->jobs.size(), 2u);
+    const bool ascending = order == JobOrder::kCreateTime;
+    EXPECT_EQ(failed->jobs[0].job.name(), ascending ? "jobs/j101" : "jobs/j303");
+    EXPECT_EQ(store_->ListJobs(order, failed->cursors[0], 9, {v1::FAILED, "sft"})->jobs.size(), 1u);
+    EXPECT_TRUE(store_->ListJobs(order, std::nullopt, 9, {v1::FAILED, "dpo"})->jobs.empty());
+    const v1::JobState usual = NewJob("x").job.state();
+    std::optional<JobCursor> after;
+    for (int left = 402; left > 0; left -= 67) {  // a state that is not rare
+      const auto page = store_->ListJobs(order, after, 67, {usual, ""});
+      ASSERT_EQ(page->jobs.size(), 67u);
+      after = page->cursors.back();
+    }
+    EXPECT_TRUE(store_->ListJobs(order, after, 67, {usual, ""})->jobs.empty());
+  }
+}
+
 TEST_F(StoreTest, UnfinishedJobsLeaveOutTheEnded) {
   JobRecord done = NewJob("done");
   done.job.set_state(v1::SUCCEEDED);
