@@ -1,5 +1,6 @@
 #include "engine/export/gguf_base_metadata.h"
 
+#include <algorithm>
 #include <cmath>
 #include <filesystem>
 #include <set>
@@ -52,10 +53,20 @@ absl::StatusOr<GgufHead> CopiedMetadata(const std::string& path, const std::stri
   return head;
 }
 
+// These architectures have no sliding window in GGUF: a file's context ends where attention would begin to differ.
+int64_t ContextOf(const format::ModelConfig& c) {
+  int64_t context = c.max_position_embeddings;
+  for (const format::LayerKind& kind : c.layer_kinds) {
+    if (kind.window > 0) context = std::min(context, kind.window);
+  }
+  return context;
+}
+
 void Sizes(const format::ModelConfig& c, GgufMetadataBuilder* m) {
-  const auto size = [&](const char* key, int64_t value) { m->U32(absl::StrCat("llama.", key), static_cast<uint32_t>(value)); };
+  const std::string prefix = c.architecture + ".";
+  const auto size = [&](const char* key, int64_t value) { m->U32(prefix + key, static_cast<uint32_t>(value)); };
   size("block_count", c.num_hidden_layers);
-  size("context_length", c.max_position_embeddings);
+  size("context_length", ContextOf(c));
   size("embedding_length", c.hidden_size);
   size("feed_forward_length", c.intermediate_size);
   size("attention.head_count", c.num_attention_heads);
@@ -64,16 +75,16 @@ void Sizes(const format::ModelConfig& c, GgufMetadataBuilder* m) {
   size("attention.value_length", c.head_dim);
   size("rope.dimension_count", c.head_dim);
   size("vocab_size", c.vocab_size);
-  m->F32("llama.attention.layer_norm_rms_epsilon", static_cast<float>(c.rms_norm_eps));
-  m->F32("llama.rope.freq_base", static_cast<float>(c.rope_theta));
+  m->F32(prefix + "attention.layer_norm_rms_epsilon", static_cast<float>(c.rms_norm_eps));
+  m->F32(prefix + "rope.freq_base", static_cast<float>(c.rope_theta));
 }
 
 // llama3 scaling becomes a table of divisors, as llama.cpp's converter writes it.
 void RopeScalingOf(const format::ModelConfig& c, GgufHead* head) {
   using Type = format::RopeScaling::Type;
   if (c.rope_scaling.type == Type::kLinear) {
-    head->metadata.String("llama.rope.scaling.type", "linear");
-    head->metadata.F32("llama.rope.scaling.factor", static_cast<float>(c.rope_scaling.factor));
+    head->metadata.String(c.architecture + ".rope.scaling.type", "linear");
+    head->metadata.F32(c.architecture + ".rope.scaling.factor", static_cast<float>(c.rope_scaling.factor));
   }
   if (c.rope_scaling.type != Type::kLlama3) return;
   format::ModelConfig plain = c;
@@ -120,7 +131,7 @@ absl::StatusOr<GgufHead> BaseMetadata(const format::ModelSource& base, const std
                                       const std::string& name, uint32_t file_type) {
   if (!std::filesystem::is_directory(base_path)) return CopiedMetadata(base_path, name, file_type);
   GgufHead head;
-  Identity("llama", name, file_type, &head.metadata);
+  Identity(base.config().architecture, name, file_type, &head.metadata);
   Sizes(base.config(), &head.metadata);
   RopeScalingOf(base.config(), &head);
   if (absl::Status s = AddTokenizer(base, base_path, &head.metadata); !s.ok()) return s;

@@ -16,7 +16,7 @@ struct Architecture {
   const char* name;
   bool interleaved_rope;
 };
-constexpr Architecture kArchitectures[] = {{"llama", true}};
+constexpr Architecture kArchitectures[] = {{"llama", true}, {"qwen2", false}, {"qwen3", false}};
 
 const std::map<absl::string_view, const char*>& Stems() {
   static const auto& kStems = *new std::map<absl::string_view, const char*>{
@@ -24,6 +24,7 @@ const std::map<absl::string_view, const char*>& Stems() {
       {"lm_head", "output"},                  {"input_layernorm", "attn_norm"},
       {"self_attn.q_proj", "attn_q"},         {"self_attn.k_proj", "attn_k"},
       {"self_attn.v_proj", "attn_v"},         {"self_attn.o_proj", "attn_output"},
+      {"self_attn.q_norm", "attn_q_norm"},    {"self_attn.k_norm", "attn_k_norm"},
       {"post_attention_layernorm", "ffn_norm"}, {"mlp.gate_proj", "ffn_gate"},
       {"mlp.up_proj", "ffn_up"},              {"mlp.down_proj", "ffn_down"}};
   return kStems;
@@ -51,7 +52,7 @@ absl::StatusOr<GgufNames> GgufNamesOf(const format::ModelSource& base) {
                                   [&](const Architecture& a) { return architecture == a.name; });
   if (known == std::end(kArchitectures)) {
     return absl::UnimplementedError(absl::StrCat("models of architecture ", architecture,
-                                                 " cannot be written as GGUF; supported: llama. Export as \"merged\" "
+                                                 " cannot be written as GGUF; supported: llama, qwen2, qwen3. Export as \"merged\" "
                                                  "and convert that folder with llama.cpp"));
   }
   GgufNames names;

@@ -1,5 +1,6 @@
 #include "engine/train/export_run.h"
 
+#include <algorithm>
 #include <atomic>
 #include <filesystem>
 #include <memory>
@@ -100,7 +101,9 @@ class Run {
     const std::string path = exports::ModelPathOf(options_, folder_->path());
     const auto written = format::OpenModel(path);
     if (!written.ok()) return written.status();
-    const auto rows = RowsToScore(spec_, *source_), again = RowsToScore(spec_, **written);
+    job::ToolSpec shared = spec_;  // a GGUF file may have a shorter context
+    shared.max_seq_length = std::min(shared.max_seq_length, (*written)->config().max_position_embeddings);
+    const auto rows = RowsToScore(shared, *source_), again = RowsToScore(shared, **written);
     if (!rows.ok()) return rows.status();
     if (!again.ok()) return again.status();
     for (size_t i = 0; i < rows->size(); ++i) {
