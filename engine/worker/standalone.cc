@@ -19,6 +19,7 @@
 #include "proto/spec/job_file.h"
 #include "proto/spec/resolve.h"
 #include "proto/spec/start_adapter.h"
+#include "proto/spec/tools.h"
 
 namespace finetuned::worker {
 namespace {
@@ -121,6 +122,8 @@ int RunStandalone(const StandaloneOptions& options) {
   context.has_gpu = QueryDevice(wanted.compute().device()).total_bytes > 0;
   absl::StatusOr<v1::JobSpec> resolved = spec::ResolveSpec(wanted, context);
   if (!resolved.ok()) return Refuse(std::string(resolved.status().message()));
+
+  if (options.world.rank > 0 && spec::IsTool(*resolved)) return 0;  // the first process does it alone
 
   std::filesystem::create_directories(options.state_dir);
   struct sigaction action {};
