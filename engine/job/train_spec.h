@@ -71,7 +71,7 @@ struct DpoOptions {
   double ld_alpha = 1.0;                  // weight of tokens beyond the shorter answer's length
   bool use_weighting = false;
   bool reference_free = false;            // log probabilities of the reference are 0
-  bool precompute_reference = false;      // once, before training; kept in state_dir
+  bool precompute_reference = false;      // once, before training; kept in reference_dir
   std::string chat_template;              // overrides the model's when not empty
 };
 
@@ -79,7 +79,7 @@ struct KtoOptions {
   double beta = 0.1;
   double desirable_weight = 1.0, undesirable_weight = 1.0;
   std::string loss_type = "kto";          // | apo_zero_unpaired
-  bool precompute_reference = false;      // once, before training; kept in state_dir
+  bool precompute_reference = false;      // once, before training; kept in reference_dir
   std::string chat_template;              // overrides the model's when not empty
 };
 
@@ -134,6 +134,7 @@ struct TrainSpec {
   std::string dataset_path;
   std::string eval_dataset_path;    // empty: no evaluation
   std::string state_dir;            // checkpoints/, adapter/, events: owned by this run (flock)
+  std::string reference_dir;        // log probabilities of references, which runs may share; empty: state_dir/reference
   std::string method = "sft";
   LoraOptions lora;
   OptimizerOptions optimizer;

@@ -22,7 +22,7 @@ absl::Status Reference::Prepare() {
 }
 
 absl::Status Reference::Precompute(const data::TokenizedDataset& dataset, const std::string& name) {
-  const ReferenceFile file(in_.spec->state_dir, name, ReferenceKey(in_, dataset));
+  const ReferenceFile file(in_, dataset);
   if (auto found = file.Read(dataset.rows.size())) {
     tables_[&dataset] = *std::move(found);
     return absl::OkStatus();

@@ -24,7 +24,7 @@ class Reference {
   // inputs must outlive this. precompute: once.
   Reference(const MethodInputs* inputs, bool precompute, Weights weights = nullptr);
 
-  // Before the first step. Fills or reads state_dir/reference-train and reference-eval.
+  // Before the first step. Reads them, or computes and keeps them.
   absl::Status Prepare();
   // Whether a step needs no pass of the reference.
   bool precomputed() const { return precompute_; }

@@ -1,27 +1,32 @@
 #include "engine/train/reference_file.h"
 
+#include <algorithm>
+#include <filesystem>
+#include <utility>
+
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "engine/format/sha256.h"
 #include "engine/train/files.h"
 
 namespace finetuned::train {
 namespace {
 
+namespace fs = std::filesystem;
 using nlohmann::json;
 
 constexpr char kFormat[] = "finetuned.reference";
 constexpr int kVersion = 1;
-constexpr char kFile[] = "/log_probs.json";
 
-}  // namespace
-
-std::string ReferenceKey(const MethodInputs& inputs, const data::TokenizedDataset& dataset) {
-  const job::TrainSpec& spec = *inputs.spec;
-  std::string text = absl::StrCat(inputs.reference_fingerprint, " ", spec.base_quantization,
-                                  spec.lm_head_quantization == "none" ? "" : "+head", " ",
-                                  spec.compute_dtype, " ", spec.dpo.ld_alpha, "\n");
+// Rows that share a micro-batch change roundings, so its size counts, too: what is read is what would be computed.
+std::string Key(const MethodInputs& inputs, const data::TokenizedDataset& dataset) {
+  const job::TrainSpec& s = *inputs.spec;
+  std::string text = absl::StrCat(
+      s.method, " ", inputs.reference_fingerprint, " ", s.base_quantization, " ", s.double_quant, " ", s.int8_threshold,
+      " ", absl::StrJoin(s.skip_modules, ","), " ", s.lm_head_quantization, " ", s.compute_dtype, " ", s.matmul_precision,
+      " ", inputs.device.str(), " ", s.deterministic, " ", s.schedule.micro_batch_size, " ", s.dpo.ld_alpha, "\n");
   for (const data::TokenizedRow& row : dataset.rows) {
     absl::StrAppend(&text, row.input_ids.size(), ":");
     text.append(reinterpret_cast<const char*>(row.input_ids.data()),
@@ -31,17 +36,27 @@ std::string ReferenceKey(const MethodInputs& inputs, const data::TokenizedDatase
   return format::Sha256Hex(text);
 }
 
-ReferenceFile::ReferenceFile(std::string state_dir, const std::string& name, std::string key)
-    : state_dir_(std::move(state_dir)),
-      folder_(absl::StrCat("reference-", name)),
-      key_(std::move(key)) {}
+void RemoveOldest(const std::string& folder) {
+  std::error_code error;
+  std::vector<std::pair<fs::file_time_type, fs::path>> files;
+  for (const auto& entry : fs::directory_iterator(folder, error)) {
+    files.emplace_back(entry.last_write_time(error), entry.path());
+  }
+  std::sort(files.begin(), files.end());
+  for (size_t i = 0; i + kReferenceFilesKept < files.size(); ++i) fs::remove(files[i].second, error);
+}
+
+}  // namespace
+
+ReferenceFile::ReferenceFile(const MethodInputs& inputs, const data::TokenizedDataset& dataset)
+    : folder_(inputs.spec->reference_dir.empty() ? inputs.spec->state_dir + "/reference" : inputs.spec->reference_dir),
+      path_(absl::StrCat(folder_, "/", Key(inputs, dataset), ".json")) {}
 
 std::optional<std::vector<double>> ReferenceFile::Read(size_t rows) const {
-  const auto text = ReadFile(absl::StrCat(state_dir_, "/", folder_, kFile));
+  const auto text = ReadFile(path_);
   if (!text.ok()) return std::nullopt;
   const json stored = json::parse(*text, nullptr, /*allow_exceptions=*/false);
-  if (!stored.is_object() || stored.value("format", json()) != kFormat ||
-      stored.value("version", json()) != kVersion || stored.value("key", json()) != key_) {
+  if (!stored.is_object() || stored.value("format", json()) != kFormat || stored.value("version", json()) != kVersion) {
     return std::nullopt;
   }
   const json values = stored.value("log_probs", json());
@@ -51,16 +66,16 @@ std::optional<std::vector<double>> ReferenceFile::Read(size_t rows) const {
     if (!value.is_number()) return std::nullopt;
     out.push_back(value.get<double>());
   }
+  std::error_code error;
+  fs::last_write_time(path_, fs::file_time_type::clock::now(), error);
   return out;
 }
 
 absl::Status ReferenceFile::Write(const std::vector<double>& log_probs) const {
-  auto directory = NewDirectory::Create(state_dir_, folder_);
-  if (!directory.ok()) return directory.status();
-  const json content = {
-      {"format", kFormat}, {"version", kVersion}, {"key", key_}, {"log_probs", log_probs}};
-  absl::Status status = WriteFile(absl::StrCat((*directory)->path(), kFile), content.dump() + "\n");
-  return status.ok() ? (*directory)->Commit().status() : status;
+  const json content = {{"format", kFormat}, {"version", kVersion}, {"log_probs", log_probs}};
+  const absl::Status status = WriteFileDurably(path_, content.dump() + "\n");
+  if (status.ok()) RemoveOldest(folder_);
+  return status;
 }
 
 }  // namespace finetuned::train

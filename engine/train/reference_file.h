@@ -1,8 +1,7 @@
-// Log probabilities of the reference, kept for the runs of a state directory:
-// state_dir/reference-NAME/log_probs.json
-//   {"format": "finetuned.reference", "version": 1, "key": ReferenceKey, "log_probs": [one number
-//   per row]}
-// A file of another key is written anew.
+// Log probabilities of the reference, kept for every run with the same rows and base: reference_dir/KEY.json
+//   {"format": "finetuned.reference", "version": 1, "log_probs": [one number per row]}
+// KEY is the hash of all that they depend on. Written as .tmp, synced and renamed. Files that were not read for longest
+// make room for new ones.
 #pragma once
 
 #include <optional>
@@ -14,21 +13,20 @@
 
 namespace finetuned::train {
 
-// Hash of all that the log probabilities depend on: base model and its number formats, start adapter, tokens,
-// targets and ld_alpha.
-std::string ReferenceKey(const MethodInputs& inputs, const data::TokenizedDataset& dataset);
+inline constexpr int kReferenceFilesKept = 32;
 
 class ReferenceFile {
  public:
-  ReferenceFile(std::string state_dir, const std::string& name, std::string key);
+  // Of the rows of a dataset, with the inputs' base, number formats and start adapter.
+  ReferenceFile(const MethodInputs& inputs, const data::TokenizedDataset& dataset);
 
-  // Nothing when there is no file, or one of another key, size or version.
+  // Nothing when there is no file, or one of another size or version.
   std::optional<std::vector<double>> Read(size_t rows) const;
   // UNAVAILABLE when it cannot be written.
   absl::Status Write(const std::vector<double>& log_probs) const;
 
  private:
-  const std::string state_dir_, folder_, key_;
+  std::string folder_, path_;
 };
 
 }  // namespace finetuned::train

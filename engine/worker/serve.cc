@@ -51,7 +51,8 @@ void RunOne(Link& link, const internal::RunJob& run, const ServeOptions& options
             const std::optional<plan::DeviceConstants>& measured, train::BaseModelCache* cache) {
   job::TrainSpec spec = ToTrainSpec(
       run.spec(), run.job(),
-      {run.base_model_path(), run.dataset_path(), run.eval_dataset_path(), run.state_dir(), run.init_adapter_path()},
+      {run.base_model_path(), run.dataset_path(), run.eval_dataset_path(), run.state_dir(), run.init_adapter_path(),
+       run.reference_dir()},
       run.cpu_threads(), run.created_unix_seconds());
   if (spec.device == "auto") spec.device = options.device;
   spec.memory_limit_bytes = run.memory_limit_bytes();

@@ -125,6 +125,7 @@ job::TrainSpec ToTrainSpec(const v1::JobSpec& spec, const std::string& job_name,
   out.eval_dataset_path = paths.eval_dataset;
   out.state_dir = paths.state_dir;
   out.init_adapter_path = paths.init_adapter;
+  out.reference_dir = paths.reference_dir;
   out.created_unix_seconds = created_unix_seconds;
   out.method = spec.has_sft() ? "sft" : spec.has_dpo() ? "dpo" : spec.has_kto() ? "kto" : "grpo";
   CopyLora(spec.lora(), &out.lora);

@@ -11,6 +11,7 @@ namespace finetuned::worker {
 struct RunPaths {
   std::string base_model, dataset, eval_dataset, state_dir;
   std::string init_adapter = {};  // PEFT folder; empty: a new adapter
+  std::string reference_dir = {};  // as TrainSpec
 };
 
 // Translates a resolved JobSpec. Every field must hold its final value: defaults are filled in by

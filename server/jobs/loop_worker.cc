@@ -65,6 +65,7 @@ absl::StatusOr<internal::v1::RunJob> JobManager::Loop::MakeRun(const store::JobR
     if (!adapter.ok()) return adapter.status();
     run.set_init_adapter_path(adapter->directory);
   }
+  run.set_reference_dir(store_->layout().ReferenceDir());
   run.set_created_unix_seconds(record.job.create_time().seconds());
   run.set_state_dir(store_->layout().JobDir(record.job.uid()));
   run.set_cpu_threads(options_.config->worker.cpu_threads);

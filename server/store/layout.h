@@ -31,6 +31,9 @@ struct Layout {
   // checkpoints/ and, until the job has succeeded, adapter/. Written by the worker.
   std::string JobDir(std::string_view uid) const { return JobsDir() + "/" + std::string(uid); }
 
+  // Log probabilities of references, by content: for every job with the same rows and base. Written by the worker.
+  std::string ReferenceDir() const { return state_dir + "/reference"; }
+
   std::string DatasetsDir() const { return state_dir + "/datasets"; }
   // Content-addressed: several datasets of equal bytes share one file.
   std::string DatasetFile(std::string_view sha256) const {

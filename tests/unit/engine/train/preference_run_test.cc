@@ -7,6 +7,7 @@
 #include <fstream>
 #include <tuple>
 
+#include "engine/train/reference_file.h"
 #include "tests/unit/engine/train/run_testing.h"
 
 namespace finetuned::train {
@@ -89,20 +90,51 @@ TEST_F(PreferenceRun, ResumedRunsEqualUninterruptedOnesByteForByte) {
   ExpectResumeIsExact(kto, kto, "kto_parts");
 }
 
-TEST_F(PreferenceRun, KeptReferenceIsReadAgainOnlyForTheSameRows) {
-  job::TrainSpec spec = Spec("dpo", "s");
+TEST_F(PreferenceRun, AKeptReferenceServesEveryJobWithTheSameRowsAndBase) {
+  const auto computes = [&](job::TrainSpec spec, const std::string& state) {
+    spec.state_dir = root_ + "/" + state;
+    spec.reference_dir = root_ + "/reference";
+    spec.schedule.max_steps = 2;
+    Recorder recorder;
+    const job::RunResult result = Go(spec, &recorder);
+    EXPECT_EQ(result.outcome, Outcome::kDone) << result.message;
+    return testing::Value(recorder.phases, Contains("computing reference"));
+  };
+  job::TrainSpec spec = Spec("dpo", "");
   spec.dpo.precompute_reference = true;
-  Recorder first, second, third;
-  first.after_step = [&](int64_t step) { control_.leave = step == 1; };
-  ASSERT_EQ(Go(spec, &first).outcome, Outcome::kCheckpointed);
-  control_.leave = false;
-  EXPECT_THAT(first.phases, Contains("computing reference"));
-  ASSERT_EQ(Go(spec, &second).outcome, Outcome::kDone);
-  EXPECT_THAT(second.phases, testing::Not(Contains("computing reference")));
-  std::filesystem::remove_all(spec.state_dir + "/checkpoints");
-  spec.dataset_path = root_ + "/held.jsonl";
-  ASSERT_EQ(Go(spec, &third).outcome, Outcome::kDone);
-  EXPECT_THAT(third.phases, Contains("computing reference"));
+  EXPECT_TRUE(computes(spec, "first"));
+  EXPECT_FALSE(computes(spec, "second"));
+  EXPECT_EQ(AdapterBytes("first"), AdapterBytes("second"));
+  spec.optimizer.learning_rate = 5e-4;
+  spec.dpo.loss_types = {"ipo"};
+  EXPECT_FALSE(computes(spec, "other_loss"));
+  job::TrainSpec other = spec;
+  other.base_quantization = "none";
+  EXPECT_TRUE(computes(other, "other_base"));
+  other = spec;
+  other.dpo.ld_alpha = 0.5;
+  EXPECT_TRUE(computes(other, "other_weights"));
+  other = spec;
+  other.init_adapter_path = root_ + "/first/adapter";
+  EXPECT_TRUE(computes(other, "other_reference"));
+  other = spec;
+  other.dataset_path = root_ + "/held.jsonl";
+  EXPECT_TRUE(computes(other, "other_rows"));
+  EXPECT_FALSE(computes(spec, "again"));
+}
+
+TEST_F(PreferenceRun, OfKeptReferencesTheOldestMakesRoom) {
+  const job::TrainSpec spec = Spec("dpo", "s");
+  std::vector<ReferenceFile> files;
+  for (int i = 0; i <= kReferenceFilesKept; ++i) {
+    files.emplace_back(MethodInputs{.spec = &spec, .reference_fingerprint = std::to_string(i)}, data::TokenizedDataset());
+    ASSERT_TRUE(files.back().Write({0.5 + i}).ok());
+    if (i == 1) EXPECT_TRUE(files.front().Read(1));  // used again: the second is older now
+  }
+  EXPECT_EQ(files.front().Read(1), std::vector<double>{0.5});
+  EXPECT_FALSE(files[1].Read(1));
+  EXPECT_EQ(files.back().Read(1), std::vector<double>{0.5 + kReferenceFilesKept});
+  EXPECT_FALSE(files.back().Read(2)) << "of so many rows";
 }
 
 TEST_F(PreferenceRun, KtoTrainsWithEveryBatchSizeAndWithPairs) {

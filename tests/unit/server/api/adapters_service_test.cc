@@ -121,6 +121,7 @@ TEST_F(AdaptersApi, AJobThatStartsFromItTakesItsShapeAndKeepsItThere) {
   EXPECT_THAT(job.resolved_spec().lora().target_modules(), ElementsAre("q_proj", "v_proj"));
   const auto run = worker_->WaitForRun();
   EXPECT_EQ(run.init_adapter_path(), adapter.local_path());
+  EXPECT_THAT(run.reference_dir(), testing::EndsWith("/reference"));
   EXPECT_EQ(run.created_unix_seconds(), job.create_time().seconds());
   v1::DeleteAdapterRequest remove;
   remove.set_name(adapter.name());
