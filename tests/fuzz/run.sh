@@ -4,13 +4,15 @@
 #   run.sh SECONDS      every target for so long
 #   run.sh --long [N]   every target for N executions (10 million), the corpus kept and grown in build/fuzz/corpus
 #   run.sh --replay     the committed inputs only, each once
-# TARGETS="gguf rows" chooses targets. Two run at a time. A finding ends with exit code 1 and its input in
+# TARGETS="gguf rows" chooses targets; TARGETS=light leaves out those that need the whole server, more than half of the
+# build. Two run at a time. A finding ends with exit code 1 and its input in
 # build/fuzz/findings; give the file to the target to see it again: build/fuzz/tests/fuzz/fuzz_gguf FILE.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 mode=${1:-5}
-fast="safetensors gguf hf_config tokenizer chat_template rows rewards job_file config api_text scheduler"
-targets=${TARGETS:-$fast calls}
+light="safetensors gguf hf_config tokenizer chat_template rows rewards job_file config scheduler"
+targets=${TARGETS:-$light api_text calls}
+[ "$targets" = light ] && targets=$light
 
 cmake --preset fuzz >build-fuzz.log 2>&1 || { cat build-fuzz.log; exit 1; }
 rm -f build-fuzz.log
