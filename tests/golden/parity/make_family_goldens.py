@@ -44,7 +44,7 @@ FAMILIES = {
     "granite": ("Granite", dict(SIZES, **EPS, embedding_multiplier=3.0, residual_multiplier=0.3,
                                 attention_multiplier=0.1, logits_scaling=2.0)),
     "gemma": ("Gemma", dict(WIDE, **EPS)),
-    "gemma2": ("Gemma2", dict(WIDE, **EPS, sliding_window=WINDOW, query_pre_attn_scalar=24, attn_logit_softcapping=2.0,
+    "gemma2": ("Gemma2", dict(WIDE, **EPS, sliding_window=WINDOW, query_pre_attn_scalar=16, attn_logit_softcapping=2.0,
                               final_logit_softcapping=3.0)),
     "gemma3": ("Gemma3Text", dict(WIDE, **EPS, sliding_window=WINDOW, query_pre_attn_scalar=24,
                                   layer_types=["sliding_attention", "full_attention"], rope_parameters={
@@ -62,6 +62,7 @@ GGUF = {
     "phi3_long": ("phi3", {"rope_dimension_count": 8, "rope_scaling_orig_ctx_len": 16}),
     "granite": ("granite", {"embedding_scale": 3.0, "residual_scale": 0.3, "attention_scale": 0.1, "logit_scale": 2.0}),
     "gemma": ("gemma", {}),
+    "gemma2": ("gemma2", {"sliding_window": WINDOW, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0}),
     "cohere": ("command-r", {"logit_scale": 0.25}),
     "cohere2": ("cohere2", {"logit_scale": 0.5, "sliding_window": WINDOW}),
 }
@@ -141,7 +142,7 @@ def make_gguf(name):
             tensor = permuted(tensor, config.num_attention_heads)
         if ".k_proj." in key and arch in PERMUTED:
             tensor = permuted(tensor, config.num_key_value_heads)
-        if arch == "gemma" and "norm" in key:
+        if arch.startswith("gemma") and "norm" in key:
             tensor = tensor + 1
         target = names.get_name(key, try_suffixes=(".weight", ".bias"))
         if tensor.ndim == 1 or "norm" in key:

@@ -37,6 +37,8 @@ void ExpectEqualParts(const ModelConfig& a, const ModelConfig& b) {
   EXPECT_EQ(a.rotary_size(), b.rotary_size());
   EXPECT_EQ(a.rope_interleaved, b.rope_interleaved);
   EXPECT_TRUE(near(a.score_scale(), b.score_scale()));
+  EXPECT_TRUE(near(a.attention_softcap, b.attention_softcap));
+  EXPECT_TRUE(near(a.logits_softcap, b.logits_softcap));
   EXPECT_TRUE(near(a.embedding_multiplier, b.embedding_multiplier));
   EXPECT_TRUE(near(a.residual_multiplier, b.residual_multiplier));
   EXPECT_TRUE(near(a.logits_multiplier, b.logits_multiplier));
@@ -69,8 +71,8 @@ TEST_P(FamilyFiles, GgufAndFolderOfOneModelAreEqual) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Families, FamilyFiles,
-                         testing::Values("qwen2", "qwen3", "smollm3", "phi3", "phi3_long", "granite", "gemma", "cohere",
-                                         "cohere2"));
+                         testing::Values("qwen2", "qwen3", "smollm3", "phi3", "phi3_long", "granite", "gemma", "gemma2",
+                                         "cohere", "cohere2"));
 
 // Copies a family's folder; `change` may drop a tensor (empty shape) or give it another shape.
 std::string Damaged(const TempFolder& folder, const std::string& family, const std::string& tensor,
