@@ -78,6 +78,8 @@ def make_model(folder, kind, settings):
         for key, p in model.named_parameters():
             if "norm" in key:
                 p.uniform_(ones - 0.5, ones + 0.5)
+            elif "embed" in key and kind in ("Gemma2", "Gemma3Text"):
+                p.normal_(0, 0.05)  # times sqrt(hidden size), and tied: larger ones answer with the last token for ever
             else:
                 p.normal_(0, 0.2)
     shutil.rmtree(folder, ignore_errors=True)
