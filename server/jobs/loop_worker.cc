@@ -327,6 +327,7 @@ absl::Status JobManager::Loop::TakeFinished(const internal::v1::WorkerFinished& 
   queue::WorkerDone done = {finished.job(), finished.outcome(), ParseReason(finished.reason()),
                             WithoutPaths(finished.message())};
   if (finished.reason() == "IO_ERROR") done.reason = v1::INTERNAL_ERROR;
+  if (done.outcome == 78 && done.reason == v1::STATE_REASON_UNSPECIFIED) done.reason = v1::INVALID_CONFIGURATION;
   done.infrastructure = finished.reason() == "IO_ERROR" || done.reason == v1::GPU_XID_ERROR;
   Extra extra;
   if (done.outcome == 0 && record.job.state() != v1::CANCELLING) {

@@ -134,6 +134,14 @@ TEST_F(JobLife, BadDataFailsAtOnce) {
   EXPECT_EQ(Get("refuse-1").attempt(), 1);
 }
 
+// The worker's codes are finer than the reasons of a state; whose fault it is stays.
+TEST_F(JobLife, WhatIsWrongWithTheJobIsNoInternalError) {
+  Create("unfit-1");
+  ASSERT_TRUE(WaitState("unfit-1", v1::FAILED));
+  EXPECT_EQ(Get("unfit-1").state_reason(), v1::INVALID_CONFIGURATION);
+  EXPECT_EQ(Get("unfit-1").state_message(), "no completion got a score");
+}
+
 TEST_F(JobLife, MissingWorkerIsNamed) {
   config_.worker.binary = "/no/such/finetune-worker";
   config_.worker.max_crashes = 1;

@@ -153,6 +153,7 @@ class FakeWorker {
     const std::string id = run.job().substr(5);
     const std::string kind = id.substr(0, id.find('-'));
     if (kind == "refuse") return Finish(run, 65, "INVALID_DATASET", "line 3: no messages", 0);
+    if (kind == "unfit") return Finish(run, 78, "REWARDS_FAILED", "no completion got a score", 0);
     const int64_t total = kind == "slow" || kind == "stubborn" ? 2000 : 6;
     const int64_t first = LastCheckpoint(run);
     Phase(run, "loading");
