@@ -45,14 +45,8 @@ Target TargetOf(const format::LayerLinear& linear) {
 static_assert(static_cast<int>(format::LinearGroup::kDown) == static_cast<int>(GroupKind::kDown));
 GroupKind KindOf(const format::LayerLinear& linear) { return static_cast<GroupKind>(linear.group); }
 
-// With those targets alone that the model has.
 Options OfModel(Options options, const format::ModelConfig& config) {
-  std::vector<Target> targets;
-  for (const format::LayerLinear& linear : format::LayerLinears(config)) {
-    const Target target = TargetOf(linear);
-    if (std::count(options.targets.begin(), options.targets.end(), target) > 0) targets.push_back(target);
-  }
-  options.targets = std::move(targets);
+  options.targets = TargetsOfModel(options.targets, config);
   return options;
 }
 
@@ -73,6 +67,15 @@ std::vector<std::string> Names(const std::vector<Target>& targets) {
 }
 
 }  // namespace
+
+std::vector<Target> TargetsOfModel(const std::vector<Target>& targets, const format::ModelConfig& config) {
+  std::vector<Target> of_model;
+  for (const format::LayerLinear& linear : format::LayerLinears(config)) {
+    const Target target = TargetOf(linear);
+    if (std::count(targets.begin(), targets.end(), target) > 0) of_model.push_back(target);
+  }
+  return of_model;
+}
 
 const char* TargetName(Target target) { return Row(target).name; }
 const char* TargetPath(Target target) { return Row(target).path; }

@@ -30,6 +30,9 @@ const char* TargetPath(Target target);
 // those that its model has; see format::CheckLinearNames.
 absl::StatusOr<std::vector<Target>> ParseTargets(const std::vector<std::string>& names);
 
+// Those of them that the model has, in the order of forward.
+std::vector<Target> TargetsOfModel(const std::vector<Target>& targets, const format::ModelConfig& config);
+
 struct Options {
   int64_t rank = 16;
   double alpha = 32.0;

@@ -243,6 +243,10 @@ class Run {
     return std::nullopt;
   }
 
+  std::vector<lora::Target> OfModel(const std::vector<lora::Target>& targets) const {
+    return lora::TargetsOfModel(targets, source_->config());
+  }
+
   // Rank and targets are the start adapter's; whoever made the spec took them from it.
   Failure CheckStartAdapter() {
     const std::string& path = spec_.init_adapter_path;
@@ -255,7 +259,7 @@ class Run {
                             : has->alpha != wants.alpha           ? "lora.alpha"
                             : has->use_rslora != wants.use_rslora ? "lora.use_rslora"
                             : has->use_dora != wants.use_dora     ? "lora.use_dora"
-                            : has->targets != wants.targets       ? "lora.target_modules"
+                            : OfModel(has->targets) != OfModel(wants.targets) ? "lora.target_modules"
                             : has->rank_pattern != wants.rank_pattern   ? "lora.rank_pattern"
                             : has->alpha_pattern != wants.alpha_pattern ? "lora.alpha_pattern"
                             : has->layers != wants.layers               ? "lora.layers_to_transform"

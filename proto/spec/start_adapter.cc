@@ -9,12 +9,15 @@
 namespace finetuned::spec {
 namespace {
 
-// Each linear once.
+// Each linear once; "all-linear" alone where these are all of a layer, whether q, k, v and gate, up are stored apart or as
+// one matrix each.
 template <typename List>
 std::set<std::string> Linears(const List& names) {
+  static const auto& kApart = *new std::set<std::string>{"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"};
+  static const auto& kFused = *new std::set<std::string>{"qkv_proj", "o_proj", "gate_up_proj", "down_proj"};
   std::set<std::string> out(names.begin(), names.end());
-  if (!out.empty() && !out.contains("all-linear")) return out;
-  return {TargetModules().begin(), TargetModules().end()};
+  if (out.empty() || out.contains("all-linear") || out == kApart || out == kFused) return {"all-linear"};
+  return out;
 }
 
 }  // namespace
@@ -70,10 +73,7 @@ void TakeStartAdapter(const StartAdapter& adapter, v1::LoraSpec* lora) {
   for (const int64_t layer : adapter.layers) lora->add_layers_to_transform(static_cast<int32_t>(layer));
   lora->clear_target_modules();
   const std::set<std::string> linears = Linears(adapter.target_modules);
-  if (linears.size() == TargetModules().size()) {
-    lora->add_target_modules("all-linear");
-    return;
-  }
+  if (linears.contains("all-linear")) lora->add_target_modules("all-linear");
   for (const std::string& name : TargetModules()) {
     if (linears.contains(name)) lora->add_target_modules(name);
   }
