@@ -13,13 +13,7 @@ namespace {
 generate::GeneratorOptions OptionsOf(const MethodInputs& in) {
   const plan::Rollout rollout =
       plan::EvalSamples(in.spec->evaluation.sample_prompts, in.spec->schedule.max_seq_length);
-  generate::GeneratorOptions o;
-  o.max_batch = rollout.sequences;
-  o.cache_tokens = rollout.sequences * rollout.max_tokens;
-  o.max_sequence_tokens = rollout.max_tokens;
-  o.prefill_tokens = std::min(rollout.max_tokens, PromptTokensTogether(in));
-  o.workspace = &in.decoder->workspace();
-  return o;
+  return GeneratorOptionsFor(in, rollout, rollout.max_tokens);
 }
 
 int64_t PromptTokens(const data::TokenizedRow& row) {

@@ -69,17 +69,6 @@ reward::AdvantageOptions AdvantagesOf(const job::GrpoOptions& g) {
   return o;
 }
 
-generate::GeneratorOptions GeneratorOptionsOf(const MethodInputs& in) {
-  const plan::Rollout rollout = PlannedRollout(*in.spec);
-  generate::GeneratorOptions o;
-  o.max_batch = rollout.sequences;
-  o.cache_tokens = rollout.sequences * rollout.max_tokens;
-  o.max_sequence_tokens = rollout.max_tokens;
-  o.prefill_tokens = std::min(o.prefill_tokens, PromptTokensTogether(in));
-  o.workspace = &in.decoder->workspace();
-  return o;
-}
-
 at::Tensor Upload(const std::vector<float>& values, at::Device device) {
   at::Tensor host = at::empty({static_cast<int64_t>(values.size())},
                               at::TensorOptions().dtype(at::kFloat).pinned_memory(device.is_cuda()));
@@ -129,7 +118,8 @@ GrpoMethod::GrpoMethod(const MethodInputs& inputs)
       schedule_(ScheduleOf(*in_.spec, in_.rollouts.train->prompts.size())),
       loss_options_(LossOptionsOf(options_)),
       log_prob_options_{options_.temperature},
-      generator_(*in_.base, in_.adapter, GeneratorOptionsOf(in_)),
+      generator_(*in_.base, in_.adapter,
+                 GeneratorOptionsFor(in_, PlannedRollout(*in_.spec), generate::GeneratorOptions{}.prefill_tokens)),
       maker_(MakerInputs(in_.rollouts.train->prompts, "r")),
       journal_(in_.spec->state_dir, in_.run_identity) {}
 

@@ -3,13 +3,25 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
-#include "engine/plan/memory_plan.h"
 #include "engine/train/dpo_method.h"
 #include "engine/train/kto_method.h"
 #include "engine/train/grpo_method.h"
 #include "engine/train/sft_method.h"
 
 namespace finetuned::train {
+namespace {
+
+// How many tokens of prompts may pass through the decoder's buffers together.
+int64_t PromptTokensTogether(const MethodInputs& inputs) {
+  const job::TrainSpec& spec = *inputs.spec;
+  const int64_t tokens = spec.schedule.micro_batch_size * spec.schedule.max_seq_length;
+  if (!spec.activation_checkpointing) return tokens;
+  const int64_t piece = spec.activation_piece_rows > 0 ? spec.activation_piece_rows
+                                                       : plan::LayerPieceRows(inputs.base->config.intermediate_size);
+  return std::min(tokens, piece);
+}
+
+}  // namespace
 
 absl::StatusOr<Window> Method::MakeWindow(int64_t, uint64_t) {
   return absl::InternalError("windows of this method come from its rows");
@@ -51,13 +63,15 @@ void AddEvalTotals(double targets, std::chrono::steady_clock::time_point start, 
   (*values)["eval_runtime"] = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
-int64_t PromptTokensTogether(const MethodInputs& inputs) {
-  const job::TrainSpec& spec = *inputs.spec;
-  const int64_t tokens = spec.schedule.micro_batch_size * spec.schedule.max_seq_length;
-  if (!spec.activation_checkpointing) return tokens;
-  const int64_t piece = spec.activation_piece_rows > 0 ? spec.activation_piece_rows
-                                                       : plan::LayerPieceRows(inputs.base->config.intermediate_size);
-  return std::min(tokens, piece);
+generate::GeneratorOptions GeneratorOptionsFor(const MethodInputs& inputs, const plan::Rollout& rollout,
+                                               int64_t prefill_tokens) {
+  generate::GeneratorOptions o;
+  o.max_batch = rollout.sequences;
+  o.cache_tokens = rollout.sequences * rollout.max_tokens;
+  o.max_sequence_tokens = rollout.max_tokens;
+  o.prefill_tokens = std::min(prefill_tokens, PromptTokensTogether(inputs));
+  o.workspace = &inputs.decoder->workspace();
+  return o;
 }
 
 std::string DescribeBatch(const Window& window, const data::PackedBatch& batch) {

@@ -15,11 +15,13 @@
 #include "engine/data/dataset.h"
 #include "engine/data/packing.h"
 #include "engine/data/prompts.h"
+#include "engine/generate/generator.h"
 #include "engine/job/remote_scorer.h"
 #include "engine/job/train_spec.h"
 #include "engine/lora/adapter.h"
 #include "engine/model/base_model.h"
 #include "engine/model/decoder.h"
+#include "engine/plan/memory_plan.h"
 #include "engine/text/tokenizer.h"
 #include "engine/train/world.h"
 
@@ -105,8 +107,10 @@ data::BatchPlanOptions EvalBatchOptions(const job::TrainSpec& spec);
 // Adds eval_tokens (targets) and eval_runtime (seconds since `start`).
 void AddEvalTotals(double targets, std::chrono::steady_clock::time_point start, std::map<std::string, double>* values);
 
-// How many tokens of prompts may pass through the decoder's buffers together: these do not grow for them.
-int64_t PromptTokensTogether(const MethodInputs& inputs);
+// A generator for the sequences of `rollout` in the decoder's buffers, which do not grow for the prompts: at most
+// `prefill_tokens` of these pass together, and no more than a micro-batch has rows at a time.
+generate::GeneratorOptions GeneratorOptionsFor(const MethodInputs& inputs, const plan::Rollout& rollout,
+                                               int64_t prefill_tokens);
 
 // "running step 3 on a micro-batch of 812 tokens in 4 documents, the longest of 300 tokens".
 std::string DescribeBatch(const Window& window, const data::PackedBatch& batch);

@@ -5,7 +5,6 @@
 
 #include <cmath>
 
-#include "engine/generate/generator.h"
 #include "tests/parity/family_testing.h"
 #include "tests/parity/parity_testing.h"
 
@@ -50,24 +49,7 @@ TEST_P(FamilyGpu, Nf4IsCloseToTheSameBaseOnTheCpu) { Compare({at::kCUDA, at::kBF
 // Greedy in float32, with the paged cache.
 TEST_P(FamilyGpu, GreedyAnswerEqualsTransformers) {
   const c10::InferenceMode no_autograd;
-  const auto golden = ReadTensors(GoldenPath(name_ + ".safetensors"));
-  const auto base = LoadGoldenModel(name_, model::LoadOptions{at::kCUDA, at::kFloat, kDense});
-  const auto adapter = LoadGoldenAdapter(name_ + "_adapter", *base);
-  generate::GeneratorOptions options;
-  options.max_batch = 2;
-  options.cache_tokens = 256;
-  options.max_sequence_tokens = 64;
-  generate::Generator generator(*base, adapter.get(), options);
-  const auto ids = [&](const char* key) {
-    const at::Tensor& t = golden.at(key);
-    return std::vector<int32_t>(t.const_data_ptr<int32_t>(), t.const_data_ptr<int32_t>() + t.numel());
-  };
-  generate::Request request{ids("prompt"), 1, {}};
-  request.sampling.temperature = 0;
-  request.sampling.max_new_tokens = static_cast<int64_t>(ids("answer").size());
-  const auto got = generator.Generate({request});
-  ASSERT_TRUE(got.ok()) << got.status();
-  EXPECT_EQ((*got)[0][0].tokens, ids("answer"));
+  ExpectGreedyAnswer(name_, model::LoadOptions{at::kCUDA, at::kFloat, kDense});
 }
 
 INSTANTIATE_TEST_SUITE_P(Families, FamilyGpu, testing::ValuesIn(FamilyNames()),

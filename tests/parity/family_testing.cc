@@ -1,7 +1,9 @@
 #include "tests/parity/family_testing.h"
 
 #include <ATen/ATen.h>
+#include <gtest/gtest.h>
 
+#include "engine/generate/generator.h"
 #include "tests/parity/parity_testing.h"
 
 namespace finetuned::parity {
@@ -33,6 +35,27 @@ FamilyOutcome ComputeFamily(const std::string& name, const model::LoadOptions& o
     out.grads[key + ".lora_B.weight"] = site.db_OR.cpu().clone();
   }
   return out;
+}
+
+void ExpectGreedyAnswer(const std::string& name, const model::LoadOptions& load) {
+  const auto golden = ReadTensors(GoldenPath(name + ".safetensors"));
+  const auto base = LoadGoldenModel(name, load);
+  const auto adapter = LoadGoldenAdapter(name + "_adapter", *base);
+  generate::GeneratorOptions options;
+  options.max_batch = 2;
+  options.cache_tokens = 256;
+  options.max_sequence_tokens = 64;
+  generate::Generator generator(*base, adapter.get(), options);
+  const auto ids = [&](const char* key) {
+    const at::Tensor& t = golden.at(key);
+    return std::vector<int32_t>(t.const_data_ptr<int32_t>(), t.const_data_ptr<int32_t>() + t.numel());
+  };
+  generate::Request request{ids("prompt"), 1, {}};
+  request.sampling.temperature = 0;
+  request.sampling.max_new_tokens = static_cast<int64_t>(ids("answer").size());
+  const auto got = generator.Generate({request});
+  ASSERT_TRUE(got.ok()) << got.status();
+  EXPECT_EQ((*got)[0][0].tokens, ids("answer"));
 }
 
 }  // namespace finetuned::parity

@@ -25,4 +25,7 @@ struct FamilyOutcome {
 FamilyOutcome ComputeFamily(const std::string& name, const model::LoadOptions& options, const data::PackedBatch& packed,
                             const model::DecoderOptions& how = {});
 
+// The greedy answer of a golden model with its adapter, through the paged cache, is the one of its golden file.
+void ExpectGreedyAnswer(const std::string& name, const model::LoadOptions& options);
+
 }  // namespace finetuned::parity

@@ -24,7 +24,7 @@ nlohmann::json ReadGoldenJson(const std::string& name);
 // All tensors of a golden safetensors file, float32 or int32.
 std::map<std::string, at::Tensor> ReadTensors(const std::string& path);
 
-// A model of the golden folder in float32 on the CPU.
+// A model of the golden folder.
 std::shared_ptr<model::BaseModel> LoadGoldenModel(const std::string& name, const model::LoadOptions& options);
 std::shared_ptr<model::BaseModel> LoadGoldenModel(const std::string& name, bool nf4);  // float32 on the CPU
 // An adapter for it with the weights of a golden PEFT folder.
