@@ -43,7 +43,7 @@ absl::Status WriteGguf(const MergedWeights& weights, const GgufOptions& options,
   const format::ModelSource& base = weights.base();
   const absl::StatusOr<GgufNames> names = GgufNamesOf(base);
   if (!names.ok()) return names.status();
-  auto head = BaseMetadata(base, options.base_path, options.name, options.quantization->file_type);
+  auto head = BaseMetadata(base, options.base_path, names->architecture, options.name, options.quantization->file_type);
   if (!head.ok()) return head.status();
   Layouts layouts;
   for (const ExtraTensor& extra : head->tensors) {
@@ -64,8 +64,7 @@ absl::Status WriteGguf(const MergedWeights& weights, const GgufOptions& options,
   for (const format::TensorInfo& tensor : base.tensors()) {
     auto numbers = weights.Read(tensor);
     if (!numbers.ok()) return numbers.status();
-    const int64_t heads = InterleavedHeads(*names, base.config(), tensor.name);
-    if (heads > 0) InterleaveRows(heads, tensor.shape[0], &*numbers);
+    ToGgufNumbers(*names, base.config(), tensor.name, tensor.shape[0], &*numbers);
     s = WriteTensor(*numbers, layouts[next++], writer->get(), &done);
     if (s.ok()) s = Report(progress, done, total);
     if (!s.ok()) return s;

@@ -3,63 +3,21 @@
 #include <algorithm>
 
 #include "absl/strings/match.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_split.h"
-#include "absl/strings/strip.h"
+#include "engine/export/gguf_model_keys.h"
+#include "engine/format/gguf_config.h"
+#include "engine/format/gguf_tensor_names.h"
 
 namespace finetuned::exports {
-namespace {
-
-// Architectures whose tensors have the same content in both formats, but for the order of rows of q and k.
-struct Architecture {
-  const char* name;
-  bool interleaved_rope;
-};
-constexpr Architecture kArchitectures[] = {{"llama", true}, {"qwen2", false}, {"qwen3", false}};
-
-const std::map<absl::string_view, const char*>& Stems() {
-  static const auto& kStems = *new std::map<absl::string_view, const char*>{
-      {"model.embed_tokens", "token_embd"},   {"model.norm", "output_norm"},
-      {"lm_head", "output"},                  {"input_layernorm", "attn_norm"},
-      {"self_attn.q_proj", "attn_q"},         {"self_attn.k_proj", "attn_k"},
-      {"self_attn.v_proj", "attn_v"},         {"self_attn.o_proj", "attn_output"},
-      {"self_attn.q_norm", "attn_q_norm"},    {"self_attn.k_norm", "attn_k_norm"},
-      {"post_attention_layernorm", "ffn_norm"}, {"mlp.gate_proj", "ffn_gate"},
-      {"mlp.up_proj", "ffn_up"},              {"mlp.down_proj", "ffn_down"}};
-  return kStems;
-}
-
-// "model.layers.3.self_attn.q_proj.weight" -> "blk.3.attn_q.weight"; empty when it has no name.
-std::string GgufName(absl::string_view name) {
-  const size_t dot = name.rfind('.');
-  absl::string_view stem = name.substr(0, dot), kind = name.substr(dot);
-  std::string prefix;
-  if (absl::ConsumePrefix(&stem, "model.layers.")) {
-    const std::pair<absl::string_view, absl::string_view> parts = absl::StrSplit(stem, absl::MaxSplits('.', 1));
-    prefix = absl::StrCat("blk.", parts.first, ".");
-    stem = parts.second;
-  }
-  const auto it = Stems().find(stem);
-  return it == Stems().end() ? "" : absl::StrCat(prefix, it->second, kind);
-}
-
-}  // namespace
 
 absl::StatusOr<GgufNames> GgufNamesOf(const format::ModelSource& base) {
-  const std::string& architecture = base.config().architecture;
-  const auto known = std::find_if(std::begin(kArchitectures), std::end(kArchitectures),
-                                  [&](const Architecture& a) { return architecture == a.name; });
-  if (known == std::end(kArchitectures)) {
-    return absl::UnimplementedError(absl::StrCat("models of architecture ", architecture,
-                                                 " cannot be written as GGUF; supported: llama, qwen2, qwen3. Export as \"merged\" "
-                                                 "and convert that folder with llama.cpp"));
-  }
+  const format::ModelConfig& config = base.config();
   GgufNames names;
-  names.architecture = known->name;
-  names.interleaved_rope = known->interleaved_rope;
+  names.architecture = format::GgufArchitecture(config);
+  if (absl::Status s = CheckGgufParts(config, names.architecture); !s.ok()) return s;
+  names.interleaved_rope = format::GgufInterleavesRope(config);
   for (const format::TensorInfo& tensor : base.tensors()) {
-    const std::string name = GgufName(tensor.name);
+    const std::string name = format::GgufTensorName(tensor.name, config);
     if (name.empty()) return absl::UnimplementedError(absl::StrCat("tensor ", tensor.name, " has no name in GGUF"));
     names.to_gguf[tensor.name] = name;
   }
@@ -82,6 +40,15 @@ void InterleaveRows(int64_t heads, int64_t rows, std::vector<float>* numbers) {
     std::copy_n(numbers->begin() + source * columns, columns, out.begin() + row * columns);
   }
   *numbers = std::move(out);
+}
+
+void ToGgufNumbers(const GgufNames& names, const format::ModelConfig& config, const std::string& hf_name, int64_t rows,
+                   std::vector<float>* numbers) {
+  const int64_t heads = InterleavedHeads(names, config, hf_name);
+  if (heads > 0) InterleaveRows(heads, rows, numbers);
+  if (config.norm_weight_plus_one && absl::EndsWith(hf_name, "norm.weight")) {
+    for (float& x : *numbers) x += 1.0f;
+  }
 }
 
 }  // namespace finetuned::exports

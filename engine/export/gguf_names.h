@@ -19,7 +19,7 @@ struct GgufNames {
   bool interleaved_rope = false;               // rows of q and k lie in llama.cpp's order
 };
 
-// INVALID_ARGUMENT, or UNIMPLEMENTED for architectures whose GGUF tensors are not those of Hugging Face one by one.
+// UNIMPLEMENTED for what the architecture's files have no place for.
 absl::StatusOr<GgufNames> GgufNamesOf(const format::ModelSource& base);
 
 // Heads whose rows are interleaved; 0 for other tensors.
@@ -27,5 +27,9 @@ int64_t InterleavedHeads(const GgufNames& names, const format::ModelConfig& conf
 
 // Rows from Hugging Face's order (head, half, pair) to llama.cpp's (head, pair, half). rows % (2 * heads) == 0.
 void InterleaveRows(int64_t heads, int64_t rows, std::vector<float>* numbers);
+
+// A tensor of Hugging Face's numbers as GGUF holds it: rows in llama.cpp's order, Gemma's norms with their 1.
+void ToGgufNumbers(const GgufNames& names, const format::ModelConfig& config, const std::string& hf_name, int64_t rows,
+                   std::vector<float>* numbers);
 
 }  // namespace finetuned::exports

@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "engine/export/hf_texts.h"
@@ -57,6 +58,11 @@ absl::Status WriteIndex(const std::vector<Shard>& shards, int64_t total, const s
   return WriteText(folder + "/model.safetensors.index.json", index.dump(2) + "\n");
 }
 
+// Gemma's norms are stored without 1 in Hugging Face's folders, and with it in GGUF files.
+bool LacksOne(const format::ModelConfig& config) {
+  return config.norm == format::NormKind::kRmsFloat && !config.norm_weight_plus_one;
+}
+
 class Writer {
  public:
   Writer(const MergedWeights& weights, const HfFolderOptions& options, int64_t total, const Progress& progress)
@@ -68,8 +74,11 @@ class Writer {
     auto writer = format::SafetensorsWriter::Create(path, std::move(layout));
     if (!writer.ok()) return writer.status();
     for (const format::TensorInfo* tensor : shard.tensors) {
-      const auto numbers = weights_.Read(*tensor);
+      auto numbers = weights_.Read(*tensor);
       if (!numbers.ok()) return numbers.status();
+      if (LacksOne(weights_.base().config()) && absl::EndsWith(tensor->name, "norm.weight")) {
+        for (float& x : *numbers) x -= 1.0f;
+      }
       std::vector<uint8_t> bytes(*format::StorageBytes(options_.dtype, tensor->shape));
       absl::Status s = format::EncodeFromF32(options_.dtype, *numbers, bytes);
       if (s.ok()) s = (*writer)->Append(tensor->name, bytes);

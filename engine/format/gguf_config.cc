@@ -1,14 +1,12 @@
 #include "engine/format/gguf_config.h"
 
 #include <algorithm>
-#include <map>
 #include <optional>
 #include <utility>
 
 #include "absl/status/status.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/strip.h"
 #include "engine/format/families/family.h"
 #include "engine/format/model_layout.h"
 
@@ -114,42 +112,18 @@ absl::StatusOr<ModelConfig> GgufConfig(const GgufLayout& layout, std::span<const
   return config;
 }
 
+std::string GgufArchitecture(const ModelConfig& config) {
+  for (const Family& family : Families()) {
+    if (config.architecture == family.name && family.gguf != nullptr) return family.gguf;
+  }
+  return "";
+}
+
 bool GgufInterleavesRope(const ModelConfig& config) {
   for (const Family& family : Families()) {
     if (config.architecture == family.name) return family.gguf_interleaves_rope;
   }
   return false;
-}
-
-std::string HfTensorName(absl::string_view gguf_name, const ModelConfig& config) {
-  static const auto& kTop = *new std::map<absl::string_view, const char*>{
-      {"token_embd", "model.embed_tokens"}, {"output_norm", "model.norm"}, {"output", "lm_head"}};
-  static const auto& kLayer = *new std::map<absl::string_view, const char*>{
-      {"attn_norm", "input_layernorm"},    {"attn_q", "self_attn.q_proj"},
-      {"attn_k", "self_attn.k_proj"},      {"attn_v", "self_attn.v_proj"},
-      {"attn_q_norm", "self_attn.q_norm"}, {"attn_k_norm", "self_attn.k_norm"},
-      {"attn_qkv", "self_attn.qkv_proj"},  {"attn_output", "self_attn.o_proj"},
-      {"ffn_gate", "mlp.gate_proj"},       {"ffn_up", "mlp.up_proj"},
-      {"ffn_down", "mlp.down_proj"},       {"post_attention_norm", "post_attention_layernorm"},
-      {"post_ffw_norm", "post_feedforward_layernorm"}};
-  const std::string unknown(gguf_name);
-  const size_t dot = gguf_name.rfind('.');
-  if (dot == absl::string_view::npos) return unknown;
-  absl::string_view stem = gguf_name.substr(0, dot);
-  const absl::string_view kind = gguf_name.substr(dot);  // ".weight" or ".bias"
-  if (!absl::ConsumePrefix(&stem, "blk.")) {
-    const auto it = kTop.find(stem);
-    return it == kTop.end() ? unknown : absl::StrCat(it->second, kind);
-  }
-  const size_t end = stem.find('.');
-  if (end == absl::string_view::npos) return unknown;
-  const absl::string_view part = stem.substr(end + 1);
-  const auto it = kLayer.find(part);
-  std::string name = it == kLayer.end() ? "" : it->second;
-  if (part == "ffn_norm") name = MlpNormName(config);
-  if (part == "ffn_up" && config.fused_projections) name = "mlp.gate_up_proj";
-  if (name.empty()) return unknown;
-  return absl::StrCat("model.layers.", stem.substr(0, end), ".", name, kind);
 }
 
 absl::StatusOr<text::GgufVocabulary> ReadGgufVocabulary(const GgufMetadata& metadata,

@@ -5,7 +5,6 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "absl/strings/string_view.h"
 #include "engine/format/gguf_reader.h"
 #include "engine/format/model_config.h"
 #include "engine/text/tokenizer.h"
@@ -18,12 +17,11 @@ namespace finetuned::format {
 absl::StatusOr<ModelConfig> GgufConfig(const GgufLayout& gguf, std::span<const uint8_t> file,
                                        const std::string& name);
 
+// general.architecture of this family's GGUF files; empty when there are none.
+std::string GgufArchitecture(const ModelConfig& config);
+
 // Whether rows of q and k are in llama.cpp's order in GGUF files of this family.
 bool GgufInterleavesRope(const ModelConfig& config);
-
-// "blk.3.attn_q.weight" -> "model.layers.3.self_attn.q_proj.weight". A name that is not known is
-// returned as it is.
-std::string HfTensorName(absl::string_view gguf_name, const ModelConfig& config);
 
 // The keys tokenizer.ggml.*. INVALID_ARGUMENT naming the key; FAILED_PRECONDITION when the file has
 // no vocabulary.

@@ -3,21 +3,15 @@
 #include <utility>
 
 #include "absl/status/status.h"
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "engine/format/gguf_config.h"
 #include "engine/format/gguf_reader.h"
+#include "engine/format/gguf_tensor_names.h"
 #include "engine/format/mapped_file.h"
 #include "engine/format/stored_model.h"
 
 namespace finetuned::format {
 namespace {
-
-// Tables llama.cpp stores beside the weights; their content is in the configuration.
-bool IsTable(const std::string& name) {
-  return name == "rope_freqs.weight" || name == "rope_factors_short.weight" || name == "rope_factors_long.weight" ||
-          absl::EndsWith(name, ".attn_rot_embd.weight");
-}
 
 absl::Status CheckVocabulary(const GgufMetadata& metadata, int64_t vocab_size,
                              const std::string& name) {
@@ -55,7 +49,7 @@ absl::StatusOr<std::shared_ptr<const ModelSource>> OpenGgufModel(const std::stri
   parts.interleaved_rope = GgufInterleavesRope(parts.config);
   parts.chat_template = chat->value_or("");
   for (const GgufTensor& tensor : parsed->tensors) {
-    if (IsTable(tensor.info.name)) continue;
+    if (IsGgufTable(tensor.info.name)) continue;
     parts.tensors.push_back(tensor.info);
     parts.tensors.back().name = HfTensorName(tensor.info.name, parts.config);
     parts.bytes.push_back(bytes.subspan(tensor.offset, tensor.info.bytes));

@@ -145,7 +145,7 @@ absl::StatusOr<std::string> PreName(const json& tokenizer) {
   const json wanted = Canonical(tokenizer.value("pre_tokenizer", json()));
   const bool nfc = tokenizer.value("normalizer", json()) == json{{"type", "NFC"}};
   const bool ignore_merges = tokenizer.at("model").value("ignore_merges", false);
-  for (const char* name : {"smollm", "gpt-2", "llama-bpe", "qwen2", "tekken", "dbrx"}) {
+  for (const char* name : {"smollm", "gpt-2", "llama-bpe", "qwen2", "tekken", "dbrx", "command-r", "gpt-4o"}) {
     const GgufFamily family = FindGgufFamily(name);
     if (Canonical(family.pre_tokenizer) == wanted && family.nfc == nfc && family.ignore_merges == ignore_merges) {
       return name;
@@ -215,6 +215,13 @@ void FillSpecial(const Tokenizer& tokenizer, GgufVocabulary* v) {
   v->add_eos = ids.ok() && !ids->empty() && v->eos && ids->back().id == *v->eos;
 }
 
+// Whether a text begins as if after a space.
+bool PrependsSpace(const json& tokenizer) {
+  if (tokenizer.value("normalizer", json()).dump().find("\"Prepend\"") != std::string::npos) return true;
+  const json split = tokenizer.value("pre_tokenizer", json());
+  return split.is_object() && split.value("type", "") == "Metaspace" && split.value("prepend_scheme", "always") != "never";
+}
+
 absl::StatusOr<GgufVocabulary> Convert(const json& tokenizer, const Tokenizer& made, int64_t size) {
   const json& model = tokenizer.at("model");
   GgufVocabulary v;
@@ -224,8 +231,7 @@ absl::StatusOr<GgufVocabulary> Convert(const json& tokenizer, const Tokenizer& m
   if (v.model == "llama") {
     v.pre = "default";
     v.scores = ScoresOfMerges(model.at("merges"), v, model.at("vocab"));
-    const json normalizer = tokenizer.value("normalizer", json());
-    v.add_space_prefix = normalizer.dump().find("\"Prepend\"") != std::string::npos;
+    v.add_space_prefix = PrependsSpace(tokenizer);
     if (v.unk) v.types[*v.unk] = kUnknown;
     return v;
   }

@@ -23,6 +23,9 @@ constexpr char kQwen2[] =
 constexpr char kTekken[] =
     R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
 
+constexpr char kGpt4o[] =
+    R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+
 json SplitThenBytes(const char* pattern) {
   return {{"type", "Sequence"},
           {"pretokenizers",
@@ -40,7 +43,8 @@ GgufFamily FindGgufFamily(const std::string& pre) {
     return {{{"type", "Sequence"},
              {"pretokenizers",
               {{{"type", "Digits"}, {"individual_digits", true}},
-               {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"use_regex", true}}}}}};
+               {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"use_regex", true}}}}},
+            /*nfc=*/pre == "command-r"};
   }
   if (any({"default", "gpt-2", "phi-2", "jina-es", "jina-de", "mpt", "olmo", ""})) {
     return {{{"type", "ByteLevel"}, {"add_prefix_space", false}, {"use_regex", true}}};
@@ -48,9 +52,10 @@ GgufFamily FindGgufFamily(const std::string& pre) {
   if (any({"llama-bpe", "llama3", "llama-v3", "falcon3", "smaug-bpe"})) return {SplitThenBytes(kLlama3), false, true};
   if (any({"qwen2", "deepseek-r1-qwen", "megrez"})) return {SplitThenBytes(kQwen2), true, false};
   if (any({"tekken"})) return {SplitThenBytes(kTekken), false, true};
-  if (any({"dbrx", "stablelm2", "gpt-4o-mini"})) return {SplitThenBytes(kLlama3), false, false};
+  if (any({"gpt-4o", "llama4"})) return {SplitThenBytes(kGpt4o), false, false};
+  if (any({"dbrx", "stablelm2"})) return {SplitThenBytes(kLlama3), false, false};
   throw TokenizerError{true, "tokenizer.ggml.pre \"" + pre + "\" is not supported (known: default, gpt-2, smollm, "
-                             "llama-bpe, qwen2, tekken and their kin); use the Hugging Face folder of this model"};
+                             "llama-bpe, qwen2, tekken, command-r, gpt-4o and their kin); use the Hugging Face folder of this model"};
 }
 
 namespace {

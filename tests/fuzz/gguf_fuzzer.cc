@@ -5,6 +5,7 @@
 #include "engine/format/dequantize.h"
 #include "engine/format/gguf_config.h"
 #include "engine/format/gguf_reader.h"
+#include "engine/format/gguf_tensor_names.h"
 #include "engine/format/model_layout.h"
 #include "fuzzing.h"
 

@@ -111,6 +111,7 @@ void ReadGgufGemma3(const GgufFile& gguf, ModelConfig* config) {
   config->block = BlockKind::kPostNorms;
   config->qk_norm = QkNorm::kShared;
   SetGgufScale(/*largest_layers=*/62, config);
+  config->logits_softcap = gguf.keys.Number(".final_logit_softcapping").value_or(0.0);
   ReadGgufWindow(gguf, 6, config);
   SetLocalRope({}, 6, gguf.keys.Number(".rope.freq_base_swa").value_or(10000.0), config);
 }

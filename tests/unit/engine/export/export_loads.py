@@ -5,11 +5,10 @@ gguf        the package gguf reads every tensor; blocks equal its own encoder bi
             the type; metadata say what the model is; gguf -> merged -> transformers gives the same logits again
 gguf_lora   B A * alpha / rank equals peft's delta; adapters with more than that are refused
 Usage: export_loads.py EXPORT_FILES GOLDENS MODEL ADAPTER... Exit 77 (skipped) without the libraries. Every adapter is
-merged; the first one goes through all types of GGUF. MODEL "families": every folder of families/."""
+merged; the first one goes through all types of GGUF. MODEL "families": see export_families.py."""
 
 import json
 import pathlib
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -20,7 +19,9 @@ try:
     import torch
     from peft import LoraConfig, PeftModel, get_peft_model
     from safetensors.torch import load_file
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    import export_families
 except ImportError as missing:
     print("skipped:", missing)
     sys.exit(77)
@@ -200,60 +201,10 @@ def check_stored_bases(tool, kinds):
             assert worst < 1e-5
 
 
-def small_tokenizer(goldens, tokens, folder):
-    """The byte tokenizer of the goldens, cut down to a vocabulary of so many tokens."""
-    whole = json.load(open(goldens / "untied/tokenizer.json"))
-    whole["model"]["vocab"] = {k: v for k, v in whole["model"]["vocab"].items() if v < tokens - 2}
-    whole["added_tokens"] = [dict(a, id=tokens - 2 + i) for i, a in enumerate(whole["added_tokens"][:2])]
-    (folder / "tokenizer.json").write_text(json.dumps(whole))
-    config = json.load(open(goldens / "untied/tokenizer_config.json"))
-    config = {k: v for k, v in config.items() if k in ("eos_token", "pad_token", "tokenizer_class")}
-    (folder / "tokenizer_config.json").write_text(json.dumps(config))
-
-
-def check_family(tool, goldens, base, out):
-    """Merged folders of every family; GGUF files of those that are written."""
-    config = AutoConfig.from_pretrained(base)
-    shutil.copytree(base, out / "base")
-    small_tokenizer(goldens, config.vocab_size, out / "base")
-    adapter = base.with_name(base.name + "_adapter")
-    wanted = PeftModel.from_pretrained(load(base), adapter).eval()
-    subprocess.run([tool, out / "base", adapter, "merged", "f32", out / "merged"], check=True)
-    ids = list(range(3, 30))
-    worst = float((logits(load(out / "merged"), ids) - logits(wanted, ids)).abs().max())
-    print(base.name, "merged: largest difference", worst)
-    assert worst < 2e-5
-    gguf_out = subprocess.run([tool, out / "base", adapter, "gguf", "f32", out / "gguf"], capture_output=True, text=True)
-    if gguf_out.returncode != 0:
-        assert "cannot be written as GGUF; supported: llama, qwen2, qwen3" in gguf_out.stderr, gguf_out.stderr
-        return False
-    options = {"gguf_file": "model-f32.gguf", "dtype": torch.float32}
-    if config.model_type == "qwen3":
-        options["config"] = config  # whose GGUF files transformers reads as if heads had 128 numbers
-    model = AutoModelForCausalLM.from_pretrained(out / "gguf", **options)
-    reader = gguf.GGUFReader(out / "gguf/model-f32.gguf")
-    architecture = reader.fields["general.architecture"].contents()
-    ids = ids[:reader.fields[architecture + ".context_length"].contents()]
-    worst = float((logits(model.eval(), ids) - logits(wanted, ids)).abs().max())
-    print(base.name, architecture, "gguf: largest difference", worst, "tokens", len(ids))
-    assert worst < 2e-5
-    return True
-
-
-def check_families(tool, goldens):
-    written = []
-    for adapter in sorted((goldens / "families").glob("*_adapter")):
-        base = adapter.with_name(adapter.name.removesuffix("_adapter"))
-        with tempfile.TemporaryDirectory() as out:
-            if check_family(tool, goldens, base, pathlib.Path(out)):
-                written.append(base.name)
-    assert written == ["mistral", "nemo", "qwen2", "qwen3"], written
-
-
 def main():
     tool, goldens, model, *adapters = sys.argv[1:]
     if model == "families":
-        return check_families(tool, pathlib.Path(goldens))
+        return export_families.check_all(tool)
     for adapter in adapters:
         check_kind(tool, goldens, model, adapter, everything=adapter == adapters[0])
     if json.load(open(pathlib.Path(goldens, model, "config.json")))["tie_word_embeddings"]:

@@ -61,6 +61,36 @@ TEST(GgufTokenizerJson, ByteLevelVocabularyWithDigitsComesBack) {
   ExpectSameTokens(WithoutPrefixAndNormalizer(Golden("bytes_digits.tokenizer.json")));
 }
 
+TEST(GgufTokenizerJson, DigitsAndNfcAreCommandR) {
+  nlohmann::json changed = nlohmann::json::parse(WithoutPrefixAndNormalizer(Golden("bytes_digits.tokenizer.json")));
+  changed["normalizer"] = {{"type", "NFC"}};
+  ExpectSameTokens(changed.dump());
+  const auto tokenizer = TokenizerFromJson(changed.dump());
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  const auto vocabulary = GgufVocabularyOfJson(changed.dump(), **tokenizer, (*tokenizer)->vocabulary_size());
+  ASSERT_TRUE(vocabulary.ok()) << vocabulary.status();
+  EXPECT_EQ(vocabulary->pre, "command-r");
+}
+
+// Phi 4 mini, whose pre-tokenizer splits words by case.
+TEST(GgufTokenizerJson, SplitsByCaseAreGpt4o) {
+  GgufVocabulary named;
+  named.model = "gpt2";
+  named.pre = "gpt-4o";
+  named.tokens = {"a", "b", "A", "B", "ab", "bA"};
+  named.types.assign(named.tokens.size(), 1);
+  named.merges = {"a b", "b A"};
+  const auto texts = TokenizerJsonOfGguf(named, "");
+  ASSERT_TRUE(texts.ok()) << texts.status();
+  const auto tokenizer = TokenizerFromJson(texts->tokenizer_json, texts->tokenizer_config_json);
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  EXPECT_EQ(Ids(**tokenizer, "abAB"), (std::vector<int32_t>{4, 2, 3}));
+  EXPECT_EQ(Ids(**tokenizer, "bAb"), (std::vector<int32_t>{1, 2, 1}));  // "bA" would cross a border
+  const auto vocabulary = GgufVocabularyOfJson(texts->tokenizer_json, **tokenizer, (*tokenizer)->vocabulary_size());
+  ASSERT_TRUE(vocabulary.ok()) << vocabulary.status();
+  EXPECT_EQ(vocabulary->pre, "gpt-4o");
+}
+
 TEST(GgufTokenizerJson, SentencePieceVocabularyComesBack) { ExpectSameTokens(Golden("spm.tokenizer.json")); }
 
 TEST(GgufTokenizerJson, APreTokenizerWithoutNameInGgufIsRefused) {
