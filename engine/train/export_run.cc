@@ -11,6 +11,7 @@
 #include "absl/strings/str_format.h"
 #include "engine/export/export.h"
 #include "engine/format/model_source.h"
+#include "engine/job/failpoint.h"
 #include "engine/train/files.h"
 #include "engine/train/model_check.h"
 #include "engine/train/tool_result.h"
@@ -53,11 +54,14 @@ class Run {
     if (!source.ok()) return FailureOf(source.status(), "INVALID_MODEL");
     source_ = *source;
     absl::Status s = Write();
+    FT_FAILPOINT("export.written");
     if (s.ok()) s = Check();
+    FT_FAILPOINT("export.checked");
     if (!s.ok()) return FailureOf(s, "INVALID_MODEL");
     if (auto bad = Judge()) return *std::move(bad);
     s = exports::WriteManifest(options_, measured_, folder_->path());
     if (!s.ok()) return FailureOf(s, "INVALID_MODEL");
+    FT_FAILPOINT("export.manifest_written");
     const auto bytes = folder_->Commit();
     if (!bytes.ok()) return FailureOf(bytes.status(), "INVALID_MODEL");
     measured_["bytes"] = static_cast<double>(*bytes);
@@ -81,6 +85,7 @@ class Run {
     observer_.OnPlan(0, 100, {});
     int64_t reported = 0;
     return exports::WriteExport(options_, source_, folder_->path(), [&](int64_t done, int64_t total) {
+      FT_FAILPOINT("export.tensor_written");
       const int64_t step = total > 0 ? done * 100 / total : 100;
       if (step > reported) {
         observer_.OnStep(step, 0, {{"bytes_written", static_cast<double>(done)}, {"bytes_total", static_cast<double>(total)}});
