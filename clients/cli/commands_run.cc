@@ -28,7 +28,7 @@ namespace {
 // Flags of `run` and `plan`; unset ones are left to the daemon.
 struct RunFlags {
   std::string method = "sft";
-  std::string model, data, eval, init_adapter, name, loss_on, scheduler, optimizer, quantization, precision, device;
+  std::string model, data, eval, init_adapter, name, loss_on, scheduler, optimizer, quantization, precision, device, bias;
   std::optional<int32_t> standing_layers;
   double epochs = 0, learning_rate = 0, alpha = 0, dropout = 0, warmup_ratio = 0, every_minutes = 0;
   int64_t max_steps = 0, every_steps = 0, eval_every = 0;
@@ -58,6 +58,7 @@ void AddSpecFlags(CLI::App* c, RunFlags* f) {
   c->add_option("--optimizer", f->optimizer, "adamw_8bit (default) or adamw");
   c->add_option("--rank", f->rank, "LoRA rank (default 16)");
   c->add_option("--alpha", f->alpha, "LoRA alpha (default 2 x rank)");
+  c->add_option("--bias", f->bias, "Biases of the base that train: none, lora_only, all");
   c->add_flag("--dora", f->dora, "Train the magnitude of outputs apart from their direction");
   c->add_option("--dropout", f->dropout, "LoRA dropout");
   c->add_option("--targets", f->targets, "Linears to adapt (default all-linear)")->delimiter(',');
@@ -111,6 +112,7 @@ v1::Job JobFromFlags(const RunFlags& f) {
   v1::LoraSpec* lora = spec->mutable_lora();
   lora->set_rank(f.rank);
   lora->set_use_dora(f.dora);
+  lora->set_bias(f.bias);
   if (f.alpha != 0) lora->set_alpha(f.alpha);
   lora->set_dropout(f.dropout);
   for (const std::string& t : f.targets) lora->add_target_modules(t);

@@ -7,8 +7,10 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
 #include "absl/strings/strip.h"
 #include "engine/format/dequantize.h"
+#include "engine/format/hf_config.h"
 #include "engine/format/mapped_file.h"
 #include "engine/format/strict_json.h"
 
@@ -71,8 +73,11 @@ absl::Status Expected(const std::string& path, const std::string& tensor, std::s
 absl::StatusOr<bool> AdapterWeights::SavesEmbedding(const std::string& folder) {
   const auto file = format::SafetensorsFile::Open(absl::StrCat(folder, "/", kWeightsFile));
   if (!file.ok()) return file.status();
-  return (*file)->Find(absl::StrCat(kPrefix, "model.embed_tokens.weight")) != nullptr ||
-         (*file)->Find(absl::StrCat(kPrefix, "lm_head.weight")) != nullptr;
+  for (const format::TensorInfo& tensor : (*file)->tensors()) {
+    const std::string name = format::TextTensorName(absl::StripPrefix(tensor.name, kPrefix));
+    if (name == "model.embed_tokens.weight" || name == "lm_head.weight") return true;
+  }
+  return false;
 }
 
 absl::StatusOr<std::shared_ptr<const AdapterWeights>> AdapterWeights::Open(const std::string& folder,
@@ -93,11 +98,13 @@ absl::Status AdapterWeights::Index(const std::string& path, const std::string& c
   const absl::StatusOr<Scales> scales = ReadScales(config_text, path);
   if (!scales.ok()) return scales.status();
   for (const format::TensorInfo& tensor : file_->tensors()) {
-    absl::string_view name = tensor.name;
-    if (!absl::ConsumePrefix(&name, kPrefix)) {
+    absl::string_view stored = tensor.name;
+    if (!absl::ConsumePrefix(&stored, kPrefix)) {
       return absl::InvalidArgumentError(absl::StrCat(path, ": tensor ", tensor.name, ": expected a name that begins with ",
                                                      kPrefix));
     }
+    const std::string base_name = absl::StrReplaceAll(format::TextTensorName(stored), {{".base_layer.bias", ".bias"}});
+    absl::string_view name = base_name;
     if (absl::ConsumeSuffix(&name, ".lora_A.weight")) {
       modules_[std::string(name)].a = tensor.name;
     } else if (absl::ConsumeSuffix(&name, ".lora_B.weight")) {

@@ -7,6 +7,7 @@
 #include "engine/export/hf_config_json.h"
 #include "engine/format/gguf_config.h"
 #include "engine/format/gguf_reader.h"
+#include "engine/format/hf_config.h"
 #include "engine/format/mapped_file.h"
 #include "engine/text/gguf_tokenizer_json.h"
 
@@ -27,6 +28,9 @@ absl::StatusOr<HfTexts> CopiedTexts(const format::ModelSource& base, const std::
   if (!config_text.ok()) return config_text.status();
   ordered_json config = ordered_json::parse(*config_text, nullptr, false);
   if (!config.is_object()) return absl::InvalidArgumentError(absl::StrCat(format::DisplayName(folder), "/config.json: expected an object"));
+  const auto text = format::TextPartOfConfig(nlohmann::json(config), format::DisplayName(folder) + "/config.json");
+  if (!text.ok()) return text.status();
+  if (text->has_value()) config = ordered_json(**text);
   config.erase("quantization_config");
   config["tie_word_embeddings"] = base.config().tie_word_embeddings;
   config.erase(config.contains("dtype") ? "torch_dtype" : "dtype");

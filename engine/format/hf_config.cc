@@ -5,7 +5,9 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/escaping.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "engine/format/families/family.h"
 #include "engine/format/model_layout.h"
 #include "engine/format/strict_json.h"
@@ -14,6 +16,9 @@ namespace finetuned::format {
 namespace {
 
 using nlohmann::json;
+
+constexpr char kWithImages[] = "Gemma3ForConditionalGeneration";
+constexpr char kTextPrefix[] = "language_model.";
 
 absl::StatusOr<const Family*> ReadFamily(HfFields& fields) {
   std::string architecture;
@@ -78,11 +83,15 @@ void ReadRope(HfFields& fields, const HfDefaults& defaults, ModelConfig* config)
 }
 
 void ReadSizes(HfFields& fields, const HfDefaults& defaults, ModelConfig* config) {
-  config->vocab_size = fields.RequiredInt("vocab_size");
+  // Gemma 3's early files leave out what is the default.
+  const auto required = [&](const char* key, int64_t absent) {
+    return absent > 0 ? fields.Int(key, absent) : fields.RequiredInt(key);
+  };
+  config->vocab_size = required("vocab_size", defaults.vocab_size);
   config->hidden_size = fields.RequiredInt("hidden_size");
   config->intermediate_size = fields.RequiredInt("intermediate_size");
   config->num_hidden_layers = fields.RequiredInt("num_hidden_layers");
-  config->num_attention_heads = fields.RequiredInt("num_attention_heads");
+  config->num_attention_heads = required("num_attention_heads", defaults.num_attention_heads);
   const int64_t heads = config->num_attention_heads;
   const int64_t kv_heads = defaults.num_key_value_heads > 0 ? defaults.num_key_value_heads : heads;
   config->num_key_value_heads =
@@ -122,6 +131,38 @@ absl::Status ReadGenerationConfig(absl::string_view text, const std::string& nam
 
 }  // namespace
 
+absl::StatusOr<std::optional<json>> TextPartOfConfig(const json& config, const std::string& name) {
+  HfFields fields(config, name);
+  const json* list = fields.Find("architectures");
+  const bool named = list != nullptr && list->is_array() && !list->empty() ? list->front() == kWithImages
+                                                                         : fields.String("model_type", "") == "gemma3";
+  if (!named) return std::nullopt;
+  const json* text = fields.Find("text_config");
+  if (text == nullptr || !text->is_object()) {
+    fields.Invalid("text_config: expected an object");
+    return fields.status();
+  }
+  json out = *text;
+  out["architectures"] = {"Gemma3ForCausalLM"};
+  out["model_type"] = "gemma3_text";
+  for (const char* key : {"bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings", "quantization_config", "dtype",
+                          "torch_dtype"}) {
+    if (fields.Find(key) != nullptr) out[key] = config[key];
+  }
+  return out;
+}
+
+std::string TextTensorName(absl::string_view name) {
+  if (absl::ConsumePrefix(&name, "model.language_model.")) return absl::StrCat("model.", name);
+  absl::ConsumePrefix(&name, "language_model.");
+  return std::string(name);
+}
+
+bool IsVisionTensor(absl::string_view name) {
+  absl::ConsumePrefix(&name, "model.");
+  return absl::StartsWith(name, "vision_tower.") || absl::StartsWith(name, "multi_modal_projector.");
+}
+
 absl::StatusOr<ModelConfig> ParseHfConfig(absl::string_view config_json,
                                           absl::string_view generation_config_json,
                                           const std::string& folder) {
@@ -131,12 +172,15 @@ absl::StatusOr<ModelConfig> ParseHfConfig(absl::string_view config_json,
   if (!document->is_object()) {
     return absl::InvalidArgumentError(absl::StrCat(name, ": not a JSON object"));
   }
-  HfFields fields(*document, name);
+  const absl::StatusOr<std::optional<json>> text = TextPartOfConfig(*document, name);
+  if (!text.ok()) return text.status();
+  HfFields fields(text->has_value() ? **text : *document, text->has_value() ? name + ": text_config" : name);
   const absl::StatusOr<const Family*> family = ReadFamily(fields);
   if (!family.ok()) return family.status();
 
   ModelConfig config;
   config.architecture = (*family)->name;
+  if (text->has_value()) config.text_prefix = kTextPrefix;
   ReadSizes(fields, (*family)->defaults, &config);
   if (!fields.status().ok()) return fields.status();
   if (absl::Status s = CheckConfig(config, name); !s.ok()) return s;

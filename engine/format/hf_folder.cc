@@ -136,6 +136,20 @@ absl::Status AddWeights(const std::string& folder, ModelParts* parts) {
       "model as safetensors)"));
 }
 
+// Leaves out the images' part and gives tensors the names of the text model.
+void TakeTextPart(ModelParts* parts) {
+  size_t kept = 0;
+  for (size_t i = 0; i < parts->tensors.size(); ++i) {
+    if (IsVisionTensor(parts->tensors[i].name)) continue;
+    if (kept != i) parts->tensors[kept] = std::move(parts->tensors[i]);
+    parts->bytes[kept] = parts->bytes[i];
+    parts->tensors[kept].name = TextTensorName(parts->tensors[kept].name);
+    ++kept;
+  }
+  parts->tensors.resize(kept);
+  parts->bytes.resize(kept);
+}
+
 // tokenizer_config.json holds one template, or a list of {name, template} of which "default"
 // counts.
 absl::StatusOr<std::string> TemplateOfTokenizerConfig(const std::string& text,
@@ -208,6 +222,7 @@ absl::StatusOr<std::shared_ptr<const ModelSource>> OpenHfFolder(const std::strin
   if (!chat.ok()) return chat.status();
   parts.chat_template = *std::move(chat);
   if (absl::Status s = AddWeights(folder, &parts); !s.ok()) return s;
+  if (!parts.config.text_prefix.empty()) TakeTextPart(&parts);
   if (!parts.config.stored_base.empty()) {
     const absl::Status s = FoldBnbWeights(parts.name, &parts.tensors, &parts.bytes, &parts.packed);
     if (!s.ok()) return s;

@@ -51,6 +51,9 @@ struct LayerKind {
 // Shape and parts of a decoder. Names follow Hugging Face's LlamaConfig.
 struct ModelConfig {
   std::string architecture;  // name of the family: "llama"
+  // "language_model." where the decoder is the text part of a model with images: what transformers puts before "layers"
+  // in names of modules. Tensors are called here as without it.
+  std::string text_prefix;
   int64_t vocab_size = 0;
   int64_t hidden_size = 0;
   int64_t intermediate_size = 0;

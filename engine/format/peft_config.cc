@@ -50,7 +50,7 @@ absl::StatusOr<PeftConfig> ReadPeftConfig(const std::string& directory) {
   if (!config->is_object() || config->value("peft_type", json()) != "LORA") {
     return absl::InvalidArgumentError(absl::StrCat(path, ": peft_type is not \"LORA\""));
   }
-  for (const char* key : {"bias", "lora_bias", "target_parameters", "trainable_token_indices"}) {
+  for (const char* key : {"lora_bias", "target_parameters", "trainable_token_indices"}) {
     if (config->contains(key) && !IsPlain((*config)[key])) {
       return Unsupported(path, key, (*config)[key]);
     }
@@ -62,6 +62,7 @@ absl::StatusOr<PeftConfig> ReadPeftConfig(const std::string& directory) {
     out.dropout = config->value("lora_dropout", 0.0);
     out.use_rslora = config->value("use_rslora", false);
     out.use_dora = config->value("use_dora", false);
+    out.bias = config->value("bias", out.bias);
     ReadPatterns(*config, "rank_pattern", &out.rank_pattern);
     ReadPatterns(*config, "alpha_pattern", &out.alpha_pattern);
     ReadLayers(*config, &out.layers);
@@ -79,6 +80,7 @@ absl::StatusOr<PeftConfig> ReadPeftConfig(const std::string& directory) {
   for (const std::string& module : out.modules_to_save) {
     if (module != "embed_tokens" && module != "lm_head") return Unsupported(path, "modules_to_save", module);
   }
+  if (out.bias != "none" && out.bias != "all" && out.bias != "lora_only") return Unsupported(path, "bias", out.bias);
   if (out.rank <= 0) return Unsupported(path, "r", out.rank);
   return out;
 }

@@ -19,10 +19,11 @@ struct PeftConfig {
   std::map<std::string, double> alpha_pattern;
   std::vector<int64_t> layers;  // layers_to_transform; empty: all
   std::vector<std::string> modules_to_save;  // "embed_tokens", "lm_head"
+  std::string bias = "none";                 // "all", "lora_only"
 };
 
 // NOT_FOUND without the file. INVALID_ARGUMENT names file, key and value of what this engine cannot continue (another
-// peft_type, bias, other modules_to_save, trained tokens).
+// peft_type, other modules_to_save, trained tokens).
 absl::StatusOr<PeftConfig> ReadPeftConfig(const std::string& directory);
 
 }  // namespace finetuned::format

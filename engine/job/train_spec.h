@@ -27,6 +27,7 @@ struct LoraOptions {
   std::vector<int64_t> layers_to_transform;  // empty: all
   bool use_dora = false;
   std::vector<std::string> modules_to_save;  // "embed_tokens", "lm_head"
+  std::string bias = "none";                 // "none" | "all" | "lora_only"
 };
 
 struct OptimizerOptions {

@@ -133,7 +133,7 @@ class SiteOptions {
 
 Adapter::Adapter(const format::ModelConfig& config, const Options& options, at::Device device,
                  at::ScalarType compute_dtype, bool trainable)
-    : options_(OfModel(options, config)) {
+    : options_(OfModel(options, config)), text_prefix_(config.text_prefix) {
   TORCH_CHECK(!options_.targets.empty(), "the adapter has none of the linears of this ", config.architecture, " model");
   groups_.resize(config.num_hidden_layers);
   const SiteOptions of(options_);
@@ -148,6 +148,9 @@ Adapter::Adapter(const format::ModelConfig& config, const Options& options, at::
     for (const Group& group : groups) {
       mixed |= group.mixed;
       for (const Site& site : group.sites) n += Elements(site, options_.use_dora);
+      for (const BiasPart& bias : group.biases) {
+        if (plan::TrainsBias(options_.biases, bias.adapted)) n += bias.out;
+      }
     }
   }
   TORCH_CHECK(n > 0, "the adapter has none of the linears of the model");
@@ -186,9 +189,14 @@ void Adapter::AddSites(const format::ModelConfig& config, const SiteOptions& of,
       group.sites.push_back(site);
       group.first_column.push_back(column);
     }
+    if (linear.bias) group.biases.push_back({layer, target, site.rank > 0, column, site.out, {}, {}, {}});
     column += site.out;
   }
   group.out = column;
+  const bool trains = std::any_of(group.biases.begin(), group.biases.end(), [&](const BiasPart& bias) {
+    return plan::TrainsBias(options_.biases, bias.adapted);
+  });
+  if (!trains) group.biases.clear();
   if (group.sites.empty()) return;
   group.scaling = group.sites[0].scaling;
   for (const Site& site : group.sites) group.mixed |= site.scaling != group.scaling;
@@ -211,6 +219,9 @@ void Adapter::Place(Group* group, int64_t* offset) {
   for (Site& s : group->sites) take({s.out, s.rank}, &s.b_OR, &s.db_OR, &s.compute_b_OR);
   if (options_.use_dora) {
     for (Site& s : group->sites) take({s.out}, &s.magnitude_O, &s.dmagnitude_O, nullptr);
+  }
+  for (BiasPart& b : group->biases) {
+    if (plan::TrainsBias(options_.biases, b.adapted)) take({b.out}, &b.value_O, &b.gradient_O, &b.compute_O);
   }
   if (group->sites.empty()) return;
   const int64_t in = group->sites[0].in, ranks = of_a / in;
@@ -251,19 +262,30 @@ void Adapter::PlaceGains() {
   }
 }
 
+std::string Adapter::ModuleName(int64_t layer, Target target) const {
+  return absl::StrCat("base_model.model.model.", text_prefix_, "layers.", layer, ".", TargetPath(target), ".");
+}
+
 std::vector<NamedParameter> Adapter::named_parameters() const {
   std::vector<NamedParameter> all;
   for (const Site& s : sites_) {
-    const std::string prefix =
-        absl::StrCat("base_model.model.model.layers.", s.layer, ".", TargetPath(s.target), ".");
+    const std::string prefix = ModuleName(s.layer, s.target);
     all.push_back({prefix + "lora_A.weight", s.a_RI, s.da_RI});
     all.push_back({prefix + "lora_B.weight", s.b_OR, s.db_OR});
     if (options_.use_dora) all.push_back({prefix + "lora_magnitude_vector", s.magnitude_O, s.dmagnitude_O});
   }
-  const auto add = [&](const char* name, const FullModule& m) {
+  for (const auto& groups : groups_) {
+    for (const Group& group : groups) {
+      for (const BiasPart& b : group.biases) {
+        if (!b.value_O.defined()) continue;
+        all.push_back({ModuleName(b.layer, b.target) + (b.adapted ? "base_layer.bias" : "bias"), b.value_O, b.gradient_O});
+      }
+    }
+  }
+  const auto add = [&](const std::string& name, const FullModule& m) {
     if (m.weight_VD.defined()) all.push_back({name, m.weight_VD, m.dweight_VD});
   };
-  add("base_model.model.model.embed_tokens.weight", embed_);
+  add(absl::StrCat("base_model.model.model.", text_prefix_, "embed_tokens.weight"), embed_);
   add("base_model.model.lm_head.weight", head_);
   return all;
 }

@@ -14,6 +14,7 @@
 
 #include "absl/status/statusor.h"
 #include "engine/format/model_config.h"
+#include "engine/plan/biases.h"
 
 namespace finetuned::lora {
 
@@ -45,6 +46,7 @@ struct Options {
   std::vector<int64_t> layers;  // that have adapters; empty: all
   bool use_dora = false;
   std::vector<std::string> modules_to_save;  // "embed_tokens", "lm_head": trained as a whole
+  plan::Biases biases = plan::Biases::kNone;  // of the base, that train
 
   double scaling(int64_t rank, double alpha) const;
 };
@@ -64,12 +66,23 @@ struct Site {
   at::Tensor magnitude_O, dmagnitude_O, norm_O;
 };
 
+// The bias of one linear of a group. Undefined tensors: it stays the base's.
+struct BiasPart {
+  int64_t layer = 0;
+  Target target = Target::kQ;
+  bool adapted = false;  // the linear has a site
+  int64_t first_column = 0, out = 0;
+  at::Tensor value_O, gradient_O;  // float32
+  at::Tensor compute_O;            // compute type
+};
+
 // Fused linears that read one input; their sites and the columns of the fused output they add to.
 enum class GroupKind { kQkv, kO, kGateUp, kDown };
 inline constexpr int kGroups = 4;
 struct Group {
   std::vector<Site> sites;            // may be empty
   std::vector<int64_t> first_column;  // of each site in the fused output
+  std::vector<BiasPart> biases;       // where one of them trains, those of all linears; else empty
   int64_t out = 0;                    // columns of the fused output
   at::Tensor compute_a_GI, da_GI;     // A and dA of all sites, adjacent in memory
   double scaling = 1;                 // of u B^T: that of all sites, or 1 where they differ and a_scale has it
@@ -93,7 +106,7 @@ struct FullModule {
 class SiteOptions;
 
 // Owns parameters and gradients, each as one flat float32 buffer in the order of sites(): per group
-// all A, then all B, then all magnitudes; then embedding and head. Not thread safe.
+// all A, then all B, then all magnitudes, then all biases; then embedding and head. Not thread safe.
 class Adapter {
  public:
   // REQUIRES: options.targets has one of the model's, rank > 0. options() then holds those alone. Parameters are zero
@@ -119,6 +132,8 @@ class Adapter {
   const std::vector<Site>& sites() const { return sites_; }
   const FullModule& embed_tokens() const { return embed_; }
   const FullModule& lm_head() const { return head_; }
+  // ModelConfig's; part of the names.
+  const std::string& text_prefix() const { return text_prefix_; }
   // Everything that trains, by name.
   std::vector<NamedParameter> named_parameters() const;
   // Counts the changes of the parameters; with DoRA gains are those of a version.
@@ -133,9 +148,11 @@ class Adapter {
   void Place(Group* group, int64_t* offset);
   void PlaceModule(const format::ModelConfig& config, FullModule* module, int64_t* offset);
   bool Saves(const char* module) const;
+  std::string ModuleName(int64_t layer, Target target) const;  // of PEFT, with a dot behind it
   void PlaceGains();
 
   Options options_;
+  std::string text_prefix_;
   at::Tensor parameters_, grads_, compute_;
   at::Tensor norms_, gains_;  // DoRA
   int64_t version_ = 0;

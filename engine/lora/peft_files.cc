@@ -13,7 +13,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/strip.h"
 #include "engine/format/dequantize.h"
+#include "engine/format/hf_config.h"
 #include "engine/format/peft_config.h"
 #include "engine/format/safetensors_reader.h"
 #include "engine/format/safetensors_writer.h"
@@ -26,6 +28,11 @@ using nlohmann::json;
 constexpr char kConfigFile[] = "adapter_config.json";
 constexpr char kWeightsFile[] = "adapter_model.safetensors";
 constexpr char kPeftVersion[] = "0.21.2";  // whose files these are
+
+std::string CommonName(absl::string_view name) {
+  constexpr absl::string_view kPrefix = "base_model.model.";
+  return absl::ConsumePrefix(&name, kPrefix) ? absl::StrCat(kPrefix, format::TextTensorName(name)) : std::string(name);
+}
 
 // Calls visit(name, float32 tensor) for every tensor that trains.
 template <typename Visit>
@@ -48,14 +55,17 @@ json NumbersJson(const std::map<std::string, double>& numbers) {
   return object;
 }
 
-json ConfigJson(const Options& options, const PeftDescription& description) {
+json ConfigJson(const Adapter& adapter, const PeftDescription& description) {
+  const Options& options = adapter.options();
   std::vector<std::string> targets;
   for (Target t : options.targets) targets.push_back(TargetName(t));
   std::sort(targets.begin(), targets.end());
   return {{"alpha_pattern", NumbersJson(options.alpha_pattern)},
           {"auto_mapping", nullptr},
           {"base_model_name_or_path", description.base_model_name},
-          {"bias", "none"},
+          {"bias", plan::BiasesName(options.biases)},
+          // Linears of the images' part have names of ours.
+          {"exclude_modules", adapter.text_prefix().empty() ? json() : json(".*(vision_tower|multi_modal_projector).*")},
           {"fan_in_fan_out", false},
           {"inference_mode", true},
           {"init_lora_weights", true},
@@ -111,6 +121,13 @@ absl::Status WriteWeights(const Adapter& adapter, const std::string& path) {
   return status.ok() ? (*writer)->Finish() : status;
 }
 
+// Names in the file by those of the text model alone: adapters of a model with images and of its text part are one.
+std::map<std::string, std::string> NamesOf(const format::SafetensorsFile& file) {
+  std::map<std::string, std::string> names;
+  for (const format::TensorInfo& info : file.tensors()) names[CommonName(info.name)] = info.name;
+  return names;
+}
+
 // One tensor of the file, which must have the shape that base and configuration give it.
 absl::Status ReadParameter(const format::SafetensorsFile& file, const std::string& name,
                            const std::vector<int64_t>& shape, std::span<float> out) {
@@ -139,7 +156,7 @@ absl::Status ReadParameter(const format::SafetensorsFile& file, const std::strin
 absl::Status SavePeft(const Adapter& adapter, const PeftDescription& description,
                       const std::string& directory) {
   absl::Status status = WriteText(directory + "/" + kConfigFile,
-                                  ConfigJson(adapter.options(), description).dump(2) + "\n");
+                                  ConfigJson(adapter, description).dump(2) + "\n");
   if (status.ok()) {
     status = WriteText(directory + "/README.md", Readme(adapter.options(), description));
   }
@@ -163,7 +180,8 @@ absl::StatusOr<Options> ReadPeftConfig(const std::string& directory) {
                  .alpha_pattern = config->alpha_pattern,
                  .layers = config->layers,
                  .use_dora = config->use_dora,
-                 .modules_to_save = config->modules_to_save};
+                 .modules_to_save = config->modules_to_save,
+                 .biases = plan::ParseBiases(config->bias)};
 }
 
 absl::Status LoadPeftWeights(const std::string& directory, Adapter* adapter) {
@@ -171,8 +189,11 @@ absl::Status LoadPeftWeights(const std::string& directory, Adapter* adapter) {
   auto file = format::SafetensorsFile::Open(path);
   if (!file.ok()) return file.status();
   at::Tensor host = at::zeros({adapter->parameters().numel()}, at::kFloat);
+  const std::map<std::string, std::string> names = NamesOf(**file);
   std::set<std::string> known;
-  absl::Status status = ForEachTensor(*adapter, [&](const std::string& name, const at::Tensor& t) {
+  absl::Status status = ForEachTensor(*adapter, [&](const std::string& wanted, const at::Tensor& t) {
+    const auto stored = names.find(CommonName(wanted));
+    const std::string& name = stored == names.end() ? wanted : stored->second;
     known.insert(name);
     float* out = host.data_ptr<float>() + t.storage_offset();
     return ReadParameter(**file, name, t.sizes().vec(), {out, static_cast<size_t>(t.numel())});

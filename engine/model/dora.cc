@@ -5,20 +5,11 @@
 #include <algorithm>
 #include <limits>
 
+#include "engine/model/trained_modules.h"
 #include "engine/plan/memory_plan.h"
 
 namespace finetuned::model {
 namespace {
-
-const FrozenLinear& LinearOf(const LayerWeights& weights, lora::GroupKind kind) {
-  switch (kind) {
-    case lora::GroupKind::kQkv: return weights.qkv;
-    case lora::GroupKind::kO: return weights.o;
-    case lora::GroupKind::kGateUp: return weights.gate_up;
-    case lora::GroupKind::kDown: break;
-  }
-  return weights.down;
-}
 
 // Norms of the rows of W + scaling * B A, in float32, some rows at a time.
 void MeasureNorms(const at::Tensor& weight_OI, const lora::Site& site, Workspace& workspace) {

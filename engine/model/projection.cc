@@ -47,7 +47,28 @@ void Projection::Forward(const Extended& x_TI, at::Tensor y_TO, int64_t first_ro
     if (ranks_ > 0 && !Rides()) lora::AddUp(*group_, scaling_, u_TG, y_TO);
     if (dora()) y_TO.mul_(group_->gain_O);
   }
-  if (linear_.bias_O().defined()) y_TO.add_(linear_.bias_O());
+  AddBias(y_TO);
+}
+
+void Projection::AddBias(at::Tensor& y_TO) const {
+  if (!trains_bias()) {
+    if (linear_.bias_O().defined()) y_TO.add_(linear_.bias_O());
+    return;
+  }
+  for (const lora::BiasPart& bias : group_->biases) {
+    const bool own = bias.compute_O.defined();
+    y_TO.narrow(1, bias.first_column, bias.out)
+        .add_(own ? bias.compute_O : linear_.bias_O().narrow(0, bias.first_column, bias.out));
+  }
+}
+
+void Projection::AddBiasGradients(const at::Tensor& dy_TO) const {
+  const at::Tensor sums_O = at::sum(dy_TO, {0}, /*keepdim=*/false, at::kFloat);
+  for (const lora::BiasPart& bias : group_->biases) {
+    if (!bias.gradient_O.defined()) continue;
+    at::Tensor gradient = bias.gradient_O;
+    gradient.add_(sums_O.narrow(0, bias.first_column, bias.out));
+  }
 }
 
 void Projection::ForwardStored(const at::Tensor& x_TI, const at::Tensor& u_TG, at::Tensor& y_TO) {
@@ -58,10 +79,10 @@ void Projection::ForwardStored(const at::Tensor& x_TI, const at::Tensor& u_TG, a
   if (x_TI.is_cuda()) {
     scratch = pass_.workspace->Take("nf4_partial", 0, {splits, x_TI.size(0), linear_.out()}, at::kFloat);
   }
-  kernels::Nf4Gemm(linear_.four_bit(), x_TI, dora() ? at::Tensor() : linear_.bias_O(), low_rank, splits, scratch, y_TO);
-  if (!dora()) return;
-  y_TO.mul_(group_->gain_O);
-  if (linear_.bias_O().defined()) y_TO.add_(linear_.bias_O());
+  const bool bias_later = dora() || trains_bias();
+  kernels::Nf4Gemm(linear_.four_bit(), x_TI, bias_later ? at::Tensor() : linear_.bias_O(), low_rank, splits, scratch, y_TO);
+  if (dora()) y_TO.mul_(group_->gain_O);
+  if (bias_later) AddBias(y_TO);
 }
 
 at::Tensor Projection::DroppedProduct(const at::Tensor& x_TI, int64_t first_row) {
@@ -114,6 +135,7 @@ at::Tensor Projection::BackwardGain(const at::Tensor& dy_TO, const at::Tensor& x
 
 void Projection::Backward(const Extended& dy_TO, const Extended& x_TI, at::Tensor dx_TI, int64_t first_row) {
   const at::Tensor x = x_TI.main(), u_TG = x_TI.low(ranks_);
+  if (trains_bias()) AddBiasGradients(dy_TO.main());
   const at::Tensor dy = dora() ? BackwardGain(dy_TO.main(), x, u_TG, first_row) : dy_TO.main();
   at::Tensor du_TG = dy_TO.low(ranks_);
   if (Rides()) {

@@ -59,6 +59,10 @@ class Projection {
   // dx += dropout'(gradient W) by sites.
   void AddDropped(const at::Tensor& gradient_TO, int64_t first_row, at::Tensor& dx_TI);
   at::Tensor BackwardGain(const at::Tensor& dy_TO, const at::Tensor& x_TI, const at::Tensor& u_TG, int64_t first_row);
+  // The base's bias, or the adapter's where it trains one.
+  void AddBias(at::Tensor& y_TO) const;
+  void AddBiasGradients(const at::Tensor& dy_TO) const;
+  bool trains_bias() const { return group_ != nullptr && !group_->biases.empty(); }
   // The weight stays as it is stored.
   void ForwardStored(const at::Tensor& x_TI, const at::Tensor& u_TG, at::Tensor& y_TO);
   // y = x W^T, transposed: x W.

@@ -4,6 +4,16 @@
 
 namespace finetuned::model {
 
+const FrozenLinear& LinearOf(const LayerWeights& weights, lora::GroupKind kind) {
+  switch (kind) {
+    case lora::GroupKind::kQkv: return weights.qkv;
+    case lora::GroupKind::kO: return weights.o;
+    case lora::GroupKind::kGateUp: return weights.gate_up;
+    case lora::GroupKind::kDown: break;
+  }
+  return weights.down;
+}
+
 const at::Tensor& EmbeddingOf(const BaseModel& base, const lora::Adapter* adapter) {
   const bool trained = adapter != nullptr && adapter->embed_tokens().compute_VD.defined();
   return trained ? adapter->embed_tokens().compute_VD : base.embed_VD;
@@ -26,12 +36,21 @@ void AddEmbeddingGradient(const lora::Adapter& adapter, const DeviceBatch& batch
 }
 
 void CopyModules(const BaseModel& base, lora::Adapter& adapter) {
+  for (int64_t layer = 0; layer < adapter.layers(); ++layer) {
+    for (int kind = 0; kind < lora::kGroups; ++kind) {
+      for (const lora::BiasPart& bias : adapter.group(layer, static_cast<lora::GroupKind>(kind)).biases) {
+        const FrozenLinear& linear = LinearOf(base.layers[layer], static_cast<lora::GroupKind>(kind));
+        at::Tensor value_O = bias.value_O;
+        if (value_O.defined()) value_O.copy_(linear.bias_O().narrow(0, bias.first_column, bias.out));
+      }
+    }
+  }
   at::Tensor embed_VD = adapter.embed_tokens().weight_VD, head_VD = adapter.lm_head().weight_VD;
   if (embed_VD.defined()) embed_VD.copy_(base.embed_VD);
   if (head_VD.defined()) {
     head_VD.copy_(base.lm_head.Weight(at::empty({base.lm_head.ScratchElements(0)}, base.final_norm_D.options())));
   }
-  if (embed_VD.defined() || head_VD.defined()) adapter.RefreshCompute();
+  adapter.RefreshCompute();
 }
 
 }  // namespace finetuned::model

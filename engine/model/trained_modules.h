@@ -12,6 +12,8 @@
 
 namespace finetuned::model {
 
+const FrozenLinear& LinearOf(const LayerWeights& weights, lora::GroupKind kind);
+
 // adapter null: the base's.
 const at::Tensor& EmbeddingOf(const BaseModel& base, const lora::Adapter* adapter);
 // A stored head without its scratch.
@@ -23,7 +25,7 @@ LmHead HeadOf(const BaseModel& base, const lora::Adapter* adapter);
 void AddEmbeddingGradient(const lora::Adapter& adapter, const DeviceBatch& batch, double factor,
                           const at::Tensor& dx_TD, Workspace& workspace);
 
-// Copies the base's weights into the modules that train.
+// Copies the base's weights and biases into the modules and biases that train.
 void CopyModules(const BaseModel& base, lora::Adapter& adapter);
 
 }  // namespace finetuned::model

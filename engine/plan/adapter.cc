@@ -13,6 +13,7 @@ void ForEachTensor(const PlanInput& in, const Visit& visit) {
   for (const Linear& l : LayerLinears(in.model)) {
     for (int64_t layer = 0; layer < in.model.num_hidden_layers; ++layer) {
       const int64_t rank = shape.Rank(layer, l.name);
+      if (l.bias && TrainsBias(in.biases, rank > 0)) visit(l.out);
       if (rank == 0) continue;
       visit(rank * l.in);
       visit(rank * l.out);

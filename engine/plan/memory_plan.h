@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "engine/format/model_config.h"
+#include "engine/plan/biases.h"
 
 // Device memory of a training step, buffer by buffer, before anything is allocated. Torch-free: the
 // daemon plans and refuses with it, the worker reports it beside what was measured.
@@ -55,6 +56,7 @@ struct PlanInput {
   std::vector<int64_t> lora_layers;   // with adapters; empty: all
   bool mixed_scaling = false;         // rank_pattern or an alpha_pattern makes scales differ
   bool use_dora = false;
+  Biases biases = Biases::kNone;      // that train
   bool train_embed_tokens = false, train_lm_head = false;  // copies of them that train as a whole
   Optimizer optimizer = Optimizer::kAdamW8bit;
   int64_t micro_batch_size = 1;       // rows; pairs for DPO

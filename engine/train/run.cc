@@ -222,6 +222,9 @@ class Run {
     auto source = format::OpenModel(spec_.base_model_path);
     if (!source.ok()) return ConfigOrIo(source.status(), "INVALID_MODEL");
     source_ = *source;
+    if (!source_->config().text_prefix.empty()) {
+      observer_.OnWarning("IMAGES_LEFT_OUT", "the base takes images; its text part alone is loaded and trained");
+    }
     const absl::Status linears = format::CheckLinearNames(spec_.lora.target_modules, source_->config());
     if (!linears.ok()) {
       return Failed(Outcome::kBadConfig, "INVALID_SPEC", absl::StrCat("lora.target_modules: ", linears.message()));
@@ -263,6 +266,7 @@ class Run {
                             : has->rank_pattern != wants.rank_pattern   ? "lora.rank_pattern"
                             : has->alpha_pattern != wants.alpha_pattern ? "lora.alpha_pattern"
                             : has->layers != wants.layers               ? "lora.layers_to_transform"
+                            : has->biases != wants.biases               ? "lora.bias"
                             : has->modules_to_save != wants.modules_to_save ? "lora.modules_to_save"
                                                                         : nullptr;
     if (different != nullptr) {

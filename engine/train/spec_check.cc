@@ -57,6 +57,7 @@ void CheckAdapterKind(const job::LoraOptions& o, Checker* c) {
   for (const int64_t layer : o.layers_to_transform) {
     c->AtLeast(static_cast<double>(layer), 0, "lora.layers_to_transform");
   }
+  c->OneOf(o.bias, {"none", "all", "lora_only"}, "lora.bias");
   for (const std::string& module : o.modules_to_save) {
     c->OneOf(module, {"embed_tokens", "lm_head"}, "lora.modules_to_save");
   }
@@ -272,6 +273,8 @@ absl::Status ValidateSpec(const job::TrainSpec& spec) {
   c.OneOf(spec.device, {"auto", "cpu", "cuda"}, "compute.device");
   c.OneOf(spec.matmul_precision, {"bf16", "fp8", "int8"}, "compute.matmul_precision");
   c.AtLeast(spec.int8_threshold, 0, "quantization.int8_threshold");
+  c.Require(spec.lora.bias == "none" || spec.optimizer.weight_decay == 0, "optimizer.weight_decay",
+            "must be 0 with lora.bias: biases do not decay");
   c.Require(spec.standing_layers <= 0 || !spec.lora.use_dora, "quantization.standing_layers", "must be 0 with lora.use_dora");
   c.Require(spec.int8_threshold == 0 || spec.base_quantization == "int8", "quantization.int8_threshold",
             "needs quantization.base int8");
@@ -327,6 +330,7 @@ nlohmann::json SpecIdentity(const job::TrainSpec& s) {
   if (!s.lora.alpha_pattern.empty()) identity["lora.alpha_pattern"] = s.lora.alpha_pattern;
   if (!s.lora.layers_to_transform.empty()) identity["lora.layers_to_transform"] = s.lora.layers_to_transform;
   if (!s.lora.modules_to_save.empty()) identity["lora.modules_to_save"] = s.lora.modules_to_save;
+  if (s.lora.bias != "none") identity["lora.bias"] = s.lora.bias;
   if (s.lora.use_dora) identity["lora.use_dora"] = true;
   if (s.lm_head_quantization != "none") identity["quantization.lm_head"] = s.lm_head_quantization;
   identity.update(MethodIdentity(s));

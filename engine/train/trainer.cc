@@ -62,7 +62,8 @@ lora::Options LoraOptionsOf(const job::TrainSpec& spec) {
           .alpha_pattern = spec.lora.alpha_pattern,
           .layers = spec.lora.layers_to_transform,
           .use_dora = spec.lora.use_dora,
-          .modules_to_save = spec.lora.modules_to_save};
+          .modules_to_save = spec.lora.modules_to_save,
+          .biases = plan::ParseBiases(spec.lora.bias)};
 }
 
 bool HasFrozenAdapter(const job::TrainSpec& spec) {
@@ -81,6 +82,7 @@ plan::PlanInput PlanInputOf(const job::TrainSpec& spec, const model::BaseModel& 
   p.lora_layers = spec.lora.layers_to_transform;
   p.mixed_scaling = !spec.lora.rank_pattern.empty() || !spec.lora.alpha_pattern.empty();
   p.use_dora = spec.lora.use_dora;
+  p.biases = plan::ParseBiases(spec.lora.bias);
   const auto& whole = spec.lora.modules_to_save;
   p.train_embed_tokens = std::count(whole.begin(), whole.end(), "embed_tokens") > 0;
   p.train_lm_head = std::count(whole.begin(), whole.end(), "lm_head") > 0;

@@ -15,6 +15,7 @@ void CopyLora(const v1::LoraSpec& from, job::LoraOptions* to) {
   to->alpha_pattern = {from.alpha_pattern().begin(), from.alpha_pattern().end()};
   to->layers_to_transform.assign(from.layers_to_transform().begin(), from.layers_to_transform().end());
   to->use_dora = from.use_dora();
+  to->bias = from.bias();
   to->modules_to_save.assign(from.modules_to_save().begin(), from.modules_to_save().end());
 }
 

@@ -36,6 +36,7 @@ std::vector<Violation> CheckStartAdapter(const StartAdapter& adapter, const v1::
   }
   if (lora.use_rslora() && !adapter.use_rslora) different("use_rslora", "true", "false");
   if (lora.use_dora() && !adapter.use_dora) different("use_dora", "true", "false");
+  if (!lora.bias().empty() && lora.bias() != adapter.bias) different("bias", lora.bias(), adapter.bias);
   const auto differs = [](const auto& sent, const auto& has) {
     return !sent.empty() && !std::equal(sent.begin(), sent.end(), has.begin(), has.end());
   };
@@ -62,6 +63,7 @@ void TakeStartAdapter(const StartAdapter& adapter, v1::LoraSpec* lora) {
   lora->set_alpha(adapter.alpha);
   lora->set_use_rslora(adapter.use_rslora);
   lora->set_use_dora(adapter.use_dora);
+  lora->set_bias(adapter.bias);
   lora->clear_rank_pattern();
   for (const auto& [pattern, rank] : adapter.rank_pattern) {
     (*lora->mutable_rank_pattern())[pattern] = static_cast<int32_t>(rank);

@@ -21,13 +21,14 @@ struct StartAdapter {
   std::vector<int64_t> layers;              // empty: all
   bool use_dora = false;
   std::vector<std::string> modules_to_save;
+  std::string bias = "none";                // as LoraSpec.bias
 };
 
 // What adapter_config.json says (format::PeftConfig).
 template <typename Config>
 StartAdapter StartAdapterOf(const Config& c) {
   return {c.rank, c.alpha, c.use_rslora, c.target_modules, c.rank_pattern, c.alpha_pattern, c.layers, c.use_dora,
-          c.modules_to_save};
+          c.modules_to_save, c.bias};
 }
 
 // Fields of `lora` that say something else than the adapter.

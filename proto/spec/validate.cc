@@ -211,6 +211,10 @@ void CheckPrecision(const v1::JobSpec& spec, Checker& c) {
   if ((precision == "fp8" || precision == "int8") && spec.lora().use_dora() && spec.lora().dropout() > 0) {
     c.Add("lora.dropout", absl::StrCat("must be 0 with lora.use_dora and compute.matmul_precision ", precision));
   }
+  const bool biases = !spec.lora().bias().empty() && spec.lora().bias() != "none";
+  if (biases && spec.optimizer().weight_decay() != 0) {
+    c.Add("optimizer.weight_decay", "must be 0 with lora.bias: biases do not decay");
+  }
   const int32_t standing = spec.quantization().standing_layers();
   if (standing < 0) c.Add("quantization.standing_layers", absl::StrCat("must be 0 or more, got ", standing));
   if (standing > 0 && spec.lora().use_dora()) c.Add("quantization.standing_layers", "must be 0 with lora.use_dora");
@@ -303,9 +307,6 @@ std::vector<Violation> UnavailableFeatures(const v1::JobSpec& spec) {
   const char* kLater = " is not available in this version";
   const v1::LoraSpec& lora = spec.lora();
   if (lora.new_tokens_size() > 0) c.Add("lora.new_tokens", absl::StrCat("this", kLater));
-  if (!lora.bias().empty() && lora.bias() != "none") {
-    c.Add("lora.bias", absl::StrCat("training biases", kLater, "; use none"));
-  }
   return out;
 }
 

@@ -80,6 +80,7 @@ plan::PlanInput ToPlanInput(const JobSpec& spec, const format::ModelConfig& mode
   in.lora_layers.assign(spec.lora().layers_to_transform().begin(), spec.lora().layers_to_transform().end());
   in.mixed_scaling = spec.lora().rank_pattern_size() + spec.lora().alpha_pattern_size() > 0;
   in.use_dora = spec.lora().use_dora();
+  in.biases = plan::ParseBiases(spec.lora().bias());
   for (const std::string& module : spec.lora().modules_to_save()) {
     in.train_embed_tokens |= module == "embed_tokens";
     in.train_lm_head |= module == "lm_head";

@@ -39,12 +39,14 @@ double Loss(const model::BaseModel& base, lora::Adapter& adapter, const data::Pa
 
 class AdapterKind : public testing::TestWithParam<std::string> {
  protected:
+  static std::string Base() { return GetParam().starts_with("bias") ? "kinds/biased" : "untied"; }
+
   c10::InferenceMode no_autograd_;
 };
 
 TEST_P(AdapterKind, LogitsLossAndEveryGradientEqualPeft) {
   const auto golden = ReadTensors(KindPath(GetParam() + ".safetensors"));
-  const auto base = LoadBase(plan::BaseFormat::kCompute);
+  const auto base = LoadBase({.base = plan::BaseFormat::kCompute}, Base());
   const auto adapter = LoadGoldenAdapter("kinds/" + GetParam(), *base);
   const data::PackedBatch batch = GoldenBatch(golden);
   model::Decoder decoder(*base, *adapter, {});
@@ -62,7 +64,7 @@ TEST_P(AdapterKind, LogitsLossAndEveryGradientEqualPeft) {
 }
 
 TEST_P(AdapterKind, FilesAreThoseOfPeft) {
-  const auto base = LoadBase(plan::BaseFormat::kCompute);
+  const auto base = LoadBase({.base = plan::BaseFormat::kCompute}, Base());
   const auto adapter = LoadGoldenAdapter("kinds/" + GetParam(), *base);
   const std::string directory = NewTemporaryDirectory("kinds_" + GetParam());
   ASSERT_TRUE(lora::SavePeft(*adapter, {"untied", "kinds"}, directory).ok());
@@ -75,9 +77,24 @@ TEST_P(AdapterKind, FilesAreThoseOfPeft) {
   }
   const auto wanted = ReadGoldenJson("kinds/" + GetParam() + "/adapter_config.json");
   const auto written = nlohmann::json::parse(FileBytes(directory + "/adapter_config.json"));
-  for (const char* key : {"r", "lora_alpha", "rank_pattern", "alpha_pattern", "layers_to_transform", "use_dora", "use_rslora", "modules_to_save"}) {
+  for (const char* key : {"r", "lora_alpha", "rank_pattern", "alpha_pattern", "layers_to_transform", "use_dora", "use_rslora", "modules_to_save", "bias"}) {
     EXPECT_EQ(written[key], wanted[key]) << key;
   }
+}
+
+TEST(Biases, NewAdaptersBeginWithThoseOfTheBase) {
+  c10::InferenceMode no_autograd;
+  const auto base = LoadBase({.base = plan::BaseFormat::kCompute}, "kinds/biased");
+  const lora::Options options = {.rank = 2, .targets = {lora::Target::kK}, .biases = plan::Biases::kLoraOnly};
+  lora::Adapter adapter(base->config, options, at::kCPU, at::kFloat);
+  adapter.Initialize(1);
+  model::Decoder(*base, adapter, {}).TakeFromBase();
+  const int64_t q = base->config.q_size(), kv = base->config.kv_size();
+  const auto& parts = adapter.group(1, lora::GroupKind::kQkv).biases;
+  ASSERT_EQ(parts.size(), 3u);
+  EXPECT_FALSE(parts[0].value_O.defined());
+  EXPECT_TRUE(at::equal(parts[1].value_O, base->layers[1].qkv.bias_O().narrow(0, q, kv)));
+  EXPECT_TRUE(adapter.group(1, lora::GroupKind::kO).biases.empty());
 }
 
 // However the base is kept and whatever is computed again.
@@ -85,7 +102,7 @@ TEST_P(AdapterKind, RecomputeChangesNothingOnAnyBase) {
   const auto golden = ReadTensors(KindPath(GetParam() + ".safetensors"));
   const data::PackedBatch batch = GoldenBatch(golden);
   for (const plan::BaseFormat format : {plan::BaseFormat::kNf4, plan::BaseFormat::kInt8, plan::BaseFormat::kFp8}) {
-    const auto base = LoadBase(format);
+    const auto base = LoadBase({.base = format}, Base());
     const auto adapter = LoadGoldenAdapter("kinds/" + GetParam(), *base);
     const double loss = Loss(*base, *adapter, batch);
     const at::Tensor gradients = adapter->gradients().clone();
@@ -98,7 +115,8 @@ TEST_P(AdapterKind, RecomputeChangesNothingOnAnyBase) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Kinds, AdapterKind, testing::Values("patterns", "dora", "dora_patterns", "dora_dropout", "modules"),
+INSTANTIATE_TEST_SUITE_P(Kinds, AdapterKind, testing::Values("patterns", "dora", "dora_patterns", "dora_dropout", "modules", "bias_all",
+                                         "bias_lora_only", "bias_dora"),
                          [](const auto& info) { return info.param; });
 
 class QuantizedBase : public testing::Test {

@@ -10,7 +10,7 @@ namespace finetuned::parity {
 
 std::vector<std::string> FamilyNames() {
   return {"nemo",    "mistral", "qwen2",  "qwen3",  "smollm3", "phi3",   "phi3_long",
-          "granite", "gemma",   "gemma2", "gemma3", "cohere",  "cohere2"};
+          "granite", "gemma",   "gemma2", "gemma3", "gemma3_images", "cohere", "cohere2"};
 }
 
 FamilyOutcome ComputeFamily(const std::string& name, const model::LoadOptions& options, const data::PackedBatch& packed,
@@ -28,12 +28,7 @@ FamilyOutcome ComputeFamily(const std::string& name, const model::LoadOptions& o
   const at::Tensor scale = at::full({1}, 1.0 / targets, at::device(options.device).dtype(at::kFloat));
   decoder.ForwardBackward(batch, scale, 0, 0, sums);
   out.loss = sums[0].item<double>() / targets;
-  for (const lora::Site& site : adapter->sites()) {
-    const std::string key =
-        "base_model.model.model.layers." + std::to_string(site.layer) + "." + lora::TargetPath(site.target);
-    out.grads[key + ".lora_A.weight"] = site.da_RI.cpu().clone();
-    out.grads[key + ".lora_B.weight"] = site.db_OR.cpu().clone();
-  }
+  for (const lora::NamedParameter& p : adapter->named_parameters()) out.grads[p.name] = p.gradient.cpu().clone();
   return out;
 }
 

@@ -1,4 +1,4 @@
-// parity_dump MODEL OUT [dora]: saves an adapter for MODEL with non-trivial weights as PEFT files in OUT, and
+// parity_dump MODEL OUT [dora|bias]: saves an adapter for MODEL with non-trivial weights as PEFT files in OUT, and
 // in OUT/logits.safetensors the logits this engine computes with it. peft_loads_adapter.py compares.
 #include <ATen/ATen.h>
 #include <c10/core/InferenceMode.h>
@@ -20,14 +20,18 @@ std::span<const uint8_t> BytesOf(const at::Tensor& t) {
   return {static_cast<const uint8_t*>(t.const_data_ptr()), t.nbytes()};
 }
 
-absl::Status Dump(const std::string& model_path, const std::string& out, bool dora) {
+absl::Status Dump(const std::string& model_path, const std::string& out, const std::string& kind) {
   c10::InferenceMode no_autograd;
   auto source = format::OpenModel(model_path);
   if (!source.ok()) return source.status();
   auto base = model::LoadBaseModel(**source, model_path, {at::kCPU, at::kFloat, plan::BaseFormat::kCompute});
   if (!base.ok()) return base.status();
   lora::Options options = {.rank = 6, .alpha = 9, .use_rslora = true, .targets = *lora::ParseTargets({"all-linear"})};
-  if (dora) {
+  if (kind == "bias") {
+    options.targets = *lora::ParseTargets({"q_proj", "down_proj"});
+    options.biases = plan::Biases::kAll;
+  }
+  if (kind == "dora") {
     options.use_dora = true;
     options.rank_pattern = {{"k_proj", 2}, {"layers\\.1\\.mlp\\..*", 5}};
     options.alpha_pattern = {{"up_proj", 30}};
@@ -43,7 +47,8 @@ absl::Status Dump(const std::string& model_path, const std::string& out, bool do
 
   data::PackedBatch batch;
   const int32_t length = 40;
-  for (int32_t t = 0; t < length; ++t) batch.input_ids.push_back((t * 37 + 11) % 256);
+  const int32_t ids_below = (*base)->config.vocab_size < 256 ? 90 : 256;  // special ones of the small models are above
+  for (int32_t t = 0; t < length; ++t) batch.input_ids.push_back((t * 37 + 11) % ids_below);
   batch.labels.assign(length, -100);
   batch.position_ids.resize(length);
   std::iota(batch.position_ids.begin(), batch.position_ids.end(), 0);
@@ -64,12 +69,12 @@ absl::Status Dump(const std::string& model_path, const std::string& out, bool do
 }  // namespace finetuned
 
 int main(int argc, char** argv) {
-  const bool dora = argc == 4 && std::string(argv[3]) == "dora";
-  if (argc != 3 && !dora) {
-    std::fprintf(stderr, "usage: parity_dump MODEL OUT [dora]\n");
+  const std::string kind = argc == 4 ? argv[3] : "";
+  if (argc != 3 && kind != "dora" && kind != "bias") {
+    std::fprintf(stderr, "usage: parity_dump MODEL OUT [dora|bias]\n");
     return 2;
   }
-  const absl::Status status = finetuned::Dump(argv[1], argv[2], dora);
+  const absl::Status status = finetuned::Dump(argv[1], argv[2], kind);
   if (!status.ok()) std::fprintf(stderr, "parity_dump: %s\n", status.ToString().c_str());
   return status.ok() ? 0 : 1;
 }

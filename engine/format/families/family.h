@@ -28,6 +28,7 @@ struct GgufFile {
 
 // What fields of config.json mean that are absent, where that differs from Llama.
 struct HfDefaults {
+  int64_t vocab_size = 0, num_attention_heads = 0;  // 0: must be there
   int64_t num_key_value_heads = 0;  // 0: as many as query heads
   int64_t head_dim = 0;             // 0: hidden size / heads
   int64_t max_position_embeddings = 2048;

@@ -1,10 +1,12 @@
 """Writes what adapter_kinds_test compares with: adapters of other kinds than make_goldens.py's, on its "untied" model,
 and what peft 0.21.2 and torch 2.11.0 compute with them in float32 on the CPU; and logits over quantized bases as
 bitsandbytes 0.50.2 stores them.
-Run: python make_adapter_goldens.py
+Run: python make_adapter_goldens.py [bias]
 
 kinds/NAME/              PEFT adapters: "patterns" (rank and alpha by pattern, one layer, rsLoRA), "dora", "dora_patterns",
-                         "dora_dropout", "modules" (embedding and head trained whole).
+                         "dora_dropout", "modules" (embedding and head trained whole); "bias_all", "bias_lora_only",
+                         "bias_dora" (all biases, with DoRA) on kinds/biased.
+kinds/biased/            a Llama with random biases in every linear.
 kinds/NAME.safetensors   logits, loss and the gradient of every tensor that trains, of one packed batch. Loss and gradients
                          of "dora_dropout" are those of a training step with the masks of kernels/dropout.h, seed 42.
 kinds/bases.safetensors  logits of the base alone, its linears in "int8", "nf4", "fp4" and "fp4_plain" (no double
@@ -15,13 +17,14 @@ kinds/bnb_NAME/          the base as bitsandbytes stores it: "nf4" (double quant
 import json
 import pathlib
 import shutil
+import sys
 
 import numpy as np
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import save_file
 
-from make_goldens import ALL, documents_loss, load, random_rows, shifted
+from make_goldens import ALL, VOCAB, documents_loss, load, random_rows, shifted, tokenizer
 
 HERE = pathlib.Path(__file__).parent
 KINDS = HERE / "kinds"
@@ -38,6 +41,8 @@ def make_adapter(folder, name, **options):
                 p.normal_(0, 0.05)
             if "modules_to_save" in key:
                 p.add_(torch.empty_like(p).normal_(0, 0.02))
+            if key.endswith("bias") and p.requires_grad:
+                p.add_(torch.empty_like(p).normal_(0, 0.05))
             if "magnitude" in key:
                 p.mul_(torch.empty_like(p).uniform_(0.8, 1.2))
     path = KINDS / name
@@ -161,7 +166,36 @@ def save_stored(folder, base):
     (path / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
+def make_biased():
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(17)
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=VOCAB, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+                                         num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=128, rms_norm_eps=1e-5,
+                                         bos_token_id=None, eos_token_id=256, pad_token_id=257, attention_bias=True, mlp_bias=True))
+    with torch.no_grad():
+        for p in model.parameters():
+            p.normal_(0, 0.1) if p.dim() == 2 else p.uniform_(0.5, 1.5)
+        for key, p in model.named_parameters():
+            if key.endswith("bias"):
+                p.normal_(0, 0.1)
+    shutil.rmtree(KINDS / "biased", ignore_errors=True)
+    model.to(torch.bfloat16).save_pretrained(KINDS / "biased")
+    tokenizer().save_pretrained(KINDS / "biased")
+    return KINDS / "biased"
+
+
+def make_biases():
+    folder, rows = make_biased(), random_rows(2, 3, low=6, high=20)
+    for adapter in (make_adapter(folder, "bias_all", bias="all", target_modules=["q_proj", "down_proj"]),
+                    make_adapter(folder, "bias_lora_only", bias="lora_only", target_modules=["k_proj", "o_proj", "up_proj"]),
+                    make_adapter(folder, "bias_dora", bias="all", use_dora=True)):
+        golden(folder, adapter, rows)
+
+
 def main():
+    if sys.argv[1:] == ["bias"]:
+        return make_biases()
     folder, rows = HERE / "untied", random_rows(2, 3, low=6, high=20)
     KINDS.mkdir(exist_ok=True)
     patterns = dict(rank_pattern={"q_proj": 2, r"layers\.1\.mlp\..*": 6}, alpha_pattern={"up_proj": 20, "q_proj": 3})
@@ -178,6 +212,7 @@ def main():
     save_file({**tensors, **batch_tensors(rows)}, KINDS / "bases.safetensors")
     for base in ("nf4", "fp4", "int8"):
         save_stored(folder, base)
+    make_biases()
 
 
 if __name__ == "__main__":

@@ -50,10 +50,16 @@ FAMILIES = {
                                   layer_types=["sliding_attention", "full_attention"], rope_parameters={
                                       "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
                                       "full_attention": {"rope_type": "linear", "factor": 4.0, "rope_theta": 1e6}})),
+    # The text part of a model with images, in layers as GGUF has them.
+    "gemma3_images": ("Gemma3", dict(
+        text_config=dict(WIDE, **EPS, sliding_window=WINDOW, query_pre_attn_scalar=16),
+        vision_config=dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=28, patch_size=14),
+        mm_tokens_per_image=4, boi_token_index=92, eoi_token_index=93, image_token_index=94, eos_token_id=90, pad_token_id=91)),
     "cohere": ("Cohere", dict(SIZES, use_qk_norm=True, logit_scale=0.25)),
     "cohere2": ("Cohere2", dict(DEEP, head_dim=16, sliding_window=WINDOW, logit_scale=0.5)),
 }
-CAUSAL = {"Gemma3Text": "Gemma3"}
+MODELS = {"Gemma3Text": "Gemma3ForCausalLM", "Gemma3": "Gemma3ForConditionalGeneration"}
+IMAGES = ".*(vision_tower|multi_modal_projector).*"  # modules without adapters
 # The same models as GGUF files: llama.cpp's name of the family, and what its files say beside sizes. Their layers follow
 # llama.cpp's pattern, which no key tells.
 GGUF = {
@@ -72,13 +78,13 @@ PERMUTED = ("smollm3", "granite")  # rows of q and k in llama.cpp's rotary order
 def make_model(folder, kind, settings):
     torch.manual_seed(7)
     config = getattr(transformers, kind + "Config")(**settings)
-    model = getattr(transformers, CAUSAL.get(kind, kind) + "ForCausalLM")(config)
+    model = getattr(transformers, MODELS.get(kind, kind + "ForCausalLM"))(config)
     ones = 0.0 if kind.startswith("Gemma") else 1.0  # Gemma adds one itself
     with torch.no_grad():
         for key, p in model.named_parameters():
             if "norm" in key:
                 p.uniform_(ones - 0.5, ones + 0.5)
-            elif "embed" in key and kind in ("Gemma2", "Gemma3Text"):
+            elif "embed" in key and kind in ("Gemma2", "Gemma3Text", "Gemma3"):
                 p.normal_(0, 0.05)  # times sqrt(hidden size), and tied: larger ones answer with the last token for ever
             else:
                 p.normal_(0, 0.2)
@@ -163,10 +169,11 @@ def make_family(name):
     folder = shared.HERE / "families" / name
     make_model(folder, kind, settings)
     shared.load = load
-    adapter = shared.make_adapter(folder, f"families/{name}_adapter", 2, FUSED if kind == "Phi3" else shared.ALL)
+    options = dict(exclude_modules=IMAGES) if kind == "Gemma3" else {}
+    adapter = shared.make_adapter(folder, f"families/{name}_adapter", 2, FUSED if kind == "Phi3" else shared.ALL, **options)
     rows = shared.random_rows(3, 1, low=18, high=28)
     for row in rows:
-        row["input_ids"] = [i % settings["vocab_size"] for i in row["input_ids"]]
+        row["input_ids"] = [i % 90 if kind == "Gemma3" else i % settings["vocab_size"] for i in row["input_ids"]]
     shared.golden_batch(f"families/{name}.safetensors", folder, adapter, rows)
     path = shared.HERE / "families" / f"{name}.safetensors"
     tensors = load_file(path)

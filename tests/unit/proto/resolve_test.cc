@@ -112,9 +112,30 @@ TEST(ResolveSpec, RefusesSequencesAboveTheModelsLimit) {
 
 TEST(ResolveSpec, UnavailableFeaturesAreNamed) {
   v1::JobSpec in = Minimal();
-  in.mutable_lora()->set_bias("all");
+  in.mutable_lora()->add_new_tokens("<think>");
   EXPECT_EQ(ResolveSpec(in, {}).status().code(), absl::StatusCode::kUnimplemented);
-  EXPECT_THAT(std::string(ResolveSpec(in, {}).status().message()), HasSubstr("job.spec.lora.bias"));
+  EXPECT_THAT(std::string(ResolveSpec(in, {}).status().message()), HasSubstr("job.spec.lora.new_tokens"));
+}
+
+TEST(ValidateSpec, BiasesDoNotDecay) {
+  v1::JobSpec in = Minimal();
+  in.mutable_lora()->set_bias("lora_only");
+  EXPECT_TRUE(ValidateSpec(in).empty());
+  in.mutable_optimizer()->set_weight_decay(0.01);
+  ASSERT_EQ(ValidateSpec(in).size(), 1u);
+  EXPECT_EQ(ValidateSpec(in)[0].path, "job.spec.optimizer.weight_decay");
+}
+
+TEST(StartAdapter, ItsBiasesAreTaken) {
+  StartAdapter start{8, 4, false, {"q_proj"}};
+  start.bias = "all";
+  v1::LoraSpec lora;
+  lora.set_bias("none");
+  ASSERT_EQ(CheckStartAdapter(start, lora).size(), 1u);
+  EXPECT_EQ(CheckStartAdapter(start, lora)[0].path, "job.spec.lora.bias");
+  lora.clear_bias();
+  TakeStartAdapter(start, &lora);
+  EXPECT_EQ(lora.bias(), "all");
 }
 
 TEST(StartAdapter, GivesRankAndTargetsAndNamesWhatDiffers) {

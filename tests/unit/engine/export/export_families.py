@@ -80,7 +80,7 @@ def prepare(name, out, changes=None):
         adapter = make_family_goldens.shared.make_adapter(base, out.resolve() / "adapter", 2, linears)
     else:
         shutil.copytree(GOLDENS / "families" / name, base)
-    small_tokenizer(AutoConfig.from_pretrained(base).vocab_size, base)
+    small_tokenizer(AutoConfig.from_pretrained(base).get_text_config().vocab_size, base)
     return base, adapter
 
 

@@ -9,6 +9,7 @@ merged; the first one goes through all types of GGUF. MODEL "families": see expo
 
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -201,6 +202,26 @@ def check_stored_bases(tool, kinds):
             assert worst < 1e-5
 
 
+def check_biases(tool, goldens):
+    """Trained biases are merged; a LoRA GGUF has no place for them."""
+    ids = list(range(3, 30))
+    for name in ("bias_all", "bias_lora_only", "bias_dora"):
+        with tempfile.TemporaryDirectory() as out:
+            out = pathlib.Path(out)
+            base, adapter = out / "base", goldens / "kinds" / name
+            shutil.copytree(goldens / "kinds/biased", base)
+            subprocess.run([tool, base, adapter, "merged", "f32", out / "first"], check=True)
+            subprocess.run([tool, base, adapter, "gguf", "f32", out / "gguf"], check=True)
+            subprocess.run([tool, out / "gguf/model-f32.gguf", "", "merged", "f32", out / "second"], check=True)
+            wanted = logits(PeftModel.from_pretrained(load(base), adapter).merge_and_unload(), ids)
+            for folder in (out / "first", out / "second"):
+                worst = float((logits(load(folder), ids) - wanted).abs().max())
+                print(name, folder.name, "largest difference", worst)
+                assert worst < 2e-5
+            done = subprocess.run([tool, base, adapter, "gguf_lora", "", out / "lora"], capture_output=True, text=True)
+            assert done.returncode == 1 and "gguf instead" in done.stderr, done.stderr
+
+
 def main():
     tool, goldens, model, *adapters = sys.argv[1:]
     if model == "families":
@@ -211,6 +232,7 @@ def main():
         check_own_embeddings(tool, pathlib.Path(goldens, model))
     else:
         check_stored_bases(tool, pathlib.Path(goldens, "kinds"))
+        check_biases(tool, pathlib.Path(goldens))
 
 
 if __name__ == "__main__":

@@ -165,6 +165,43 @@ TEST(HfConfig, PartsOfTheFamilies) {
   EXPECT_EQ(command->layer_kind(3), (LayerKind{0, false, false}));
 }
 
+// Gemma 3 4B as its authors wrote it: what is the default is left out.
+TEST(HfConfig, TheTextPartOfAModelWithImages) {
+  json config = {{"architectures", {"Gemma3ForConditionalGeneration"}},
+                 {"eos_token_id", {1, 106}},
+                 {"model_type", "gemma3"},
+                 {"text_config",
+                  {{"hidden_size", 2560}, {"intermediate_size", 10240}, {"model_type", "gemma3_text"}, {"num_hidden_layers", 34},
+                   {"rope_scaling", {{"factor", 8.0}, {"rope_type", "linear"}}}, {"sliding_window", 1024}}},
+                 {"vision_config", {{"hidden_size", 1152}, {"model_type", "siglip_vision_model"}}}};
+  const auto c = Parse(config);
+  ASSERT_TRUE(c.ok()) << c.status();
+  EXPECT_EQ(c->architecture, "gemma3");
+  EXPECT_EQ(c->text_prefix, "language_model.");
+  EXPECT_EQ(c->vocab_size, 262208);
+  EXPECT_EQ(c->num_attention_heads, 8);
+  EXPECT_EQ(c->num_key_value_heads, 4);
+  EXPECT_EQ(c->head_dim, 256);
+  EXPECT_EQ(c->rope_scaling.factor, 8.0);
+  EXPECT_EQ(c->layer_kind(4).window, 1024);
+  EXPECT_EQ(c->layer_kind(5).window, 0);
+  EXPECT_THAT(c->eos_token_ids, ElementsAre(1, 106));
+  EXPECT_TRUE(c->tie_word_embeddings);
+  config.erase("text_config");
+  ExpectError(Parse(config).status(), absl::StatusCode::kInvalidArgument, {"model/config.json", "text_config: expected an object"});
+}
+
+TEST(HfConfig, NamesOfATextPartAreThoseOfTheTextModel) {
+  for (const char* name : {"language_model.model.layers.0.mlp.up_proj.weight", "model.language_model.layers.0.mlp.up_proj.weight",
+                           "model.layers.0.mlp.up_proj.weight"}) {
+    EXPECT_EQ(TextTensorName(name), "model.layers.0.mlp.up_proj.weight") << name;
+    EXPECT_FALSE(IsVisionTensor(name)) << name;
+  }
+  EXPECT_EQ(TextTensorName("language_model.lm_head.weight"), "lm_head.weight");
+  EXPECT_TRUE(IsVisionTensor("model.vision_tower.vision_model.embeddings.patch_embedding.weight"));
+  EXPECT_TRUE(IsVisionTensor("multi_modal_projector.mm_soft_emb_norm.weight"));
+}
+
 TEST(HfConfig, EachUnusableFamilyIsRefusedWithItsReason) {
   using Code = absl::StatusCode;
   const struct {

@@ -107,9 +107,9 @@ TEST(PeftFiles, NumbersThatAreNotFiniteAreNamed) {
 TEST(PeftFiles, UnsupportedConfigurationIsNamed) {
   const std::string directory = parity::NewTemporaryDirectory("peft_bias");
   std::ofstream(directory + "/adapter_config.json")
-      << R"({"peft_type": "LORA", "r": 8, "bias": "all", "target_modules": ["q_proj"]})";
+      << R"({"peft_type": "LORA", "r": 8, "lora_bias": true, "target_modules": ["q_proj"]})";
   EXPECT_THAT(std::string(ReadPeftConfig(directory).status().message()),
-              testing::HasSubstr("bias is \"all\""));
+              testing::HasSubstr("lora_bias is true"));
 }
 
 }  // namespace

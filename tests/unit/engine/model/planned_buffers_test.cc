@@ -30,6 +30,7 @@ struct Variant {
   std::vector<std::string> modules_to_save = {};
   bool nf4_lm_head = false;
   const char* parts = "";  // of a family beside Llama's
+  plan::Biases biases = plan::Biases::kNone;
 };
 
 void SetParts(const std::string& family, format::ModelConfig* config) {
@@ -66,6 +67,7 @@ class PlannedBuffers : public testing::TestWithParam<Variant> {
     lora::Options options{v.rank, 8, v.dropout, false, *lora::ParseTargets(v.targets)};
     options.use_dora = v.dora;
     options.modules_to_save = v.modules_to_save;
+    options.biases = v.biases;
     if (v.patterns) options.rank_pattern = {{"k_proj", 2}, {"mlp\\..*", 5}};
     adapter_ = std::make_unique<lora::Adapter>(config_, options, at::kCPU, at::kFloat);
     decoder_ = std::make_unique<Decoder>(*base_, *adapter_,
@@ -77,6 +79,7 @@ class PlannedBuffers : public testing::TestWithParam<Variant> {
                                                         .standing_layers = v.standing});
     input_ = PlanInputOf(*base_);
     input_.lora_rank = v.rank;
+    input_.biases = v.biases;
     input_.lora_dropout = v.dropout > 0;
     input_.target_modules = v.targets;
     input_.use_dora = v.dora;
@@ -233,7 +236,8 @@ INSTANTIATE_TEST_SUITE_P(Variants, PlannedBuffers,
                                          Variant{.nf4 = true, .tied = true, .rank = 4, .parts = "gemma3"},
                                          Variant{.nf4 = true, .checkpointing = true, .tied = true, .rank = 4, .piece_rows = 20, .parts = "gemma3"},
                                          Variant{.checkpointing = true, .tied = true, .rank = 4, .piece_rows = 20, .keep_attention = 2, .parts = "cohere"},
-                                         Variant{.nf4 = true, .rank = 4, .parts = "phi3"}));
+                                         Variant{.nf4 = true, .rank = 4, .parts = "phi3"},
+                                         Variant{.nf4 = true, .rank = 4, .targets = {"o_proj"}, .parts = "phi3", .biases = plan::Biases::kAll}));
 
 }  // namespace
 }  // namespace finetuned::model

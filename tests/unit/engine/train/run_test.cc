@@ -158,6 +158,15 @@ TEST_F(RunTest, ResumedRunWithWholeModulesEqualsUninterruptedByteForByte) {
   ExpectPartsEqualWhole([](job::TrainSpec* spec) { spec->lora.modules_to_save = {"embed_tokens", "lm_head"}; });
 }
 
+TEST_F(RunTest, ResumedRunWithBiasesEqualsUninterruptedByteForByte) {
+  ExpectPartsEqualWhole([](job::TrainSpec* spec) {
+    spec->base_model_path = parity::GoldenPath("kinds/biased");
+    spec->schedule.max_seq_length = 64;
+    spec->lora.target_modules = {"q_proj", "up_proj"};
+    spec->lora.bias = "all";
+  });
+}
+
 // What a warm worker does: the base of a run serves samples from any adapter that was trained on it.
 TEST_F(RunTest, AdaptersShareOneLoadedBase) {
   BaseModelCache cache;

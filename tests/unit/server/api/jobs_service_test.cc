@@ -104,9 +104,9 @@ TEST_F(JobsApi, PatternsThatAreNoRegularExpressionsAreNamed) {
 }
 
 TEST_F(JobsApi, LaterFeaturesAreUnimplementedByName) {
-  auto biases = GoodJob();
-  biases.mutable_job()->mutable_spec()->mutable_lora()->set_bias("all");
-  for (const auto& [request, field] : {std::pair{biases, "job.spec.lora.bias"}}) {
+  auto tokens = GoodJob();
+  tokens.mutable_job()->mutable_spec()->mutable_lora()->add_new_tokens("<think>");
+  for (const auto& [request, field] : {std::pair{tokens, "job.spec.lora.new_tokens"}}) {
     const grpc::Status status = TryCreate(request);
     EXPECT_EQ(status.error_code(), grpc::StatusCode::UNIMPLEMENTED) << field;
     EXPECT_THAT(status.error_message(), HasSubstr(field));
