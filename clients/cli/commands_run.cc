@@ -33,7 +33,7 @@ struct RunFlags {
   double epochs = 0, learning_rate = 0, alpha = 0, dropout = 0, warmup_ratio = 0, every_minutes = 0;
   int64_t max_steps = 0, every_steps = 0, eval_every = 0;
   int rank = 0, micro_batch = 0, accumulation = 0, sequence = 0;
-  std::vector<std::string> targets;
+  std::vector<std::string> targets, new_tokens;
   uint64_t seed = 0;
   bool has_seed = false, packing = false, checkpointing = false, detach = false;
   bool eval_first = false, deterministic = false, keep_best = false, dora = false;
@@ -59,6 +59,7 @@ void AddSpecFlags(CLI::App* c, RunFlags* f) {
   c->add_option("--rank", f->rank, "LoRA rank (default 16)");
   c->add_option("--alpha", f->alpha, "LoRA alpha (default 2 x rank)");
   c->add_option("--bias", f->bias, "Biases of the base that train: none, lora_only, all");
+  c->add_option("--new-tokens", f->new_tokens, "Texts that become tokens; embedding and head train then")->delimiter(',');
   c->add_flag("--dora", f->dora, "Train the magnitude of outputs apart from their direction");
   c->add_option("--dropout", f->dropout, "LoRA dropout");
   c->add_option("--targets", f->targets, "Linears to adapt (default all-linear)")->delimiter(',');
@@ -113,6 +114,7 @@ v1::Job JobFromFlags(const RunFlags& f) {
   lora->set_rank(f.rank);
   lora->set_use_dora(f.dora);
   lora->set_bias(f.bias);
+  for (const std::string& t : f.new_tokens) lora->add_new_tokens(t);
   if (f.alpha != 0) lora->set_alpha(f.alpha);
   lora->set_dropout(f.dropout);
   for (const std::string& t : f.targets) lora->add_target_modules(t);

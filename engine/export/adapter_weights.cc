@@ -7,11 +7,10 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_replace.h"
 #include "absl/strings/strip.h"
 #include "engine/format/dequantize.h"
-#include "engine/format/hf_config.h"
 #include "engine/format/mapped_file.h"
+#include "engine/format/peft_config.h"
 #include "engine/format/strict_json.h"
 
 namespace finetuned::exports {
@@ -20,7 +19,6 @@ namespace {
 using nlohmann::json;
 
 constexpr char kWeightsFile[] = "adapter_model.safetensors";
-constexpr char kPrefix[] = "base_model.model.";
 
 // What scales the modules.
 struct Scales {
@@ -74,8 +72,8 @@ absl::StatusOr<bool> AdapterWeights::SavesEmbedding(const std::string& folder) {
   const auto file = format::SafetensorsFile::Open(absl::StrCat(folder, "/", kWeightsFile));
   if (!file.ok()) return file.status();
   for (const format::TensorInfo& tensor : (*file)->tensors()) {
-    const std::string name = format::TextTensorName(absl::StripPrefix(tensor.name, kPrefix));
-    if (name == "model.embed_tokens.weight" || name == "lm_head.weight") return true;
+    const auto name = format::AdapterTensorName(tensor.name);
+    if (name.ok() && (*name == "model.embed_tokens.weight" || *name == "lm_head.weight")) return true;
   }
   return false;
 }
@@ -98,13 +96,12 @@ absl::Status AdapterWeights::Index(const std::string& path, const std::string& c
   const absl::StatusOr<Scales> scales = ReadScales(config_text, path);
   if (!scales.ok()) return scales.status();
   for (const format::TensorInfo& tensor : file_->tensors()) {
-    absl::string_view stored = tensor.name;
-    if (!absl::ConsumePrefix(&stored, kPrefix)) {
-      return absl::InvalidArgumentError(absl::StrCat(path, ": tensor ", tensor.name, ": expected a name that begins with ",
-                                                     kPrefix));
+    const absl::StatusOr<std::string> base_name = format::AdapterTensorName(tensor.name);
+    if (!base_name.ok()) {
+      return absl::InvalidArgumentError(absl::StrCat(path, ": tensor ", tensor.name, ": ", base_name.status().message()));
     }
-    const std::string base_name = absl::StrReplaceAll(format::TextTensorName(stored), {{".base_layer.bias", ".bias"}});
-    absl::string_view name = base_name;
+    if (base_name->empty()) continue;
+    absl::string_view name = *base_name;
     if (absl::ConsumeSuffix(&name, ".lora_A.weight")) {
       modules_[std::string(name)].a = tensor.name;
     } else if (absl::ConsumeSuffix(&name, ".lora_B.weight")) {

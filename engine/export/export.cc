@@ -6,6 +6,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "engine/export/gguf_export.h"
@@ -60,8 +61,10 @@ std::string Readme(const ExportOptions& o) {
 }
 
 absl::Status CopyPeft(const ExportOptions& o, const std::string& folder) {
-  for (const char* name : {"adapter_config.json", "adapter_model.safetensors"}) {
+  for (const char* name : {"adapter_config.json", "adapter_model.safetensors", "tokenizer.json", "tokenizer_config.json"}) {
     std::error_code error;
+    const bool optional = absl::StartsWith(name, "tokenizer");  // there where it has tokens of its own
+    if (optional && !fs::exists(absl::StrCat(o.adapter_dir, "/", name), error)) continue;
     fs::copy_file(absl::StrCat(o.adapter_dir, "/", name), absl::StrCat(folder, "/", name), error);
     if (error) return absl::UnavailableError(absl::StrCat(name, ": cannot be copied: ", error.message()));
   }

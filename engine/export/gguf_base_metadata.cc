@@ -51,7 +51,9 @@ absl::StatusOr<GgufHead> CopiedMetadata(const std::string& path, const std::stri
 }
 
 absl::Status AddTokenizer(const format::ModelSource& base, const std::string& folder, GgufMetadataBuilder* m) {
-  const auto json = format::ReadSmallFile(folder + "/tokenizer.json", kMaxTokenizerBytes);
+  const format::TokenizerTexts* extended = base.extended_tokenizer();
+  const auto json = extended != nullptr ? extended->tokenizer_json
+                                        : format::ReadSmallFile(folder + "/tokenizer.json", kMaxTokenizerBytes);
   if (!json.ok()) return json.status();
   const auto tokenizer = base.LoadTokenizer();
   if (!tokenizer.ok()) return tokenizer.status();
@@ -84,6 +86,10 @@ absl::Status AddTokenizer(const format::ModelSource& base, const std::string& fo
 
 absl::StatusOr<GgufHead> BaseMetadata(const format::ModelSource& base, const std::string& base_path, const std::string& architecture,
                                       const std::string& name, uint32_t file_type) {
+  if (!std::filesystem::is_directory(base_path) && base.extended_tokenizer() != nullptr) {
+    return absl::UnimplementedError("the vocabulary of a GGUF base is copied as it is, and this adapter has new tokens: export as "
+                                    "\"merged\", and that folder as gguf");
+  }
   if (!std::filesystem::is_directory(base_path)) return CopiedMetadata(base_path, architecture, name, file_type);
   GgufHead head;
   Identity(architecture, name, file_type, &head.metadata);

@@ -3,6 +3,7 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "engine/export/hf_config_json.h"
 #include "engine/format/gguf_config.h"
@@ -32,11 +33,19 @@ absl::StatusOr<HfTexts> CopiedTexts(const format::ModelSource& base, const std::
   if (!text.ok()) return text.status();
   if (text->has_value()) config = ordered_json(**text);
   config.erase("quantization_config");
+  config["vocab_size"] = base.config().vocab_size;
   config["tie_word_embeddings"] = base.config().tie_word_embeddings;
   config.erase(config.contains("dtype") ? "torch_dtype" : "dtype");
   config[config.contains("dtype") ? "dtype" : "torch_dtype"] = TorchName(dtype);
   HfTexts texts = {{"config.json", config.dump(2) + "\n"}};
+  const format::TokenizerTexts* extended = base.extended_tokenizer();
+  if (extended != nullptr) {
+    texts["tokenizer.json"] = extended->tokenizer_json;
+    texts["tokenizer_config.json"] = extended->tokenizer_config_json;
+  }
   for (const char* name : kCopied) {
+    // The other files of a tokenizer lack its new tokens.
+    if (extended != nullptr && !absl::StrContains(name, "generation") && !absl::StrContains(name, "template")) continue;
     if (!std::filesystem::exists(folder + "/" + name)) continue;
     auto text = format::ReadSmallFile(folder + "/" + name, kMaxTextBytes);
     if (!text.ok()) return text.status();
@@ -52,8 +61,11 @@ absl::StatusOr<HfTexts> TextsOfGguf(const format::ModelSource& base, const std::
   if (!gguf.ok()) return gguf.status();
   const auto vocabulary = format::ReadGgufVocabulary(gguf->metadata, (*file)->name());
   if (!vocabulary.ok()) return vocabulary.status();
-  const auto tokenizer = text::TokenizerJsonOfGguf(*vocabulary, base.chat_template());
+  auto tokenizer = text::TokenizerJsonOfGguf(*vocabulary, base.chat_template());
   if (!tokenizer.ok()) return tokenizer.status();
+  if (const format::TokenizerTexts* extended = base.extended_tokenizer()) {
+    *tokenizer = {extended->tokenizer_json, extended->tokenizer_config_json};
+  }
   const auto config = HfConfigJson(base.config(), vocabulary->pad, dtype);
   if (!config.ok()) return config.status();
   return HfTexts{{"config.json", config->dump(2) + "\n"},

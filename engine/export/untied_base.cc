@@ -37,6 +37,7 @@ class UntiedBase : public format::ModelSource {
     return base_->LoadTokenizer();
   }
   std::string chat_template() const override { return base_->chat_template(); }
+  const format::TokenizerTexts* extended_tokenizer() const override { return base_->extended_tokenizer(); }
   std::string fingerprint() const override { return base_->fingerprint(); }
 
  private:

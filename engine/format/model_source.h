@@ -14,6 +14,11 @@
 
 namespace finetuned::format {
 
+// The bytes of tokenizer.json and tokenizer_config.json.
+struct TokenizerTexts {
+  std::string tokenizer_json, tokenizer_config_json;
+};
+
 // A base model on disk: a GGUF file or a Hugging Face folder. Headers are read and checked when it
 // is opened (bounds, shapes against the configuration, missing and duplicate names); weights are
 // read on demand. Immutable, thread safe. Torch-free: the daemon uses it for planning and
@@ -39,6 +44,8 @@ class ModelSource {
 
   virtual absl::StatusOr<std::shared_ptr<const text::Tokenizer>> LoadTokenizer() const = 0;
   virtual std::string chat_template() const = 0;  // empty when the model has none
+  // The tokenizer where it has more tokens than the base's files (extended_model.h); else null.
+  virtual const TokenizerTexts* extended_tokenizer() const { return nullptr; }
   // Stable identity: sha256 over configuration, tensor names, shapes, dtypes and file sizes plus
   // the first and last 64 KiB of each weight file; hex.
   virtual std::string fingerprint() const = 0;

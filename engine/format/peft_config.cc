@@ -5,7 +5,11 @@
 
 #include <nlohmann/json.hpp>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
+#include "absl/strings/strip.h"
+#include "engine/format/hf_config.h"
 #include "engine/format/strict_json.h"
 
 namespace finetuned::format {
@@ -38,6 +42,16 @@ bool IsPlain(const json& value) {
 }
 
 }  // namespace
+
+absl::StatusOr<std::string> AdapterTensorName(const std::string& stored) {
+  constexpr char kPrefix[] = "base_model.model.";
+  absl::string_view name = stored;
+  if (!absl::ConsumePrefix(&name, kPrefix)) {
+    return absl::InvalidArgumentError(absl::StrCat("expected a name that begins with ", kPrefix));
+  }
+  if (absl::StrContains(name, ".original_module.")) return std::string();
+  return absl::StrReplaceAll(TextTensorName(name), {{".base_layer.bias", ".bias"}, {".modules_to_save.", "."}});
+}
 
 absl::StatusOr<PeftConfig> ReadPeftConfig(const std::string& directory) {
   const std::string path = directory + "/adapter_config.json";

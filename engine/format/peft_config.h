@@ -26,4 +26,9 @@ struct PeftConfig {
 // peft_type, other modules_to_save, trained tokens).
 absl::StatusOr<PeftConfig> ReadPeftConfig(const std::string& directory);
 
+// What a tensor of an adapter is called without "base_model.model." and what PEFT puts around modules that are saved whole,
+// with names of the text model alone (TextTensorName): "model.layers.0.self_attn.q_proj.lora_A.weight", "lm_head.weight". Empty for
+// copies of the base's modules, which PEFT saves beside those when embeddings were resized. INVALID_ARGUMENT for other prefixes.
+absl::StatusOr<std::string> AdapterTensorName(const std::string& stored);
+
 }  // namespace finetuned::format

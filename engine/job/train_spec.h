@@ -28,6 +28,7 @@ struct LoraOptions {
   bool use_dora = false;
   std::vector<std::string> modules_to_save;  // "embed_tokens", "lm_head"
   std::string bias = "none";                 // "none" | "all" | "lora_only"
+  std::vector<std::string> new_tokens;       // modules_to_save has embedding and head then
 };
 
 struct OptimizerOptions {

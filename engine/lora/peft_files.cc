@@ -6,16 +6,13 @@
 #include <cmath>
 #include <fstream>
 #include <map>
-#include <set>
 #include <span>
 
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "absl/strings/strip.h"
 #include "engine/format/dequantize.h"
-#include "engine/format/hf_config.h"
 #include "engine/format/peft_config.h"
 #include "engine/format/safetensors_reader.h"
 #include "engine/format/safetensors_writer.h"
@@ -28,11 +25,6 @@ using nlohmann::json;
 constexpr char kConfigFile[] = "adapter_config.json";
 constexpr char kWeightsFile[] = "adapter_model.safetensors";
 constexpr char kPeftVersion[] = "0.21.2";  // whose files these are
-
-std::string CommonName(absl::string_view name) {
-  constexpr absl::string_view kPrefix = "base_model.model.";
-  return absl::ConsumePrefix(&name, kPrefix) ? absl::StrCat(kPrefix, format::TextTensorName(name)) : std::string(name);
-}
 
 // Calls visit(name, float32 tensor) for every tensor that trains.
 template <typename Visit>
@@ -121,10 +113,13 @@ absl::Status WriteWeights(const Adapter& adapter, const std::string& path) {
   return status.ok() ? (*writer)->Finish() : status;
 }
 
-// Names in the file by those of the text model alone: adapters of a model with images and of its text part are one.
+// Names in the file by what they mean (format::AdapterTensorName); others by themselves.
 std::map<std::string, std::string> NamesOf(const format::SafetensorsFile& file) {
   std::map<std::string, std::string> names;
-  for (const format::TensorInfo& info : file.tensors()) names[CommonName(info.name)] = info.name;
+  for (const format::TensorInfo& info : file.tensors()) {
+    const auto name = format::AdapterTensorName(info.name);
+    if (!name.ok() || !name->empty()) names[name.value_or(info.name)] = info.name;
+  }
   return names;
 }
 
@@ -160,6 +155,10 @@ absl::Status SavePeft(const Adapter& adapter, const PeftDescription& description
   if (status.ok()) {
     status = WriteText(directory + "/README.md", Readme(adapter.options(), description));
   }
+  if (status.ok() && description.tokenizer != nullptr) {
+    status = WriteText(directory + "/tokenizer.json", description.tokenizer->tokenizer_json);
+    if (status.ok()) status = WriteText(directory + "/tokenizer_config.json", description.tokenizer->tokenizer_config_json);
+  }
   return status.ok() ? WriteWeights(adapter, directory + "/" + kWeightsFile) : status;
 }
 
@@ -189,21 +188,16 @@ absl::Status LoadPeftWeights(const std::string& directory, Adapter* adapter) {
   auto file = format::SafetensorsFile::Open(path);
   if (!file.ok()) return file.status();
   at::Tensor host = at::zeros({adapter->parameters().numel()}, at::kFloat);
-  const std::map<std::string, std::string> names = NamesOf(**file);
-  std::set<std::string> known;
+  std::map<std::string, std::string> names = NamesOf(**file);
   absl::Status status = ForEachTensor(*adapter, [&](const std::string& wanted, const at::Tensor& t) {
-    const auto stored = names.find(CommonName(wanted));
-    const std::string& name = stored == names.end() ? wanted : stored->second;
-    known.insert(name);
+    const auto stored = names.extract(*format::AdapterTensorName(wanted));
     float* out = host.data_ptr<float>() + t.storage_offset();
-    return ReadParameter(**file, name, t.sizes().vec(), {out, static_cast<size_t>(t.numel())});
+    return ReadParameter(**file, stored ? stored.mapped() : wanted, t.sizes().vec(), {out, static_cast<size_t>(t.numel())});
   });
   if (!status.ok()) return status;
-  for (const format::TensorInfo& info : (*file)->tensors()) {
-    if (known.count(info.name) == 0) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          path, ": tensor ", info.name, " does not belong to the adapter of adapter_config.json"));
-    }
+  if (!names.empty()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        path, ": tensor ", names.begin()->second, " does not belong to the adapter of adapter_config.json"));
   }
   adapter->parameters().copy_(host);
   adapter->RefreshCompute();

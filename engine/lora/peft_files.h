@@ -9,6 +9,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "engine/format/model_source.h"
 #include "engine/lora/adapter.h"
 
 namespace finetuned::lora {
@@ -16,9 +17,10 @@ namespace finetuned::lora {
 struct PeftDescription {
   std::string base_model_name;  // base_model_name_or_path
   std::string title;            // of README.md
+  const format::TokenizerTexts* tokenizer = nullptr;  // of a base with new tokens; must outlive this
 };
 
-// Writes the three files into an existing folder; syncing them is up to the caller. Waits for the
+// Writes the three files, and the tokenizer's if there is one, into an existing folder; syncing them is up to the caller. Waits for the
 // device.
 absl::Status SavePeft(const Adapter& adapter, const PeftDescription& description,
                       const std::string& directory);

@@ -5,6 +5,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "engine/format/extended_model.h"
 #include "engine/format/model_source.h"
 #include "engine/train/files.h"
 #include "engine/train/model_check.h"
@@ -38,7 +39,7 @@ absl::StatusOr<job::RunResult> Execute(const job::EvaluateSpec& spec, job::RunOb
                                        job::RunControl& control) {
   RemoveLeftovers(spec.state_dir);
   observer.OnPhase("loading");
-  const auto source = format::OpenModel(spec.base_model_path);
+  const auto source = format::OpenModelFor(spec.base_model_path, spec.adapter_dir);
   if (!source.ok()) return source.status();
   const auto rows = RowsToScore(spec, **source);
   if (!rows.ok()) return rows.status();

@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "engine/export/export.h"
+#include "engine/format/extended_model.h"
 #include "engine/format/model_source.h"
 #include "engine/job/failpoint.h"
 #include "engine/train/files.h"
@@ -50,7 +51,7 @@ class Run {
     if (!lock.ok()) return FailureOf(lock.status(), "STATE_DIR_BUSY");
     RemoveLeftovers(spec_.state_dir);
     observer_.OnPhase("loading");
-    auto source = format::OpenModel(spec_.base_model_path);
+    auto source = format::OpenModelFor(spec_.base_model_path, spec_.adapter_dir);
     if (!source.ok()) return FailureOf(source.status(), "INVALID_MODEL");
     source_ = *source;
     absl::Status s = Write();

@@ -16,6 +16,7 @@
 #include "absl/strings/string_view.h"
 #include "engine/data/dataset.h"
 #include "engine/data/prompts.h"
+#include "engine/format/extended_model.h"
 #include "engine/format/model_source.h"
 #include "engine/format/sha256.h"
 #include "engine/job/failpoint.h"
@@ -114,6 +115,7 @@ class Run {
     if (prompts_) in.rollouts.train = &*prompts_;
     if (eval_prompts_) in.rollouts.eval = &*eval_prompts_;
     in.rollouts.tokenizer = tokenizer_.get();
+    in.extended_tokenizer = source_->extended_tokenizer();
     in.rollouts.scorer = scorer_;
     in.identity = identity_;
     in.observer = &observer_;
@@ -219,9 +221,14 @@ class Run {
   Failure OpenSource() {
     observer_.OnPhase("loading");
     doing_ = absl::StrCat("opening ", spec_.base_model_path);
-    auto source = format::OpenModel(spec_.base_model_path);
+    auto source = format::OpenModelFor(spec_.base_model_path, spec_.init_adapter_path);
     if (!source.ok()) return ConfigOrIo(source.status(), "INVALID_MODEL");
     source_ = *source;
+    if (!spec_.lora.new_tokens.empty()) {
+      source = format::WithNewTokens(source_, spec_.base_model_path, spec_.lora.new_tokens);
+      if (!source.ok()) return ConfigOrIo(source.status(), "INVALID_SPEC");
+      source_ = *source;
+    }
     if (!source_->config().text_prefix.empty()) {
       observer_.OnWarning("IMAGES_LEFT_OUT", "the base takes images; its text part alone is loaded and trained");
     }

@@ -9,6 +9,7 @@
 #include <new>
 
 #include "absl/strings/str_cat.h"
+#include "engine/format/extended_model.h"
 #include "engine/format/model_source.h"
 #include "engine/generate/generator.h"
 #include "engine/generate/prompt.h"
@@ -104,7 +105,7 @@ absl::Status Execute(const SampleSpec& spec, BaseModelCache* cache, const std::a
                      const std::function<void(SamplePart)>& emit) {
   const auto target = TargetOf(spec);
   if (!target.ok()) return target.status();
-  const auto source = format::OpenModel(spec.base_model_path);
+  const auto source = format::OpenModelFor(spec.base_model_path, spec.adapter_dir);
   if (!source.ok()) return source.status();
   const auto tokenizer = (*source)->LoadTokenizer();
   if (!tokenizer.ok()) return tokenizer.status();

@@ -273,6 +273,11 @@ absl::Status ValidateSpec(const job::TrainSpec& spec) {
   c.OneOf(spec.device, {"auto", "cpu", "cuda"}, "compute.device");
   c.OneOf(spec.matmul_precision, {"bf16", "fp8", "int8"}, "compute.matmul_precision");
   c.AtLeast(spec.int8_threshold, 0, "quantization.int8_threshold");
+  if (!spec.lora.new_tokens.empty()) {
+    c.Require(spec.init_adapter_path.empty(), "lora.new_tokens", "must be empty with init_adapter, which brings its own");
+    c.Require(spec.lora.modules_to_save == std::vector<std::string>{"embed_tokens", "lm_head"}, "lora.modules_to_save",
+              "must be embed_tokens, lm_head with lora.new_tokens");
+  }
   c.Require(spec.lora.bias == "none" || spec.optimizer.weight_decay == 0, "optimizer.weight_decay",
             "must be 0 with lora.bias: biases do not decay");
   c.Require(spec.standing_layers <= 0 || !spec.lora.use_dora, "quantization.standing_layers", "must be 0 with lora.use_dora");
@@ -330,6 +335,7 @@ nlohmann::json SpecIdentity(const job::TrainSpec& s) {
   if (!s.lora.alpha_pattern.empty()) identity["lora.alpha_pattern"] = s.lora.alpha_pattern;
   if (!s.lora.layers_to_transform.empty()) identity["lora.layers_to_transform"] = s.lora.layers_to_transform;
   if (!s.lora.modules_to_save.empty()) identity["lora.modules_to_save"] = s.lora.modules_to_save;
+  if (!s.lora.new_tokens.empty()) identity["lora.new_tokens"] = s.lora.new_tokens;
   if (s.lora.bias != "none") identity["lora.bias"] = s.lora.bias;
   if (s.lora.use_dora) identity["lora.use_dora"] = true;
   if (s.lm_head_quantization != "none") identity["quantization.lm_head"] = s.lm_head_quantization;

@@ -118,7 +118,7 @@ Trainer::Trainer(TrainerInputs inputs)
       decoder_(std::in_place, *in_.base, adapter_, DecoderOptions(), in_.reference),
       method_(MakeMethod(InputsOfMethod())),
       description_{spec_.base_model_name.empty() ? spec_.base_model_path : spec_.base_model_name,
-                   spec_.job_name},
+                   spec_.job_name, in_.extended_tokenizer},
       plan_input_(PlanInputOf(spec_, *in_.base)),
       plan_(in_.train->rows, BatchOptions(spec_), 0),
       total_steps_(TotalStepsOfRun()) {

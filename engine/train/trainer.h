@@ -45,6 +45,7 @@ struct TrainerInputs {
   const data::TokenizedDataset* eval = nullptr;  // null: no evaluation
   const lora::Adapter* reference = nullptr;  // frozen; null: the base alone is the reference
   RolloutInputs rollouts;                    // GRPO; the tokenizer for every method
+  const format::TokenizerTexts* extended_tokenizer = nullptr;  // saved beside the adapter; null: the base's will do
   RunIdentity identity;
   job::RunObserver* observer = nullptr;
   job::RunControl* control = nullptr;

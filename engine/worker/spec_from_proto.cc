@@ -16,6 +16,7 @@ void CopyLora(const v1::LoraSpec& from, job::LoraOptions* to) {
   to->layers_to_transform.assign(from.layers_to_transform().begin(), from.layers_to_transform().end());
   to->use_dora = from.use_dora();
   to->bias = from.bias();
+  to->new_tokens.assign(from.new_tokens().begin(), from.new_tokens().end());
   to->modules_to_save.assign(from.modules_to_save().begin(), from.modules_to_save().end());
 }
 

@@ -25,6 +25,11 @@ void ResolveLora(v1::LoraSpec* lora) {
   if (!lora->has_alpha()) lora->set_alpha(2.0 * lora->rank());
   if (lora->target_modules_size() == 0) lora->add_target_modules("all-linear");
   if (lora->bias().empty()) lora->set_bias("none");
+  if (lora->new_tokens_size() > 0) {
+    lora->clear_modules_to_save();
+    lora->add_modules_to_save("embed_tokens");
+    lora->add_modules_to_save("lm_head");
+  }
 }
 
 absl::Status ResolveSchedule(const ResolveContext& context, v1::ScheduleSpec* s) {
@@ -97,10 +102,6 @@ void ResolveRest(const ResolveContext& context, v1::JobSpec* spec) {
 }  // namespace
 
 absl::StatusOr<v1::JobSpec> ResolveSpec(const v1::JobSpec& spec, const ResolveContext& context) {
-  const std::vector<Violation> unavailable = UnavailableFeatures(spec);
-  if (!unavailable.empty()) {
-    return absl::UnimplementedError(absl::StrCat(unavailable[0].path, ": ", unavailable[0].message));
-  }
   v1::JobSpec out = spec;
   ResolveLora(out.mutable_lora());
   ResolveOptimizer(!out.has_dpo() && !out.has_kto() && !out.has_grpo(), out.mutable_optimizer());

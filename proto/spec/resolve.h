@@ -18,9 +18,6 @@ struct Violation {
 // Every wrong field; empty when the spec is valid. Unset fields are valid where a default exists.
 std::vector<Violation> ValidateSpec(const v1::JobSpec& spec);
 
-// Fields that are part of the API but that this version cannot run yet, with what to do instead.
-std::vector<Violation> UnavailableFeatures(const v1::JobSpec& spec);
-
 struct ResolveContext {
   int64_t model_max_length = 0;  // the model's position limit; 0: unknown
   bool has_gpu = false;

@@ -158,6 +158,9 @@ void CheckLora(const v1::LoraSpec& lora, Checker& c) {
     if (lora.modules_to_save(i).empty()) c.Add(field, "is empty");
     c.OneOf(field, lora.modules_to_save(i), {"embed_tokens", "lm_head"});
   }
+  for (int i = 0; i < lora.new_tokens_size(); ++i) {
+    if (lora.new_tokens(i).empty()) c.Add(absl::StrCat("lora.new_tokens[", i, "]"), "is empty");
+  }
   for (int i = 0; i < lora.layers_to_transform_size(); ++i) {
     const int layer = lora.layers_to_transform(i);
     if (layer < 0 || layer > 9999) {
@@ -210,6 +213,9 @@ void CheckPrecision(const v1::JobSpec& spec, Checker& c) {
   }
   if ((precision == "fp8" || precision == "int8") && spec.lora().use_dora() && spec.lora().dropout() > 0) {
     c.Add("lora.dropout", absl::StrCat("must be 0 with lora.use_dora and compute.matmul_precision ", precision));
+  }
+  if (spec.lora().new_tokens_size() > 0 && !spec.init_adapter().empty()) {
+    c.Add("lora.new_tokens", "must be empty with init_adapter, which brings its own");
   }
   const bool biases = !spec.lora().bias().empty() && spec.lora().bias() != "none";
   if (biases && spec.optimizer().weight_decay() != 0) {
@@ -298,15 +304,6 @@ std::vector<Violation> ValidateSpec(const v1::JobSpec& spec) {
   c.OneOf("compute.device", spec.compute().device(), kDevices);
   CheckCheckpointing(spec.compute().activation_checkpointing(), c);
   CheckPrecision(spec, c);
-  return out;
-}
-
-std::vector<Violation> UnavailableFeatures(const v1::JobSpec& spec) {
-  std::vector<Violation> out;
-  Checker c(&out);
-  const char* kLater = " is not available in this version";
-  const v1::LoraSpec& lora = spec.lora();
-  if (lora.new_tokens_size() > 0) c.Add("lora.new_tokens", absl::StrCat("this", kLater));
   return out;
 }
 

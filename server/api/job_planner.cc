@@ -81,6 +81,7 @@ plan::PlanInput ToPlanInput(const JobSpec& spec, const format::ModelConfig& mode
   in.mixed_scaling = spec.lora().rank_pattern_size() + spec.lora().alpha_pattern_size() > 0;
   in.use_dora = spec.lora().use_dora();
   in.biases = plan::ParseBiases(spec.lora().bias());
+  in.model.vocab_size += spec.lora().new_tokens_size();  // fewer where the base has spare rows
   for (const std::string& module : spec.lora().modules_to_save()) {
     in.train_embed_tokens |= module == "embed_tokens";
     in.train_lm_head |= module == "lm_head";
@@ -204,9 +205,6 @@ absl::StatusOr<PlannedJob> JobPlanner::Plan(const v1::Job& sent) const {
   if (!violations.empty()) return InvalidFields(violations);
   if (const auto rewards = CheckRewards(job.spec()); !rewards.empty()) return InvalidFields(rewards);
   if (const auto patterns = CheckPatterns(job.spec()); !patterns.empty()) return InvalidFields(patterns);
-  const std::vector<spec::Violation> unavailable = spec::UnavailableFeatures(job.spec());
-  if (!unavailable.empty()) return NotAvailable(unavailable[0].path, unavailable[0].message);
-
   if (absl::Status s = TakeInitAdapter(&job); !s.ok()) return s;
   PlannedJob out;
   const std::string method = spec::IsTool(job.spec()) ? "sft" : spec::MethodName(job.spec());

@@ -77,6 +77,29 @@ def check_refusals(daemon):
     assert wrong.returncode == 2 and "q4_k_m" in wrong.stderr, wrong.stderr
 
 
+def check_new_tokens(daemon):
+    """Trained, sampled, exported, and taken over by a job that starts from the adapter."""
+    def run(name, *flags):
+        daemon.cli("run", "sft", "--model", "tiny", "--data", daemon.dir / "rows.jsonl", "--name", name, "--max-steps", "2",
+                   "--base-quantization", "none", "-d", *flags)
+        daemon.wait(name, lambda: daemon.job(name)["state"] in ("SUCCEEDED", "FAILED"))
+        return daemon.job(name)
+
+    made = run("tokens", "--new-tokens", "Row,counts", "--rank", "4")
+    assert made["state"] == "SUCCEEDED", made
+    assert made["resolved_spec"]["lora"]["modules_to_save"] == ["embed_tokens", "lm_head"], made["resolved_spec"]
+    daemon.cli("sample", "tokens", "Row 1 counts", "--raw", "--max-tokens", "2")
+    for kind in ("merged", "peft"):
+        to = daemon.dir / f"tokens-{kind}"
+        daemon.cli("export", "tokens", "--format", kind, "--to", to, "--data", daemon.dir / "rows.jsonl")
+        added = {t["content"]: t["id"] for t in json.loads((to / "tokenizer.json").read_text())["added_tokens"]}
+        assert (added["Row"], added["counts"]) == (264, 265), added
+    assert json.loads((daemon.dir / "tokens-merged/config.json").read_text())["vocab_size"] == 266
+    assert run("onwards", "--init-adapter", "adapters/tokens")["state"] == "SUCCEEDED"
+    refused = run("there-already", "--new-tokens", "<eos>")
+    assert refused["state"] == "FAILED" and '"<eos>" is a token of the base already' in refused["state_message"], refused
+
+
 def check_eval(daemon):
     table = daemon.cli("eval", "count", "--name", "measured", "--bases", "none,nf4", "--data",
                        daemon.dir / "rows.jsonl").stdout
@@ -102,6 +125,7 @@ def main():
     check_others(daemon)
     check_refusals(daemon)
     check_eval(daemon)
+    check_new_tokens(daemon)
     print("exports and evaluation: done")
 
 

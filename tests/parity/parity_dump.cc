@@ -1,4 +1,4 @@
-// parity_dump MODEL OUT [dora|bias]: saves an adapter for MODEL with non-trivial weights as PEFT files in OUT, and
+// parity_dump MODEL OUT [dora|bias|tokens]: saves an adapter for MODEL with non-trivial weights as PEFT files in OUT, and
 // in OUT/logits.safetensors the logits this engine computes with it. peft_loads_adapter.py compares.
 #include <ATen/ATen.h>
 #include <c10/core/InferenceMode.h>
@@ -8,6 +8,7 @@
 #include <span>
 #include <string>
 
+#include "engine/format/extended_model.h"
 #include "engine/format/model_source.h"
 #include "engine/format/safetensors_writer.h"
 #include "engine/lora/peft_files.h"
@@ -24,9 +25,12 @@ absl::Status Dump(const std::string& model_path, const std::string& out, const s
   c10::InferenceMode no_autograd;
   auto source = format::OpenModel(model_path);
   if (!source.ok()) return source.status();
+  if (kind == "tokens") source = format::WithNewTokens(*source, model_path, {"<think>", "</think>"});
+  if (!source.ok()) return source.status();
   auto base = model::LoadBaseModel(**source, model_path, {at::kCPU, at::kFloat, plan::BaseFormat::kCompute});
   if (!base.ok()) return base.status();
   lora::Options options = {.rank = 6, .alpha = 9, .use_rslora = true, .targets = *lora::ParseTargets({"all-linear"})};
+  if (kind == "tokens") options.modules_to_save = {"embed_tokens", "lm_head"};
   if (kind == "bias") {
     options.targets = *lora::ParseTargets({"q_proj", "down_proj"});
     options.biases = plan::Biases::kAll;
@@ -43,12 +47,13 @@ absl::Status Dump(const std::string& model_path, const std::string& out, const s
   decoder.TakeFromBase();
   adapter.parameters().add_(0.02);
   adapter.RefreshCompute();
-  if (auto s = lora::SavePeft(adapter, {model_path, "parity"}, out); !s.ok()) return s;
+  if (auto s = lora::SavePeft(adapter, {model_path, "parity", (*source)->extended_tokenizer()}, out); !s.ok()) return s;
 
   data::PackedBatch batch;
   const int32_t length = 40;
   const int32_t ids_below = (*base)->config.vocab_size < 256 ? 90 : 256;  // special ones of the small models are above
   for (int32_t t = 0; t < length; ++t) batch.input_ids.push_back((t * 37 + 11) % ids_below);
+  if (kind == "tokens") batch.input_ids[3] = (*base)->config.vocab_size - 1;  // a new one
   batch.labels.assign(length, -100);
   batch.position_ids.resize(length);
   std::iota(batch.position_ids.begin(), batch.position_ids.end(), 0);
@@ -70,8 +75,8 @@ absl::Status Dump(const std::string& model_path, const std::string& out, const s
 
 int main(int argc, char** argv) {
   const std::string kind = argc == 4 ? argv[3] : "";
-  if (argc != 3 && kind != "dora" && kind != "bias") {
-    std::fprintf(stderr, "usage: parity_dump MODEL OUT [dora|bias]\n");
+  if (argc != 3 && kind != "dora" && kind != "bias" && kind != "tokens") {
+    std::fprintf(stderr, "usage: parity_dump MODEL OUT [dora|bias|tokens]\n");
     return 2;
   }
   const absl::Status status = finetuned::Dump(argv[1], argv[2], kind);

@@ -8,9 +8,9 @@ import tempfile
 
 try:
     import torch
-    from peft import LoraConfig, PeftModel
+    from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel
     from safetensors.torch import load_file
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 except ImportError as missing:
     print("skipped:", missing)
     sys.exit(77)
@@ -25,8 +25,13 @@ def main():
         unknown = set(ours) - set(LoraConfig().to_dict())
         assert not unknown, unknown
         wanted = load_file(f"{out}/logits.safetensors")
-        base = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
-        loaded = PeftModel.from_pretrained(base, out)
+        if kind == ["tokens"]:  # resizes the base for the tokenizer that lies beside the adapter
+            loaded = AutoPeftModelForCausalLM.from_pretrained(out, dtype=torch.float32)
+            tokenizer = AutoTokenizer.from_pretrained(out)
+            assert len(tokenizer) == wanted["logits"].shape[1] == len(AutoTokenizer.from_pretrained(model)) + 2
+            assert tokenizer("a<think>b</think>")["input_ids"][1] == len(tokenizer) - 2
+        else:
+            loaded = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32), out)
         with torch.no_grad():
             logits = loaded(wanted["input_ids"][None].long()).logits[0]
             with loaded.disable_adapter():

@@ -110,11 +110,14 @@ TEST(ResolveSpec, RefusesSequencesAboveTheModelsLimit) {
   EXPECT_THAT(std::string(spec.status().message()), HasSubstr("4096 is above the model's limit of 2048"));
 }
 
-TEST(ResolveSpec, UnavailableFeaturesAreNamed) {
+TEST(ResolveSpec, NewTokensTrainEmbeddingAndHead) {
   v1::JobSpec in = Minimal();
   in.mutable_lora()->add_new_tokens("<think>");
-  EXPECT_EQ(ResolveSpec(in, {}).status().code(), absl::StatusCode::kUnimplemented);
-  EXPECT_THAT(std::string(ResolveSpec(in, {}).status().message()), HasSubstr("job.spec.lora.new_tokens"));
+  const auto spec = ResolveSpec(in, {});
+  ASSERT_TRUE(spec.ok()) << spec.status();
+  ASSERT_EQ(spec->lora().modules_to_save_size(), 2);
+  EXPECT_EQ(spec->lora().modules_to_save(0), "embed_tokens");
+  EXPECT_EQ(spec->lora().modules_to_save(1), "lm_head");
 }
 
 TEST(ValidateSpec, BiasesDoNotDecay) {

@@ -4,7 +4,7 @@
 #include <string>
 
 #include "engine/export/export.h"
-#include "engine/format/model_source.h"
+#include "engine/format/extended_model.h"
 
 int main(int argc, char** argv) {
   using namespace finetuned;
@@ -22,7 +22,7 @@ int main(int argc, char** argv) {
   options.max_shard_bytes = 60'000;
   const std::string folder = argv[5];
   std::filesystem::create_directories(folder);
-  const auto base = format::OpenModel(options.base_path);
+  const auto base = format::OpenModelFor(options.base_path, options.adapter_dir);
   absl::Status status = base.status();
   if (status.ok()) status = exports::WriteExport(options, *base, folder, nullptr);
   if (status.ok()) status = exports::WriteManifest(options, {}, folder);

@@ -222,12 +222,42 @@ def check_biases(tool, goldens):
             assert done.returncode == 1 and "gguf instead" in done.stderr, done.stderr
 
 
+def check_new_tokens(tool, base):
+    """An adapter of peft with new tokens: its tokenizer and rows are in the exports."""
+    text = "one<think>two"
+    with tempfile.TemporaryDirectory() as out:
+        out = pathlib.Path(out)
+        tokenizer = AutoTokenizer.from_pretrained(base)
+        tokenizer.add_tokens(["<think>"])
+        ids = tokenizer(text)["input_ids"]
+        model = load(base)
+        model.resize_token_embeddings(len(tokenizer))
+        torch.manual_seed(2)
+        model = get_peft_model(model, LoraConfig(r=4, target_modules=["q_proj"], modules_to_save=["embed_tokens", "lm_head"],
+                                                 task_type="CAUSAL_LM"))
+        with torch.no_grad():
+            for p in model.parameters():
+                if p.requires_grad:
+                    p.add_(0.05 * torch.randn_like(p))
+        model.save_pretrained(out / "adapter")
+        tokenizer.save_pretrained(out / "adapter")
+        subprocess.run([tool, base, out / "adapter", "merged", "f32", out / "first"], check=True)
+        subprocess.run([tool, base, out / "adapter", "gguf", "f32", out / "gguf"], check=True)
+        subprocess.run([tool, out / "gguf/model-f32.gguf", "", "merged", "f32", out / "second"], check=True)
+        for folder in (out / "first", out / "second"):
+            assert AutoTokenizer.from_pretrained(folder)(text)["input_ids"] == ids
+            worst = float((logits(load(folder), ids) - logits(model, ids)).abs().max())
+            print("new tokens", base.name, folder.name, "largest difference", worst)
+            assert worst < 2e-4
+
+
 def main():
     tool, goldens, model, *adapters = sys.argv[1:]
     if model == "families":
         return export_families.check_all(tool)
     for adapter in adapters:
         check_kind(tool, goldens, model, adapter, everything=adapter == adapters[0])
+    check_new_tokens(tool, pathlib.Path(goldens, model))
     if json.load(open(pathlib.Path(goldens, model, "config.json")))["tie_word_embeddings"]:
         check_own_embeddings(tool, pathlib.Path(goldens, model))
     else:

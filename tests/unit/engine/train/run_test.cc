@@ -1,6 +1,7 @@
 // Whole runs through RunTraining, on the tiny golden model and rows written here.
 #include "engine/train/run.h"
 
+#include <ATen/ATen.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -164,6 +165,51 @@ TEST_F(RunTest, ResumedRunWithBiasesEqualsUninterruptedByteForByte) {
     spec->schedule.max_seq_length = 64;
     spec->lora.target_modules = {"q_proj", "up_proj"};
     spec->lora.bias = "all";
+  });
+}
+
+// Their rows are trained, saved with the tokenizer, and used by samples and by a run that goes on from the adapter.
+TEST_F(RunTest, NewTokensAreTrainedAndSaved) {
+  job::TrainSpec spec = Spec("tokens");
+  spec.device = "cpu";
+  spec.lora.new_tokens = {"question", "answer"};
+  spec.lora.modules_to_save = {"embed_tokens", "lm_head"};
+  spec.schedule.max_steps = 4;
+  Recorder recorder;
+  ASSERT_EQ(Go(spec, &recorder).outcome, Outcome::kDone);
+  const std::string adapter = spec.state_dir + "/adapter";
+  EXPECT_TRUE(std::filesystem::exists(adapter + "/tokenizer.json"));
+  EXPECT_TRUE(std::filesystem::exists(adapter + "/tokenizer_config.json"));
+  const auto weights = parity::ReadTensors(adapter + "/adapter_model.safetensors");
+  const at::Tensor rows = weights.at("base_model.model.model.embed_tokens.weight");
+  ASSERT_EQ(rows.size(0), 266);
+  EXPECT_GT((rows[264] - rows[265]).abs().max().item<float>(), 0) << "rows that began alike did not train";
+  BaseModelCache cache;
+  SampleSpec sample;
+  sample.base_model_path = spec.base_model_path;
+  sample.base_quantization = "none";
+  sample.device = "cpu";
+  sample.prompt = "question 1";
+  sample.raw = true;
+  sample.max_tokens = 3;
+  sample.adapter_dir = adapter;
+  const std::atomic<bool> cancel{false};
+  int64_t prompt_tokens = 0;
+  const absl::Status status = RunSample(sample, &cache, cancel, [&](SamplePart part) { prompt_tokens = part.prompt_tokens; });
+  ASSERT_TRUE(status.ok()) << status;
+  EXPECT_EQ(prompt_tokens, 3);  // "question", a space, a digit
+  job::TrainSpec next = Spec("next");
+  next.init_adapter_path = adapter;
+  next.lora.modules_to_save = {"embed_tokens", "lm_head"};
+  next.schedule.max_steps = 2;
+  ASSERT_EQ(Go(next, &recorder).outcome, Outcome::kDone);
+  EXPECT_TRUE(std::filesystem::exists(next.state_dir + "/adapter/tokenizer.json"));
+}
+
+TEST_F(RunTest, ResumedRunWithNewTokensEqualsUninterruptedByteForByte) {
+  ExpectPartsEqualWhole([](job::TrainSpec* spec) {
+    spec->lora.new_tokens = {"question"};
+    spec->lora.modules_to_save = {"embed_tokens", "lm_head"};
   });
 }
 

@@ -103,15 +103,13 @@ TEST_F(JobsApi, PatternsThatAreNoRegularExpressionsAreNamed) {
   EXPECT_THAT(FieldsOf(status), ElementsAre("job.spec.quantization.skip_modules", "job.spec.lora.rank_pattern"));
 }
 
-TEST_F(JobsApi, LaterFeaturesAreUnimplementedByName) {
-  auto tokens = GoodJob();
-  tokens.mutable_job()->mutable_spec()->mutable_lora()->add_new_tokens("<think>");
-  for (const auto& [request, field] : {std::pair{tokens, "job.spec.lora.new_tokens"}}) {
-    const grpc::Status status = TryCreate(request);
-    EXPECT_EQ(status.error_code(), grpc::StatusCode::UNIMPLEMENTED) << field;
-    EXPECT_THAT(status.error_message(), HasSubstr(field));
-    EXPECT_EQ(DetailOf<google::rpc::ErrorInfo>(status).metadata().at("field"), field);
-  }
+TEST_F(JobsApi, NewTokensOfAStartAdapterAreItsOwn) {
+  auto request = GoodJob();
+  request.mutable_job()->mutable_spec()->mutable_lora()->add_new_tokens("<think>");
+  request.mutable_job()->mutable_spec()->set_init_adapter("adapters/other");
+  const grpc::Status status = TryCreate(request);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_THAT(FieldsOf(status), ElementsAre("job.spec.lora.new_tokens"));
 }
 
 TEST_F(JobsApi, ModelAndDatasetMustExist) {
