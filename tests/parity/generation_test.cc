@@ -30,9 +30,9 @@ struct Model {
 
 class Generation : public testing::Test {
  protected:
-  Model Load(bool nf4 = false) {
-    Model m{LoadGoldenModel("tied", nf4), nullptr};
-    m.adapter = LoadGoldenAdapter("tied_adapter", *m.base);
+  Model Load(bool nf4 = false, const std::string& base = "tied", const std::string& adapter = "tied_adapter") {
+    Model m{LoadGoldenModel(base, nf4), nullptr};
+    m.adapter = LoadGoldenAdapter(adapter, *m.base);
     return m;
   }
   c10::InferenceMode no_autograd_;
@@ -104,6 +104,18 @@ TEST_F(Generation, GreedyTokensAreTheLargestLogitsOfTheTrainingForward) {
       const at::Tensor best = TrainingLogits(m, requests[r].prompt_ids, c.tokens).argmax(1);
       for (int64_t i = 0; i < 40; ++i) EXPECT_EQ(c.tokens[i], best[i].item<int64_t>()) << r << " " << i;
       ExpectLogprobs(m, requests[r], c, 2e-5);
+    }
+  }
+}
+
+// Of all linears or of adapted ones; one token at a time over a weight that stays in its 4-bit codes.
+TEST_F(Generation, TrainedBiasesCount) {
+  for (const char* kind : {"bias_all", "bias_lora_only", "bias_dora"}) {
+    for (const bool nf4 : {false, true}) {
+      const Model m = Load(nf4, "kinds/biased", std::string("kinds/") + kind);
+      Generator g(*m.base, m.adapter.get(), Small());
+      Request r = Greedy(Prompt(9, 2), 12);
+      ExpectLogprobs(m, r, MustGenerate(g, {r})[0][0], 1e-4);
     }
   }
 }
