@@ -12,10 +12,10 @@ __device__ __forceinline__ void CopyAsync16(void* to, const void* from, bool val
                "r"(valid ? 16 : 0));
 }
 __device__ __forceinline__ void CommitAsync() { asm volatile("cp.async.commit_group;"); }
-// Until at most kPending of the thread's latest groups are on their way.
+// Until at most kPending of the thread's latest groups are on their way; reads of what the others brought stay behind it.
 template <int kPending>
 __device__ __forceinline__ void WaitAsync() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(kPending));
+  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
 }
 
 }  // namespace finetuned::kernels

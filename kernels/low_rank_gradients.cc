@@ -6,7 +6,7 @@
 #include <algorithm>
 
 #include "kernels/dispatch.h"
-#include "kernels/low_rank_gradients_params.h"
+#include "kernels/low_rank_gradients_internal.h"
 
 namespace finetuned::kernels {
 namespace {
@@ -43,7 +43,7 @@ void CheckPart(const char* op, const LowRankGradientPart& part, const at::Tensor
   CheckTensor(op, "db", part.db_OR, part.b_OR.sizes(), sums, dy.device());
 }
 
-void AddPart(const LowRankGradientPart& part, LowRankGradientsParams* p) {
+void AddPart(const LowRankGradientPart& part, int64_t group_columns, LowRankGradientsParams* p) {
   const int i = p->parts++;
   const int64_t width = part.b_OR.size(0);
   p->b[i] = part.b_OR.const_data_ptr();
@@ -52,7 +52,7 @@ void AddPart(const LowRankGradientPart& part, LowRankGradientsParams* p) {
   p->part_width[i] = static_cast<int32_t>(width);
   p->first_group[i] = p->groups;
   p->first_row[i] = p->width;
-  p->groups += static_cast<int>((width + kGroup - 1) / kGroup);
+  p->groups += static_cast<int>((width + group_columns - 1) / group_columns);
   p->width += static_cast<int>(width);
 }
 
@@ -68,10 +68,9 @@ bool LowRankGradientsFused(const at::Tensor& dy_TO, const std::vector<LowRankGra
   });
 }
 
-void LowRankGradients(const at::Tensor& dy_TO, const at::Tensor& u_TG, const std::vector<LowRankGradientPart>& parts,
-                      double scale, int64_t splits, const at::Tensor& scratch, at::Tensor& du_TG) {
-  const char* op = "LowRankGradients";
-  RECORD_FUNCTION(op, c10::ArrayRef<const c10::IValue>{});
+LowRankGradientsParams CheckLowRankGradients(const char* op, const at::Tensor& dy_TO, const at::Tensor& u_TG,
+                                             const std::vector<LowRankGradientPart>& parts, double scale,
+                                             int64_t splits, const at::Tensor& du_TG) {
   const at::ScalarType type = dy_TO.scalar_type();
   const at::Device device = dy_TO.device();
   TORCH_CHECK(dy_TO.dim() == 2, op, ": dy has shape ", dy_TO.sizes(), ", expected [T, O]");
@@ -81,7 +80,7 @@ void LowRankGradients(const at::Tensor& dy_TO, const at::Tensor& u_TG, const std
     CheckPart(op, part, dy_TO, O);
     ranks += part.b_OR.size(1);
   }
-  LowRankGradientsParams p = {
+  return {
       .dy = dy_TO.data_ptr(),
       .u = u_TG.data_ptr(),
       .du = du_TG.data_ptr(),
@@ -92,17 +91,33 @@ void LowRankGradients(const at::Tensor& dy_TO, const at::Tensor& u_TG, const std
       .scale = static_cast<float>(scale),
       .splits = static_cast<int>(splits),
   };
-  if (T == 0 || parts.empty()) return;
-  const bool rows_apart = AlignedTo(u_TG, 16) && p.u_stride % 8 == 0;
-  if (!rows_apart || !scratch.defined() || !LowRankGradientsFused(dy_TO, parts)) return AsProducts(dy_TO, u_TG, parts, scale, du_TG);
-  p.rank = static_cast<int>(parts[0].b_OR.size(1));
-  for (const LowRankGradientPart& part : parts) AddPart(part, &p);
-  const int64_t of_du = p.groups * T * p.rank, needed = of_du + splits * p.width * p.rank;
-  TORCH_CHECK(splits >= 1 && scratch.defined() && scratch.numel() >= needed && scratch.is_contiguous() &&
+}
+
+bool LowRankInputsFused(const at::Tensor& u_TG) { return AlignedTo(u_TG, 16) && u_TG.stride(0) % 8 == 0; }
+
+void AddLowRankParts(const char* op, const std::vector<LowRankGradientPart>& parts, int64_t group_columns,
+                     const at::Tensor& scratch, LowRankGradientsParams* p) {
+  p->rank = static_cast<int>(parts[0].b_OR.size(1));
+  for (const LowRankGradientPart& part : parts) AddPart(part, group_columns, p);
+  const int64_t of_du = p->groups * p->T * p->rank, needed = of_du + p->splits * int64_t{p->width} * p->rank;
+  const at::Device device = parts[0].b_OR.device();
+  TORCH_CHECK(p->splits >= 1 && scratch.numel() >= needed && scratch.is_contiguous() &&
                   scratch.scalar_type() == at::kFloat && scratch.device() == device,
               op, ": scratch must hold ", needed, " float32 on ", device);
-  p.du_partial = scratch.data_ptr<float>();
-  p.db_partial = p.du_partial + of_du;
+  p->du_partial = scratch.data_ptr<float>();
+  p->db_partial = p->du_partial + of_du;
+}
+
+void LowRankGradients(const at::Tensor& dy_TO, const at::Tensor& u_TG, const std::vector<LowRankGradientPart>& parts,
+                      double scale, int64_t splits, const at::Tensor& scratch, at::Tensor& du_TG) {
+  const char* op = "LowRankGradients";
+  RECORD_FUNCTION(op, c10::ArrayRef<const c10::IValue>{});
+  LowRankGradientsParams p = CheckLowRankGradients(op, dy_TO, u_TG, parts, scale, splits, du_TG);
+  if (p.T == 0 || parts.empty()) return;
+  if (!scratch.defined() || !LowRankInputsFused(u_TG) || !LowRankGradientsFused(dy_TO, parts)) {
+    return AsProducts(dy_TO, u_TG, parts, scale, du_TG);
+  }
+  AddLowRankParts(op, parts, kGroup, scratch, &p);
   OnCuda(op, dy_TO, [&](auto stream) { LowRankGradientsCuda(p, stream); });
 }
 

@@ -191,6 +191,10 @@ void Launch(const LowRankGradientsParams& p, CudaStream stream) {
   cudaFuncSetAttribute(low_rank_gradients_kernel<kRank>, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
   const dim3 grid(static_cast<unsigned>(p.groups), static_cast<unsigned>(p.splits));
   low_rank_gradients_kernel<kRank><<<grid, kThreads, kBytes, stream>>>(p);
+}
+
+template <int kRank>
+void LaunchSum(const LowRankGradientsParams& p, CudaStream stream) {
   const int64_t vectors = (p.T * p.parts + p.width) * (kRank / 4);
   const unsigned blocks = static_cast<unsigned>((vectors + kThreads - 1) / kThreads);
   low_rank_gradients_sum_kernel<kRank><<<blocks, kThreads, 0, stream>>>(p);
@@ -200,6 +204,11 @@ void Launch(const LowRankGradientsParams& p, CudaStream stream) {
 
 void LowRankGradientsCuda(const LowRankGradientsParams& p, CudaStream stream) {
   p.rank == 16 ? Launch<16>(p, stream) : Launch<32>(p, stream);
+  SumLowRankGradientsCuda(p, stream);
+}
+
+void SumLowRankGradientsCuda(const LowRankGradientsParams& p, CudaStream stream) {
+  p.rank == 16 ? LaunchSum<16>(p, stream) : LaunchSum<32>(p, stream);
 }
 
 }  // namespace finetuned::kernels

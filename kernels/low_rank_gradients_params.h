@@ -9,7 +9,7 @@ namespace finetuned::kernels {
 
 inline constexpr int kMaxGradientParts = 3;
 
-// A group is what a block sums over: at most 512 columns of one part.
+// A group is the columns of one part that are summed together: du_partial has a matrix for each.
 struct LowRankGradientsParams {
   const void* dy;  // bfloat16, rows dy_stride apart, like the next two
   const void* u;
@@ -33,5 +33,8 @@ struct LowRankGradientsParams {
 };
 
 void LowRankGradientsCuda(const LowRankGradientsParams& p, CudaStream stream);
+
+// du and dB from the partial sums of the groups and of the splits; what every kernel that writes those ends with.
+void SumLowRankGradientsCuda(const LowRankGradientsParams& p, CudaStream stream);
 
 }  // namespace finetuned::kernels

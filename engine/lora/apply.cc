@@ -4,6 +4,7 @@
 
 #include "engine/plan/low_rank.h"
 #include "kernels/dropout.h"
+#include "kernels/gate_low_rank.h"
 #include "kernels/low_rank_border.h"
 #include "kernels/low_rank_gradients.h"
 
@@ -24,15 +25,14 @@ void AccumulateProduct(at::Tensor gradient, const at::Tensor& a, const at::Tenso
   }
 }
 
-// Calls body(site, its columns of the fused output, its columns of u).
+// Calls body(site, its first column of the fused output, its columns of u).
 template <typename Body>
-void ForEachSite(const Group& group, const at::Tensor& output_TO, const at::Tensor& u_TG,
-                 const Body& body) {
+void ForEachSite(const Group& group, const at::Tensor& u_TG, const Body& body) {
   int64_t first = 0;
   for (size_t i = 0; i < group.sites.size(); ++i) {
     const Site& site = group.sites[i];
     const int64_t rank = site.compute_a_RI.size(0);
-    body(site, Columns(output_TO, group.first_column[i], site.out), Columns(u_TG, first, rank));
+    body(site, group.first_column[i], Columns(u_TG, first, rank));
     first += rank;
   }
 }
@@ -49,6 +49,10 @@ plan::LowRankSums SumsOf(const Group& group, int64_t rows) {
   std::vector<int64_t> widths;
   for (const Site& site : group.sites) widths.push_back(site.out);
   return plan::LowRankSumsOf(widths, group.sites[0].compute_b_OR.size(1), rows);
+}
+
+plan::LowRankSums GateSumsOf(const Group& group, const at::Tensor& dh_TF) {
+  return plan::GateLowRankSumsOf(dh_TF.size(1), group.sites[0].compute_b_OR.size(1), dh_TF.size(0));
 }
 
 std::vector<kernels::LowRankPart> LowRankParts(const Group& group) {
@@ -80,6 +84,17 @@ void UpBackward(const Group& group, double scaling, const at::Tensor& dy_TO, con
   if (group.sites.empty()) return;
   const int64_t splits = SumsOf(group, dy_TO.size(0)).splits;
   kernels::LowRankGradients(dy_TO, u_TG, GradientParts(group), scaling, splits, sums, du_TG);
+}
+
+int64_t GateGradientSums(const Group& group, const at::Tensor& dh_TF, const at::Tensor& gate_up_T2F, const at::Tensor& u_TG) {
+  if (group.sites.empty() || !kernels::GateLowRankFused(dh_TF, gate_up_T2F, u_TG, GradientParts(group))) return 0;
+  return GateSumsOf(group, dh_TF).elements;
+}
+
+void GateUpBackward(const Group& group, double scaling, kernels::Gate gate, const at::Tensor& dh_TF, const at::Tensor& u_TG,
+                    const at::Tensor& sums, at::Tensor& gate_up_T2F, at::Tensor& du_TG) {
+  kernels::GateLowRankBackward(dh_TF, gate_up_T2F, u_TG, GradientParts(group), scaling, GateSumsOf(group, dh_TF).splits,
+                               sums, du_TG, gate);
 }
 
 void AddDownGradients(const Group& group, const at::Tensor& du_TG, const at::Tensor& x_TI) {
@@ -118,22 +133,20 @@ void Down(const Group& group, const at::Tensor& x_TI, const DropoutKey& key, at:
 }
 
 void AddUp(const Group& group, double scaling, const at::Tensor& u_TG, const at::Tensor& y_TO) {
-  ForEachSite(group, y_TO, u_TG, [&](const Site& site, at::Tensor y, const at::Tensor& u) {
-    y.addmm_(u, site.compute_b_OR.t(), 1, scaling);
+  ForEachSite(group, u_TG, [&](const Site& site, int64_t column, const at::Tensor& u) {
+    Columns(y_TO, column, site.out).addmm_(u, site.compute_b_OR.t(), 1, scaling);
   });
 }
 
-void AddBackward(const Group& group, double scaling, const at::Tensor& dy_TO,
-                 const at::Tensor& x_TI, const at::Tensor& u_TG, const DropoutKey& key,
-                 const at::Tensor& sums, at::Tensor& scratch_TI, at::Tensor& du_TG, at::Tensor& dx_TI) {
+void DownBackward(const Group& group, const at::Tensor& du_TG, const at::Tensor& x_TI, const DropoutKey& key,
+                  at::Tensor& scratch_TI, at::Tensor& dx_TI) {
   if (group.sites.empty()) return;
-  UpBackward(group, scaling, dy_TO, u_TG, sums, du_TG);
   if (key.p == 0) {
     AddDownGradients(group, du_TG, x_TI);
     if (dx_TI.defined()) dx_TI.addmm_(du_TG, group.compute_a_GI);
     return;
   }
-  ForEachSite(group, dy_TO, du_TG, [&](const Site& site, const at::Tensor&, const at::Tensor& du) {
+  ForEachSite(group, du_TG, [&](const Site& site, int64_t, const at::Tensor& du) {
     Drop(site, x_TI, key, scratch_TI);
     AccumulateProduct(site.da_RI, du.t(), scratch_TI, site.a_scale);
     if (!dx_TI.defined()) return;

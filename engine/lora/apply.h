@@ -11,6 +11,7 @@
 
 #include "engine/lora/adapter.h"
 #include "kernels/nf4_gemm.h"
+#include "kernels/swiglu.h"
 
 namespace finetuned::lora {
 
@@ -39,6 +40,12 @@ int64_t GradientSums(const Group& group, const at::Tensor& dy_TO);
 void UpBackward(const Group& group, double scaling, const at::Tensor& dy_TO, const at::Tensor& u_TG,
                 const at::Tensor& sums, at::Tensor& du_TG);
 
+// The same of gate and up with the gate's backward before it: gate_up_T2F becomes dy (kernels/gate_low_rank.h).
+// GateGradientSums: elements of `sums`; 0 where no kernel takes both at once, the gate has then its own backward.
+int64_t GateGradientSums(const Group& group, const at::Tensor& dh_TF, const at::Tensor& gate_up_T2F, const at::Tensor& u_TG);
+void GateUpBackward(const Group& group, double scaling, kernels::Gate gate, const at::Tensor& dh_TF, const at::Tensor& u_TG,
+                    const at::Tensor& sums, at::Tensor& gate_up_T2F, at::Tensor& du_TG);
+
 // Adds to the group's dA what x_TI gives without dropout.
 void AddDownGradients(const Group& group, const at::Tensor& du_TG, const at::Tensor& x_TI);
 
@@ -53,10 +60,9 @@ void Down(const Group& group, const at::Tensor& x_TI, const DropoutKey& key, at:
 // y_TO += scaling * u B^T in each site's columns.
 void AddUp(const Group& group, double scaling, const at::Tensor& u_TG, const at::Tensor& y_TO);
 
-// Adds to the group's dA and dB, and, when dx_TI is defined, the gradient of the input to dx_TI.
-// sums, du_TG: scratch. x_TI, u_TG, key as in the forward.
-void AddBackward(const Group& group, double scaling, const at::Tensor& dy_TO,
-                 const at::Tensor& x_TI, const at::Tensor& u_TG, const DropoutKey& key,
-                 const at::Tensor& sums, at::Tensor& scratch_TI, at::Tensor& du_TG, at::Tensor& dx_TI);
+// Adds to the group's dA, and, when dx_TI is defined, the gradient of the input to dx_TI. du_TG of UpBackward;
+// x_TI, key, scratch_TI as in the forward.
+void DownBackward(const Group& group, const at::Tensor& du_TG, const at::Tensor& x_TI, const DropoutKey& key,
+                  at::Tensor& scratch_TI, at::Tensor& dx_TI);
 
 }  // namespace finetuned::lora

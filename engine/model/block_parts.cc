@@ -6,7 +6,6 @@
 #include "kernels/head_norm.h"
 #include "kernels/rms_norm.h"
 #include "kernels/rope.h"
-#include "kernels/swiglu.h"
 
 namespace finetuned::model {
 namespace {
@@ -16,10 +15,6 @@ using format::NormKind;
 
 kernels::HeadNormOptions HeadOptions(const ModelConfig& m) {
   return {.eps = m.rms_norm_eps, .center = m.norm == NormKind::kLayer};
-}
-
-kernels::Gate GateOf(const ModelConfig& m) {
-  return m.activation == format::Activation::kGeluTanh ? kernels::Gate::kGeluTanh : kernels::Gate::kSilu;
 }
 
 // A matrix as one head for each row.
@@ -71,6 +66,10 @@ void Rotate(const PassContext& pass, int64_t layer, at::Tensor& x_THE, int sign)
 
 kernels::ScoreOptions Scores(const ModelConfig& m, int64_t layer) {
   return {m.score_scale(), m.layer_kind(layer).window, m.attention_softcap};
+}
+
+kernels::Gate GateOf(const ModelConfig& m) {
+  return m.activation == format::Activation::kGeluTanh ? kernels::Gate::kGeluTanh : kernels::Gate::kSilu;
 }
 
 void GateForward(const ModelConfig& m, const at::Tensor& gate_up_T2F, at::Tensor& h_TF) {

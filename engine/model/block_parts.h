@@ -8,6 +8,7 @@
 
 #include "engine/model/pass.h"
 #include "kernels/attention_scores.h"
+#include "kernels/swiglu.h"
 
 namespace finetuned::model {
 
@@ -33,6 +34,7 @@ void Rotate(const PassContext& pass, int64_t layer, at::Tensor& x_THE, int sign)
 kernels::ScoreOptions Scores(const format::ModelConfig& model, int64_t layer);
 
 // The gate of the MLP.
+kernels::Gate GateOf(const format::ModelConfig& model);
 void GateForward(const format::ModelConfig& model, const at::Tensor& gate_up_T2F, at::Tensor& h_TF);
 void GateBackward(const format::ModelConfig& model, const at::Tensor& dh_TF, const at::Tensor& gate_up_T2F,
                   at::Tensor& d_gate_up_T2F);

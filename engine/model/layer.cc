@@ -302,11 +302,10 @@ void LayerWork::BackwardMlp(Piece p, const Extended& dx_TD) {
   const Extended gate_up = p.Front(gate_up_P2F_);
   at::Tensor dact = p.Front(Take("backward.act", piece_rows_, m_.intermediate_size));
   const at::Tensor dh = p.Front(Take("backward.h", piece_rows_, m_.hidden_size));
-  at::Tensor dgate_up = gate_up.main(), dx_main = p.Of(dx_TD).main();
+  at::Tensor dx_main = p.Of(dx_TD).main();
   down_.Backward(DAdded(p, dx_TD, mlp_out_PD_, weights_.mlp_post_norm_D, rstd4_P_), p.Front(act_PF_), dact, p.first);
   if (m_.residual_multiplier != 1) dact.mul_(m_.residual_multiplier);
-  GateBackward(m_, dact, gate_up.main(), dgate_up);
-  gate_up_.Backward(gate_up, p.Front(h2_PD_), dh, p.first);
+  gate_up_.BackwardThroughGate(dact, gate_up, p.Front(h2_PD_), dh, p.first);
   NormBackward(m_, dh, parallel() ? p.Of(x_TD_) : p.Front(mid_PD_),
                parallel() ? weights_.input_norm_D : weights_.mlp_norm_D, p.Front(rstd2_P_), /*accumulate=*/true,
                dx_main);

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "engine/model/block_parts.h"
 #include "engine/model/int8_product.h"
 #include "engine/plan/generation.h"
 #include "engine/plan/memory_plan.h"
@@ -134,12 +135,34 @@ at::Tensor Projection::BackwardGain(const at::Tensor& dy_TO, const at::Tensor& x
 }
 
 void Projection::Backward(const Extended& dy_TO, const Extended& x_TI, at::Tensor dx_TI, int64_t first_row) {
-  const at::Tensor x = x_TI.main(), u_TG = x_TI.low(ranks_);
+  const at::Tensor u_TG = x_TI.low(ranks_);
   if (trains_bias()) AddBiasGradients(dy_TO.main());
-  const at::Tensor dy = dora() ? BackwardGain(dy_TO.main(), x, u_TG, first_row) : dy_TO.main();
-  at::Tensor du_TG = dy_TO.low(ranks_);
-  if (Rides()) {
+  const at::Tensor dy = dora() ? BackwardGain(dy_TO.main(), x_TI.main(), u_TG, first_row) : dy_TO.main();
+  if (ranks_ > 0) {
+    at::Tensor du_TG = dy_TO.low(ranks_);
     lora::UpBackward(*group_, scaling_, dy, u_TG, GradientSums(dy), du_TG);
+  }
+  BackwardInput(dy_TO, dy, x_TI, dx_TI, first_row);
+}
+
+void Projection::BackwardThroughGate(const at::Tensor& dh_TF, const Extended& gate_up_TO, const Extended& x_TI,
+                                     at::Tensor dx_TI, int64_t first_row) {
+  const format::ModelConfig& m = pass_.base->config;
+  at::Tensor gate_up = gate_up_TO.main(), du_TG = gate_up_TO.low(ranks_);
+  const at::Tensor sums = GateSums(dh_TF, gate_up_TO, x_TI);
+  if (!sums.defined()) {
+    GateBackward(m, dh_TF, gate_up, gate_up);
+    return Backward(gate_up_TO, x_TI, dx_TI, first_row);
+  }
+  lora::GateUpBackward(*group_, scaling_, GateOf(m), dh_TF, x_TI.low(ranks_), sums, gate_up, du_TG);
+  if (trains_bias()) AddBiasGradients(gate_up);
+  BackwardInput(gate_up_TO, gate_up, x_TI, dx_TI, first_row);
+}
+
+void Projection::BackwardInput(const Extended& dy_TO, const at::Tensor& dy, const Extended& x_TI, at::Tensor dx_TI,
+                               int64_t first_row) {
+  const at::Tensor x = x_TI.main(), du_TG = dy_TO.low(ranks_);
+  if (Rides()) {
     if (dx_TI.defined()) at::mm_out(dx_TI, dy_TO.With(ranks_), Weight().narrow(1, 0, linear_.in()));
     lora::AddDownGradients(*group_, du_TG, x);
     return;
@@ -147,14 +170,22 @@ void Projection::Backward(const Extended& dy_TO, const Extended& x_TI, at::Tenso
   if (dx_TI.defined()) Multiply(drops_dora() ? dy_TO.main() : dy, /*transposed=*/true, dx_TI);
   if (ranks_ == 0) return;
   at::Tensor dropped = Dropped(x);
-  lora::AddBackward(*group_, scaling_, dy, x, u_TG, Key(first_row), GradientSums(dy), dropped, du_TG, dx_TI);
+  lora::DownBackward(*group_, du_TG, x, Key(first_row), dropped, dx_TI);
   // The frozen product has had dy: what is missing is (gain - 1) dy, by way of the masks.
   if (drops_dora() && dx_TI.defined()) AddDropped(dy.sub_(dy_TO.main()), first_row, dx_TI);
 }
 
 at::Tensor Projection::GradientSums(const at::Tensor& dy_TO) const {
-  const int64_t n = pass_.fused_gradients ? lora::GradientSums(*group_, dy_TO) : 0;
-  return n > 0 ? pass_.workspace->Take("lora_gradients", 0, {n}, at::kFloat) : at::Tensor();
+  return TakeSums(pass_.fused_gradients ? lora::GradientSums(*group_, dy_TO) : 0);
+}
+
+at::Tensor Projection::GateSums(const at::Tensor& dh_TF, const Extended& gate_up_TO, const Extended& x_TI) const {
+  if (ranks_ == 0 || dora() || !pass_.fused_gradients) return {};
+  return TakeSums(lora::GateGradientSums(*group_, dh_TF, gate_up_TO.main(), x_TI.low(ranks_)));
+}
+
+at::Tensor Projection::TakeSums(int64_t elements) const {
+  return elements > 0 ? pass_.workspace->Take("lora_gradients", 0, {elements}, at::kFloat) : at::Tensor();
 }
 
 void Projection::Multiply(const at::Tensor& x, bool transposed, at::Tensor& y) {

@@ -47,6 +47,9 @@ class Projection {
 
   // Adds to the gradients of the adapters. dx_TI undefined: only these.
   void Backward(const Extended& dy_TO, const Extended& x_TI, at::Tensor dx_TI, int64_t first_row);
+  // Of gate and up, from the gradient of what the MLP's gate made of them: gate_up_TO becomes its own gradient.
+  void BackwardThroughGate(const at::Tensor& dh_TF, const Extended& gate_up_TO, const Extended& x_TI, at::Tensor dx_TI,
+                           int64_t first_row);
 
  private:
   // The adapters ride on the frozen product: one matrix holds W, A and B.
@@ -56,6 +59,8 @@ class Projection {
   bool drops_dora() const { return dora() && pass_.dropout.p > 0; }
   // z = d W^T, and in it s u B^T; 0 in columns without an adapter. Takes dora.gradient.
   at::Tensor DroppedProduct(const at::Tensor& x_TI, int64_t first_row);
+  // What follows du and dB: dx and dA. dy: dy_TO, with DoRA its gradient behind the gain.
+  void BackwardInput(const Extended& dy_TO, const at::Tensor& dy, const Extended& x_TI, at::Tensor dx_TI, int64_t first_row);
   // dx += dropout'(gradient W) by sites.
   void AddDropped(const at::Tensor& gradient_TO, int64_t first_row, at::Tensor& dx_TI);
   at::Tensor BackwardGain(const at::Tensor& dy_TO, const at::Tensor& x_TI, const at::Tensor& u_TG, int64_t first_row);
@@ -73,6 +78,9 @@ class Projection {
   // Rides(): [O + G, I + G]. Otherwise [O, I].
   at::Tensor Weight();
   at::Tensor GradientSums(const at::Tensor& dy_TO) const;
+  // Undefined: the gate has a backward of its own.
+  at::Tensor GateSums(const at::Tensor& dh_TF, const Extended& gate_up_TO, const Extended& x_TI) const;
+  at::Tensor TakeSums(int64_t elements) const;
   lora::DropoutKey Key(int64_t first_row) const;
   at::Tensor Dropped(const at::Tensor& x_TI) const;
 

@@ -16,6 +16,7 @@
 #include "kernels/dropout.h"
 #include "kernels/embedding.h"
 #include "kernels/finite.h"
+#include "kernels/gate_low_rank.h"
 #include "kernels/low_rank_gradients.h"
 #include "kernels/nf4.h"
 #include "kernels/rms_norm.h"
@@ -106,6 +107,15 @@ void RunNorm(const Bench& bench, const Model& m) {
             [&] { RmsNormBackward(delta, x, w, rstd, true, y); });
 }
 
+// Adapters on gate and up.
+std::vector<LowRankGradientPart> GateUpParts(const Model& m, int64_t rank) {
+  std::vector<LowRankGradientPart> parts;
+  for (int64_t i = 0; i < 2; ++i) {
+    parts.push_back({Random({m.F, rank}, kBf16), Random({m.F, rank}, at::kFloat), i * m.F});
+  }
+  return parts;
+}
+
 // Of the fused MLP input, whose gradient is the widest; beside it what LibTorch's products take.
 void RunLowRankGradients(const Bench& bench, const Model& m) {
   if (!bench.Wants("low_rank_gradients")) return;
@@ -114,10 +124,7 @@ void RunLowRankGradients(const Bench& bench, const Model& m) {
   const Tensor dy = Random({m.T, 2 * m.F + 32}, kBf16).narrow(1, 0, 2 * m.F), u = Random({m.T, 2 * kRank}, kBf16);
   Tensor du = Empty({m.T, 2 * kRank}, kBf16);
   const Tensor scratch = Empty({(groups * m.T + splits * 2 * m.F) * kRank}, at::kFloat);
-  std::vector<LowRankGradientPart> parts;
-  for (int64_t i = 0; i < 2; ++i) {
-    parts.push_back({Random({m.F, kRank}, kBf16), Random({m.F, kRank}, at::kFloat), i * m.F});
-  }
+  const std::vector<LowRankGradientPart> parts = GateUpParts(m, kRank);
   const double bytes = 2.0 * m.T * 2 * m.F;
   const std::string shape = Shape(m, m.T, 2 * m.F);
   bench.Run("low_rank_gradients", shape, bytes, [&] { LowRankGradients(dy, u, parts, 2, splits, scratch, du); });
@@ -128,6 +135,25 @@ void RunLowRankGradients(const Bench& bench, const Model& m) {
       at::addmm_out(du_part, du_part, of_part, parts[i].b_OR, 0, 2);
       at::addmm_out(db, db, of_part.t(), u.narrow(1, i * kRank, kRank), at::kFloat, 1, 2);
     }
+  });
+}
+
+// In place, so that its input changes from call to call; beside it the two ops that it replaces.
+void RunGateLowRank(const Bench& bench, const Model& m) {
+  if (!bench.Wants("gate_low_rank")) return;
+  constexpr int64_t kRank = 16;
+  const int64_t blocks = (m.F + 511) / 512, splits = std::max<int64_t>(1, 264 / blocks);
+  const Tensor dh = Random({m.T, m.F}, kBf16), u = Random({m.T, 2 * kRank}, kBf16);
+  Tensor gate_up = Random({m.T, 2 * m.F + 32}, kBf16).narrow(1, 0, 2 * m.F), du = Empty({m.T, 2 * kRank}, kBf16);
+  const Tensor scratch = Empty({(2 * blocks * m.T + splits * 2 * m.F) * kRank}, at::kFloat);
+  const std::vector<LowRankGradientPart> parts = GateUpParts(m, kRank);
+  const double row = 2.0 * m.T * m.F;
+  const std::string shape = Shape(m, m.T, m.F);
+  bench.Run("gate_low_rank", shape, 5 * row, [&] { GateLowRankBackward(dh, gate_up, u, parts, 2, splits, scratch, du); });
+  const int64_t groups = 2 * ((m.F + 511) / 512), of_two = std::max<int64_t>(1, 264 / groups);
+  bench.Run("gate_low_rank as two ops", shape, 5 * row, [&] {
+    SwigluBackward(dh, gate_up, gate_up);
+    LowRankGradients(gate_up, u, parts, 2, of_two, scratch, du);
   });
 }
 
@@ -262,6 +288,7 @@ int main(int argc, char** argv) {
   for (const k::Model& m : k::kModels) {
     k::RunNorm(bench, m);
     k::RunLowRankGradients(bench, m);
+    k::RunGateLowRank(bench, m);
     k::RunRope(bench, m);
     k::RunSwiglu(bench, m);
     k::RunCrossEntropy(bench, m);
