@@ -6,15 +6,17 @@
 namespace finetuned::cli {
 namespace {
 
-// What was probably meant by the first word that is no command; "" when nothing is near.
-std::string NearestCommand(const CLI::App& cli) {
+// The first word when it is no command, and what was probably meant; "" when a command was given, or none at all.
+std::string UnknownCommand(const CLI::App& cli) {
   const std::vector<std::string> left = cli.remaining();
-  if (left.empty() || !cli.get_subcommands().empty()) return "";
+  if (left.empty() || left.front().front() == '-' || !cli.get_subcommands().empty()) return "";
   std::vector<std::string> known;
   for (const CLI::App* command : cli.get_subcommands([](const CLI::App*) { return true; })) {
     known.push_back(command->get_name());
   }
-  return spec::Nearest(left.front(), known);
+  const std::string near = spec::Nearest(left.front(), known);
+  return "finetune: unknown command " + left.front() +
+         (near.empty() ? "\n  see what there is: finetune --help" : "\n  did you mean: finetune " + near);
 }
 
 int Main(int argc, char** argv) {
@@ -25,9 +27,9 @@ int Main(int argc, char** argv) {
   try {
     cli.parse(argc, argv);
   } catch (const CLI::ParseError& e) {
-    const std::string near = NearestCommand(cli);
-    if (!near.empty()) {
-      std::cerr << "finetune: unknown command " << cli.remaining().front() << "\n  did you mean: finetune " << near << "\n";
+    const std::string unknown = UnknownCommand(cli);
+    if (!unknown.empty()) {
+      std::cerr << unknown << "\n";
       return kUsage;
     }
     return cli.exit(e) == 0 ? kOk : kUsage;  // 0: --help, --version

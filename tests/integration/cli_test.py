@@ -39,6 +39,8 @@ def check_exit_codes(daemon, rows):
     # 2: usage and input, each with what to do.
     typo = daemon.cli("wtach", "good", check=False)
     assert typo.returncode == 2 and "did you mean: finetune watch" in typo.stderr, typo.stderr
+    nonsense = daemon.cli("xyzzy", check=False)
+    assert nonsense.returncode == 2 and "finetune --help" in nonsense.stderr, nonsense.stderr
     assert code(daemon, "ls", "--no-such-option") == 2
     assert code(daemon, "submit", "/no/such/file.yaml") == 2
     assert code(daemon, *run, "--rank", -1) == 2

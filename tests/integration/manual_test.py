@@ -4,7 +4,9 @@
     ```bash run fails     must fail
     ```jsonl file=NAME    is written to NAME first (so is yaml); other blocks are only text
 
-Every relative link of every page must lead to a file.
+Every relative link of every page must lead to a file; every `finetune ...` in code, run or not, must be a command of the
+client with flags that it has; yaml blocks without file= that are configuration must be accepted by the daemon but for files that only
+the reader has.
 
 Usage: manual_test.py BUILD_DIR [PAGE...]. Exit code 77: skipped, the model is not installed.
 """
@@ -14,6 +16,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import tempfile
 import time
 
 import harness
@@ -27,6 +30,64 @@ def check_links(page):
     for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text):
         if not re.match(r"\w+:", target):
             assert (page.parent / target).exists(), f"{page.name}: the link {target} leads nowhere"
+
+
+class Client:
+    """What the client's --help knows."""
+
+    def __init__(self, build_dir):
+        self.program = pathlib.Path(build_dir).resolve() / "bin/finetune"
+        self.texts = {}
+        self.commands = set(re.findall(r"^  ([a-z]+) ", self.help(), re.M))
+
+    def help(self, *command):
+        """None when there is no such command."""
+        if command not in self.texts:
+            done = subprocess.run([self.program, *command, "--help"], capture_output=True, text=True)
+            self.texts[command] = done.stdout if done.returncode == 0 else None
+        return self.texts[command]
+
+    def problem(self, words):
+        """What is wrong with `finetune WORDS...`, or None. Values of flags are not looked at."""
+        while words and words[0].startswith("--"):  # of the client itself, with their values
+            words = words[2:]
+        if not words or not re.fullmatch(r"[a-z]+", words[0]):
+            return None
+        if words[0] not in self.commands:
+            return f"no command {words[0]}"
+        text = self.help(*words[:2]) if words[0] == "run" and len(words) > 1 else self.help(words[0])
+        for flag in re.findall(r"(?<![^ \[(])-{1,2}[A-Za-z][a-z0-9-]*", " ".join(words[1:])):
+            if not re.search(rf"(?<![\w-]){flag}(?![\w-])", text or ""):
+                return f"no flag {flag}"
+        return None
+
+
+def check_commands(client, page):
+    """Returns how many there were."""
+    text = page.read_text()
+    code = [body for _, body in re.findall(r"^```([^\n]*)\n(.*?)^```$", text, re.M | re.S)]
+    code += re.findall(r"`([^`]+)`", re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S))
+    count = 0
+    for piece in code:
+        for line in piece.replace("\\\n", " ").splitlines():
+            for command in re.findall(r"(?<![\w/.-])finetune ([^#;|>]*)", line):
+                problem = client.problem(command.replace("'", "").split())
+                assert problem is None, f"{page.name}: {problem}: finetune {command}"
+                count += 1
+    return count
+
+
+def check_configuration(build_dir, page):
+    """Blocks of the daemon's configuration, by their first key."""
+    for body in re.findall(r"^```yaml\n(.*?)^```$", page.read_text(), re.M | re.S):
+        if re.match(r"(state_dir|socket|models|tcp|worker|slurm|web|metrics|access|quotas):", body):
+            with tempfile.TemporaryDirectory() as folder:
+                file = pathlib.Path(folder) / "config.yaml"
+                file.write_text(body)
+                done = subprocess.run([pathlib.Path(build_dir) / "bin/finetuned", "--check-config", "--config", file],
+                                      capture_output=True, text=True)
+            only_absent = re.search(r"does not exist|cannot be read", done.stderr)  # files of the reader's machine
+            assert done.returncode == 0 or only_absent, f"{page.name}:\n{body}{done.stderr}"
 
 
 def run_page(daemon, page):
@@ -52,8 +113,13 @@ def run_page(daemon, page):
 
 def main():
     pages = [DOCS / name for name in sys.argv[2:]] or sorted(DOCS.rglob("*.md")) + [harness.ROOT / "README.md"]
+    client = Client(sys.argv[1])
+    commands = 0
     for page in pages:
         check_links(page)
+        commands += check_commands(client, page)
+        check_configuration(sys.argv[1], page)
+    print(f"{commands} commands of {len(pages)} pages exist, with their flags")
     if not harness.have_model():
         print("skipped: SmolLM2 is not in .deps/models (deploy/install_deps.sh --model)")
         return 77
