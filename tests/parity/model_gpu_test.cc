@@ -43,7 +43,8 @@ Outcome Compute(const std::string& name, const model::LoadOptions& options, cons
   const auto base = Load(GoldenPath(name), options);
   const auto adapter = LoadGoldenAdapter(adapter_name.empty() ? name + "_adapter" : adapter_name, *base);
   adapter->RefreshCompute();
-  const data::PackedBatch packed = GoldenBatch(ReadTensors(GoldenPath(name + ".safetensors")));
+  const std::string& golden = adapter_name.empty() ? name : adapter_name;
+  const data::PackedBatch packed = GoldenBatch(ReadTensors(GoldenPath(golden + ".safetensors")));
   const auto batch = model::Upload(packed, options.device);
   model::Decoder decoder(*base, *adapter, how);
   Outcome out;
@@ -139,21 +140,22 @@ TEST_P(ModelGpu, RecomputingActivationsGivesTheSameBits) {
 // In float32, so that only the order of sums differs; 8-bit bases are also compared in bfloat16, by their logits.
 TEST(AdapterKindsGpu, EqualTheCpuOnEveryBase) {
   if (!at::hasCUDA()) GTEST_SKIP() << "no CUDA device";
-  for (const char* kind : {"patterns", "dora", "dora_patterns", "modules"}) {
+  for (const char* kind : {"patterns", "dora", "dora_patterns", "modules", "bias_all", "bias_lora_only", "bias_dora"}) {
+    const std::string base = std::string(kind).starts_with("bias") ? "kinds/biased" : "untied";
     for (const plan::BaseFormat format : {plan::BaseFormat::kCompute, plan::BaseFormat::kNf4, plan::BaseFormat::kFp4,
                                           plan::BaseFormat::kInt8, plan::BaseFormat::kFp8}) {
       SCOPED_TRACE(std::string(kind) + " on " + plan::BaseFormatName(format));
       const std::string adapter = std::string("kinds/") + kind;
-      const Outcome truth = Compute("untied", {at::kCPU, at::kFloat, format}, {}, adapter);
-      const Outcome ours = Compute("untied", {at::kCUDA, at::kFloat, format}, {}, adapter);
+      const Outcome truth = Compute(base, {at::kCPU, at::kFloat, format}, {}, adapter);
+      const Outcome ours = Compute(base, {at::kCUDA, at::kFloat, format}, {}, adapter);
       EXPECT_LT(RelativeError(ours.logits, truth.logits), 1e-4);
       EXPECT_NEAR(ours.loss, truth.loss, 1e-4);
       for (const auto& [key, grad] : truth.grads) EXPECT_LT(RelativeError(ours.grads.at(key), grad), 1e-3) << key;
-      const Outcome narrow = Compute("untied", {at::kCUDA, at::kBFloat16, format}, {.recompute_activations = true}, adapter);
+      const Outcome narrow = Compute(base, {at::kCUDA, at::kBFloat16, format}, {.recompute_activations = true}, adapter);
       EXPECT_LT(RelativeError(narrow.logits, truth.logits), 0.05);
       EXPECT_NEAR(narrow.loss, truth.loss, 0.05);
       if (format != plan::BaseFormat::kInt8) continue;
-      const Outcome int8 = Compute("untied", {at::kCUDA, at::kBFloat16, format, plan::MatmulPrecision::kCompute, true, 6}, {}, adapter);
+      const Outcome int8 = Compute(base, {at::kCUDA, at::kBFloat16, format, plan::MatmulPrecision::kCompute, true, 6}, {}, adapter);
       EXPECT_LT(RelativeError(int8.logits, truth.logits), 0.08);
       EXPECT_NEAR(int8.loss, truth.loss, 0.05);
     }
