@@ -18,6 +18,7 @@ EXPECTED = [
     "usr/lib/systemd/system/finetuned.service", "usr/lib/sysusers.d/finetuned.conf", "usr/lib/tmpfiles.d/finetuned.conf",
     "usr/share/finetuned/prometheus.yml", "usr/share/finetuned/alert_rules.yml", "usr/share/finetuned/finetuned.json",
     "usr/share/finetuned/libtorch.txt", "usr/share/doc/finetuned/docs/index.md", "etc/finetuned/config.yaml",
+    "usr/share/doc/finetuned/docs/memory_plan.svg", "usr/share/doc/finetuned/deploy/examples/sft.yaml",
 ]
 
 
