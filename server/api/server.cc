@@ -19,6 +19,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "server/api/adapters_service.h"
+#include "server/api/admitted_service.h"
 #include "server/api/audit_interceptor.h"
 #include "server/api/daemon_service.h"
 #include "server/api/datasets_service.h"
@@ -37,6 +38,7 @@ constexpr absl::Duration kHealthInterval = absl::Seconds(1);
 constexpr int kMinPingIntervalMs = 20'000;   // clients ping every 30 s
 constexpr int kKeepaliveMs = 60'000;         // find dead peers
 constexpr int kKeepaliveTimeoutMs = 20'000;
+constexpr int kWindowBytes = 16 << 10;
 constexpr unsigned kCertificateSeconds = 2;  // changed certificate files are seen within this time
 
 // Linking gRPC's reflection library puts it on every server; this takes it off one again.
@@ -57,31 +59,44 @@ class InProcess : public auth::Authenticator {
 
 // The services of one listener: they differ in who calls.
 struct ServiceSet {
-  explicit ServiceSet(const Front& front)
-      : jobs(front), datasets(front), adapters(front), rewards(front), daemon(front) {}
+  ServiceSet(const Front& front, Admission* admission)
+      : jobs(front), datasets(front), adapters(front), rewards(front), daemon(front) {
+    for (const auto& [name, service] : std::initializer_list<std::pair<const char*, grpc::Service*>>{
+             {"Jobs", &jobs}, {"Datasets", &datasets}, {"Adapters", &adapters}, {"Rewards", &rewards}, {"Daemon", &daemon}}) {
+      admitted.push_back(std::make_unique<AdmittedService>(
+          *v1::Job::descriptor()->file()->pool()->FindServiceByName(absl::StrCat("finetuned.v1.", name)), service, admission));
+    }
+  }
   void Register(grpc::ServerBuilder* builder) {
-    builder->RegisterService(&jobs);
-    builder->RegisterService(&datasets);
-    builder->RegisterService(&adapters);
-    builder->RegisterService(&rewards);
-    builder->RegisterService(&daemon);
+    for (const auto& service : admitted) builder->RegisterService(service.get());
   }
   JobsService jobs;
   DatasetsService datasets;
   AdaptersService adapters;
   RewardsService rewards;
   DaemonService daemon;
+  std::vector<std::unique_ptr<AdmittedService>> admitted;
 };
 
-// `memory` is shared by all listeners.
+// `memory` is shared by all listeners: gRPC's own buffers. What bounds messages is the admission.
 void SetLimits(const config::LimitsConfig& limits, const grpc::ResourceQuota& memory, grpc::ServerBuilder* builder) {
   builder->SetResourceQuota(memory);
   builder->SetMaxReceiveMessageSize(static_cast<int>(limits.max_message_bytes));
   builder->AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, static_cast<int>(limits.max_streams_per_connection));
+  // What a stream may send before its message is asked for: kept small, and so for good.
+  builder->AddChannelArgument(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, kWindowBytes);
+  builder->AddChannelArgument(GRPC_ARG_HTTP2_BDP_PROBE, 0);
   builder->AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, kMinPingIntervalMs);
   builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
   builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveMs);
   builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveTimeoutMs);
+}
+
+Admission::Options MessageLimits(const config::LimitsConfig& limits) {
+  Admission::Options options;
+  options.total_bytes = limits.max_rpc_memory_bytes;
+  options.message_bytes = limits.max_message_bytes;
+  return options;
 }
 
 absl::Status CheckPem(const std::string& key, const std::string& path) {
@@ -130,7 +145,7 @@ absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> TcpCredentials(const co
 
 class Server::Impl {
  public:
-  explicit Impl(const jobs::Daemon& daemon) : shared_(daemon), memory_("finetuned") {
+  explicit Impl(const jobs::Daemon& daemon) : shared_(daemon), admission_(MessageLimits(daemon.config->limits)), memory_("finetuned") {
     memory_.Resize(static_cast<size_t>(daemon.config->limits.max_rpc_memory_bytes));
     shared_.on_drain = [this] { BeginDrain(); };
     const config::AuditConfig& audit = daemon.config->audit;
@@ -151,7 +166,8 @@ class Server::Impl {
   absl::Status StartUnix();
   absl::Status StartLocal();
   absl::Status StartTcp();
-  void Audit(const auth::Authenticator* authenticator, grpc::ServerBuilder* builder);
+  // Every server needs it; `authenticator` is for the audit log, nullptr: what this server does is not of interest.
+  void Intercept(const auth::Authenticator* authenticator, grpc::ServerBuilder* builder);
   void AuditOwn(const std::string& method, const absl::Status& status);
   void SetHealth(const std::string& service, bool serving);
   void UpdateHealth();
@@ -162,6 +178,7 @@ class Server::Impl {
   std::unique_ptr<auth::UnixListener> unix_listener_;
   std::unique_ptr<auth::TcpAuthenticator> tcp_authenticator_;
   InProcess in_process_;
+  Admission admission_;  // outlives the servers
   grpc::ResourceQuota memory_;
   std::unique_ptr<ServiceSet> unix_services_, tcp_services_, local_services_;
   std::unique_ptr<grpc::Server> unix_server_, tcp_server_, local_server_;
@@ -174,10 +191,12 @@ class Server::Impl {
   std::thread health_;
 };
 
-void Server::Impl::Audit(const auth::Authenticator* authenticator, grpc::ServerBuilder* builder) {
-  if (!audit_.has_value()) return;
+void Server::Impl::Intercept(const auth::Authenticator* authenticator, grpc::ServerBuilder* builder) {
   std::vector<std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>> interceptors;
-  interceptors.push_back(MakeAuditInterceptor(&*audit_, authenticator));
+  interceptors.push_back(MakeAdmissionInterceptor(&admission_));
+  if (audit_.has_value() && authenticator != nullptr) {
+    interceptors.push_back(MakeAuditInterceptor(&*audit_, authenticator));
+  }
   builder->experimental().SetInterceptorCreators(std::move(interceptors));
 }
 
@@ -207,11 +226,11 @@ absl::Status Server::Impl::StartUnix() {
   auto listener = auth::UnixListener::Create(std::move(options));
   if (!listener.ok()) return listener.status();
   unix_listener_ = *std::move(listener);
-  unix_services_ = std::make_unique<ServiceSet>(Front{&shared_, unix_listener_.get()});
+  unix_services_ = std::make_unique<ServiceSet>(Front{&shared_, unix_listener_.get()}, &admission_);
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   grpc::ServerBuilder builder;
   SetLimits(config.limits, memory_, &builder);
-  Audit(unix_listener_.get(), &builder);
+  Intercept(unix_listener_.get(), &builder);
   unix_services_->Register(&builder);
   unix_server_ = builder.BuildAndStart();
   if (unix_server_ == nullptr) return absl::InternalError("the gRPC server of the Unix socket did not start");
@@ -231,11 +250,11 @@ absl::Status Server::Impl::StartTcp() {
     tokens = *std::move(read);
   }
   tcp_authenticator_ = std::make_unique<auth::TcpAuthenticator>(std::move(tokens));
-  tcp_services_ = std::make_unique<ServiceSet>(Front{&shared_, tcp_authenticator_.get()});
+  tcp_services_ = std::make_unique<ServiceSet>(Front{&shared_, tcp_authenticator_.get()}, &admission_);
   grpc::ServerBuilder builder;
   builder.SetOption(std::make_unique<WithoutReflection>());
   SetLimits(config.limits, memory_, &builder);
-  Audit(tcp_authenticator_.get(), &builder);
+  Intercept(tcp_authenticator_.get(), &builder);
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
   builder.AddListeningPort(config.tcp.address, *credentials, &tcp_port_);
   tcp_services_->Register(&builder);
@@ -248,10 +267,11 @@ absl::Status Server::Impl::StartTcp() {
 
 // Listens nowhere: reached by InProcessChannel.
 absl::Status Server::Impl::StartLocal() {
-  local_services_ = std::make_unique<ServiceSet>(Front{&shared_, &in_process_});
+  local_services_ = std::make_unique<ServiceSet>(Front{&shared_, &in_process_}, &admission_);
   grpc::ServerBuilder builder;
   builder.SetOption(std::make_unique<WithoutReflection>());
   SetLimits(shared_.daemon.config->limits, memory_, &builder);
+  Intercept(nullptr, &builder);
   local_services_->Register(&builder);
   local_server_ = builder.BuildAndStart();
   return local_server_ != nullptr ? absl::OkStatus()

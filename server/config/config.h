@@ -94,7 +94,8 @@ struct LimitsConfig {
   int64_t max_chunk_bytes = 1 << 20;              // of one piece of an upload or download
   int64_t max_dataset_bytes = int64_t{8} << 30;   // of one dataset
   int64_t max_streams_per_connection = 128;       // calls at once over one connection
-  // Buffers of all connections and calls together: above it gRPC reads no further and lets go of idle connections.
+  // Messages that are being sent or answered, of all connections together: a call's message is asked for when there is
+  // room for two of the largest. Uploads and reward workers hold as much each, and half of it all at most (16 at once).
   int64_t max_rpc_memory_bytes = 512 << 20;
   int64_t max_watchers = 1000;                    // open WatchJob streams
   // Less free space in the state directory: new jobs and uploads are refused.
