@@ -109,8 +109,8 @@ void WaitUntilDrained(const Wakers& wakers, const config::Environment& environme
 }
 
 // Where jobs run.
-absl::StatusOr<std::unique_ptr<supervisor::WorkerControl>> MakeBackend(const config::Config& config, const store::Layout& layout,
-                                                                       supervisor::WorkerEvents* events) {
+absl::StatusOr<std::unique_ptr<supervisor::Backend>> MakeBackend(const config::Config& config, const store::Layout& layout,
+                                                                 supervisor::WorkerEvents* events) {
   if (config.worker.backend == "slurm") {
     const config::SlurmConfig& slurm = config.slurm;
     return std::make_unique<supervisor::Slurm>(

@@ -65,7 +65,7 @@ JobManager::JobManager(Options options, store::Store* store, metrics::Metrics* m
 
 JobManager::~JobManager() { Stop(); }
 
-absl::Status JobManager::Start(supervisor::WorkerControl* control) { return loop_->Start(control); }
+absl::Status JobManager::Start(supervisor::Backend* backend) { return loop_->Start(backend); }
 void JobManager::Stop() { loop_->Stop(); }
 
 absl::StatusOr<v1::Job> JobManager::CreateJob(v1::Job job, const std::string& job_id, const Caller& caller) {

@@ -21,7 +21,7 @@
 #include "server/queue/scheduler.h"
 #include "server/rewards/hub.h"
 #include "server/store/store.h"
-#include "server/supervisor/supervisor.h"
+#include "server/supervisor/backend.h"
 
 // The one object the API calls about jobs.
 namespace finetuned::jobs {
@@ -87,8 +87,8 @@ class JobManager : private supervisor::WorkerEvents {
   JobManager(Options options, store::Store* store, metrics::Metrics* metrics);
   ~JobManager();
 
-  // Takes over the queue from the store and starts the scheduler. `control` must outlive Stop().
-  absl::Status Start(supervisor::WorkerControl* control);
+  // Takes over the queue from the store and starts the scheduler. `backend` must outlive Stop().
+  absl::Status Start(supervisor::Backend* backend);
   // Ends the scheduler's thread without waiting for jobs; watchers get UNAVAILABLE. Idempotent.
   void Stop();
   supervisor::WorkerEvents* worker_events() { return this; }

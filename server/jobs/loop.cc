@@ -58,8 +58,8 @@ JobManager::Loop::~Loop() { Stop(); }
 
 absl::Status JobManager::Loop::Stopped() { return Draining(); }
 
-absl::Status JobManager::Loop::Start(supervisor::WorkerControl* control) {
-  control_ = control;
+absl::Status JobManager::Loop::Start(supervisor::Backend* backend) {
+  backend_ = backend;
   if (absl::Status status = Boot(); !status.ok()) return status;
   ended_ = false;
   thread_ = std::thread([this] { Run(); });
@@ -307,7 +307,7 @@ void JobManager::Loop::AfterCommit(const store::WriteBatch& batch, const std::ve
   FT_FAILPOINT("loop.commit.published");
   if (said_ > acknowledged_) {
     acknowledged_ = said_;
-    control_->Acknowledge(said_);
+    backend_->Acknowledge(said_);
     FT_FAILPOINT("loop.commit.acknowledged");
   }
   for (const queue::Action& action : actions) {
@@ -352,20 +352,20 @@ void JobManager::Loop::Act(const queue::Action& action) {
   if (std::holds_alternative<queue::StartWorker>(action)) {
     FT_FAILPOINT("loop.act.start_worker");
     said_ = acknowledged_ = 0;
-    worker_ = control_->Start();
+    worker_ = backend_->Start();
   } else if (std::holds_alternative<queue::StopWorker>(action)) {
     FT_FAILPOINT("loop.act.stop_worker");
-    control_->Shutdown();
+    backend_->Shutdown();
   } else if (const auto* kill = std::get_if<queue::KillWorker>(&action)) {
     FT_FAILPOINT("loop.act.kill_worker");
-    control_->Kill(kill->why);
+    backend_->Kill(kill->why);
   } else if (const auto* run = std::get_if<queue::RunJob>(&action)) {
     FT_FAILPOINT("loop.act.run_job");
     SendRun(run->job);
     FT_FAILPOINT("loop.act.job_sent");
   } else if (const auto* signal = std::get_if<queue::SignalJob>(&action)) {
     FT_FAILPOINT("loop.act.signal");
-    control_->Signal(ToSignal(*signal));
+    backend_->Signal(ToSignal(*signal));
     FT_FAILPOINT("loop.act.signalled");
   } else if (std::holds_alternative<queue::Drained>(action)) {
     FT_FAILPOINT("loop.act.drained");

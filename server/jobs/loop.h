@@ -27,7 +27,7 @@ class JobManager::Loop {
   Loop(Options options, store::Store* store, metrics::Metrics* metrics, EventBus* bus);
   ~Loop();
 
-  absl::Status Start(supervisor::WorkerControl* control);
+  absl::Status Start(supervisor::Backend* backend);
   void Stop();
 
   // Runs `task` on the thread; false when it has ended.
@@ -169,7 +169,7 @@ class JobManager::Loop {
   store::Store* const store_;
   metrics::Metrics* const metrics_;
   EventBus* const bus_;
-  supervisor::WorkerControl* control_ = nullptr;
+  supervisor::Backend* backend_ = nullptr;
   queue::Scheduler scheduler_;
   rewards::RewardHub rewards_;
 

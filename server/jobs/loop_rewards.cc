@@ -9,7 +9,7 @@ namespace finetuned::jobs {
 
 rewards::RewardHub::Host JobManager::Loop::RewardHost() {
   rewards::RewardHub::Host host;
-  host.answer = [this](const internal::v1::RewardAnswer& answer) { control_->Reward(answer); };
+  host.answer = [this](const internal::v1::RewardAnswer& answer) { backend_->Reward(answer); };
   host.worker_lost = [this](const std::string& job, absl::Duration waited) {
     Post([this, job, waited] {
       const queue::Input input = queue::RewardWorkerLost{

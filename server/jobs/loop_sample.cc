@@ -45,7 +45,7 @@ absl::StatusOr<int64_t> JobManager::Loop::Sample(internal::v1::RunSample sample,
 
 void JobManager::Loop::SendWaitingSamples() {
   if (scheduler_.worker() != queue::WorkerState::kIdle) return;
-  for (const internal::v1::RunSample& sample : waiting_samples_) control_->Sample(sample);
+  for (const internal::v1::RunSample& sample : waiting_samples_) backend_->Sample(sample);
   waiting_samples_.clear();
 }
 
@@ -56,7 +56,7 @@ void JobManager::Loop::CancelSample(int64_t id) {
   samples_.erase(found);
   const size_t waited =
       std::erase_if(waiting_samples_, [id](const internal::v1::RunSample& sample) { return sample.id() == id; });
-  if (waited == 0) control_->CancelSample(id);
+  if (waited == 0) backend_->CancelSample(id);
   sink->OnDone(absl::CancelledError("the call was cancelled"));
 }
 
@@ -74,7 +74,7 @@ void JobManager::Loop::TakeSample(const internal::v1::SamplePiece& piece) {
 void JobManager::Loop::EndSamples(const absl::Status& status) {
   waiting_samples_.clear();
   for (const auto& [id, sink] : std::exchange(samples_, {})) {
-    control_->CancelSample(id);
+    backend_->CancelSample(id);
     sink->OnDone(status);
   }
 }

@@ -32,7 +32,7 @@ void JobManager::Loop::SendRun(const std::string& name) {
     last_beat_.Clear();
     for (const auto& [xid, count] : CountXids()) xids_[xid] = count;
     EndSamples(WhyBusy());
-    control_->Run(*run);
+    backend_->Run(*run);
     return;
   }
   inbox_.push_back([this, name, message = std::string(run.status().message())] {

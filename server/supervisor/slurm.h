@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "absl/time/time.h"
-#include "server/supervisor/supervisor.h"
+#include "server/supervisor/backend.h"
 
 namespace finetuned::supervisor {
 
@@ -24,7 +24,7 @@ struct SlurmOptions {
 //
 // A job goes on in Slurm while the daemon is down: the next one finds its number in JOB_DIR/slurm.json and reads on after
 // the last event it has kept. Samples and rewards from a client need the local worker and are refused.
-class Slurm : public WorkerControl {
+class Slurm : public Backend {
  public:
   // `events` must outlive it.
   Slurm(SlurmOptions options, WorkerEvents* events);

@@ -86,7 +86,7 @@ std::unique_ptr<Message> NewRequest(uint8_t method) {
 }
 
 // A worker that takes jobs, does nothing and leaves when anything is asked of it.
-class IdleWorker : public supervisor::WorkerControl {
+class IdleWorker : public supervisor::Backend {
  public:
   void Connect(supervisor::WorkerEvents* events) { events_ = events; }
   int Start() override {

@@ -9,13 +9,13 @@
 #include <thread>
 #include <vector>
 
-#include "server/supervisor/supervisor.h"
+#include "server/supervisor/backend.h"
 
 namespace finetuned::api {
 
 // A worker process that exists only as a script: says hello when started, runs what it is given, and
 // reports what the test tells it to. CANCEL, LEAVE, CHECKPOINT and FINISH are obeyed at once.
-class FakeWorker : public supervisor::WorkerControl {
+class FakeWorker : public supervisor::Backend {
  public:
   explicit FakeWorker(std::string device = "cpu", int64_t device_bytes = 0);
   ~FakeWorker() override;
