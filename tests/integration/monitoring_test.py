@@ -103,11 +103,12 @@ def panels_without_data(prometheus):
 
 
 def job_flags(picture):
-    """A short run of SmolLM2; for a picture a longer one."""
+    """A short run of SmolLM2; for a picture a longer one, with a rate at which the loss falls within it."""
     train, held_out = harness.SAMPLES / "identity_train.jsonl", harness.SAMPLES / "identity_eval.jsonl"
-    every, steps = ((20, 20), 100) if picture else ((10, 5), 12)
+    every, steps, rate = ((10, 10), 60, 2e-3) if picture else ((10, 5), 12, 2e-4)
     return ["run", "sft", "--detach", "--rank", 4, "--micro-batch-size", 2, "--model", "smollm2", "--max-seq-length", 128,
-            "--data", train, "--eval", held_out, "--eval-every", every[0], "--checkpoint-every", every[1]], steps
+            "--data", train, "--eval", held_out, "--eval-every", every[0], "--checkpoint-every", every[1],
+            "--lr", rate], steps
 
 
 def run(build_dir, picture):
