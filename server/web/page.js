@@ -168,7 +168,7 @@ function drawCurve(title, series, format = number) {
     label.textContent = format(y);
     svg.append(label);
   }
-  for (const [x, anchor] of [[x0, 'start'], [x1, 'end']]) {
+  for (const [x, anchor] of x0 < x1 ? [[x0, 'start'], [x1, 'end']] : [[x0, 'middle']]) {
     const label = svgElement('text', {x: px(x), y: H - 4, 'text-anchor': anchor});
     label.textContent = x;
     svg.append(label);
@@ -223,8 +223,10 @@ function drawMemory(job) {
   const parts = COMPONENTS.map(([field, name], i) => [Number(memory[field] || 0), 'c' + i, name]).filter((p) => p[0] > 0);
   const rows = [measure('planned', parts, whole, bytes(total))];
   if (peak > 0) {
-    rows.push(measure('measured', [[peak, 'c7']], whole, bytes(peak), peak > total ? 'over' : ''));
-    rows.push(element('p', 'The measured peak is ' + (100 * peak / total).toFixed(1) + ' % of the plan.', 'dim'));
+    const cpu = budget === 0;  // there the peak is that of the whole process, which no plan bounds
+    rows.push(measure('measured', [[peak, 'c7']], whole, bytes(peak), peak > total && !cpu ? 'over' : ''));
+    rows.push(element('p', 'The measured peak ' + (cpu ? '(on the CPU that of the whole process) ' : '') + 'is ' +
+      (100 * peak / total).toFixed(1) + ' % of the plan.', 'dim'));
   }
   if (budget > 0) rows.push(measure('budget', [[budget, 'c6']], whole, bytes(budget)));
   byId('memory-bars').replaceChildren(...rows);
