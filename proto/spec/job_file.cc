@@ -1,6 +1,7 @@
 #include "proto/spec/job_file.h"
 
 #include <google/protobuf/descriptor.h>
+#include <google/protobuf/stubs/common.h>
 #include <google/protobuf/util/json_util.h>
 #include <yaml-cpp/yaml.h>
 
@@ -60,6 +61,9 @@ absl::StatusOr<v1::Job> ParseJobFile(std::string_view text, const std::string& f
   if (text.size() > kMaxFileBytes) {
     return absl::InvalidArgumentError(
         absl::StrCat(file_name, " has ", text.size(), " bytes; at most ", kMaxFileBytes, " are read"));
+  }
+  if (!google::protobuf::internal::IsStructurallyValidUTF8(text.data(), static_cast<int>(text.size()))) {
+    return absl::InvalidArgumentError(absl::StrCat(file_name, " is not UTF-8 text; save it as UTF-8"));
   }
   YAML::Node root;
   try {

@@ -5,7 +5,7 @@
 #   run.sh --long [N]   every target for N executions (10 million), the corpus kept and grown in build/fuzz/corpus
 #   run.sh --replay     the committed inputs only, each once
 # TARGETS="gguf rows" chooses targets; TARGETS=light leaves out those that need the whole server, more than half of the
-# build. Two run at a time. A finding ends with exit code 1 and its input in
+# build; tests/run.sh runs the others. Two run at a time. A finding ends with exit code 1 and its input in
 # build/fuzz/findings; give the file to the target to see it again: build/fuzz/tests/fuzz/fuzz_gguf FILE.
 set -euo pipefail
 cd "$(dirname "$0")/../.."

@@ -31,6 +31,12 @@ TEST(ParseJobFile, ReadsTheShippedExample) {
   EXPECT_DOUBLE_EQ(job->spec().optimizer().learning_rate(), 5e-4);
 }
 
+TEST(ParseJobFile, TextThatIsNotUtf8IsRefused) {
+  const auto job = ParseJobFile("name: found by fuzzing \x96\xd2", "f.yaml");  // was read, and written so that it could not be again
+  ASSERT_FALSE(job.ok());
+  EXPECT_EQ(job.status().message(), "f.yaml is not UTF-8 text; save it as UTF-8");
+}
+
 TEST(ParseJobFile, ShippedPreferenceExamplesAreValid) {
   for (const char* name : {"dpo", "kto"}) {
     std::ifstream in(std::string(FINETUNED_SOURCE_DIR "/deploy/examples/") + name + ".yaml");

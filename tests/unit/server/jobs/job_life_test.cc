@@ -98,6 +98,7 @@ TEST_F(JobLife, ThirdCrashFailsTheJobWithTheWorkersLastWords) {
 
 TEST_F(JobLife, HangingWorkerIsKilledAndTheJobTriedAgain) {
   config_.worker.max_crashes = 1;
+  config_.worker.heartbeat_timeout = absl::Milliseconds(1500);
   Close();
   Open();
   Create("hang-1");
