@@ -3,6 +3,7 @@
 import io
 import sys
 import threading
+import time
 
 import finetuned
 import pytest
@@ -51,6 +52,9 @@ def test_interrupting_a_watch_detaches(long_job, capsys):
 
 def test_a_panel_follows_and_its_buttons_act(ft, long_job):
     panel = long_job.panel()
+    deadline = time.monotonic() + 10  # it goes through the job's earlier states first
+    while panel.buttons["Finish now"].disabled and time.monotonic() < deadline:
+        time.sleep(0.02)
     assert panel.buttons["Resume"].disabled and not panel.buttons["Finish now"].disabled
     panel.buttons["Resume"].click()
     assert "RUNNING" in panel.said.value
