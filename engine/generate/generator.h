@@ -14,6 +14,7 @@
 #include "engine/generate/sampling_options.h"
 #include "engine/lora/adapter.h"
 #include "engine/model/base_model.h"
+#include "engine/model/projection.h"
 #include "engine/model/workspace.h"
 
 namespace finetuned::generate {
@@ -59,6 +60,10 @@ struct GeneratorOptions {
   bool cuda_graphs = true;             // replay a recorded decode step per batch size; GPU only
   // Buffers of the prompts' pass, e.g. a decoder's; null: own ones. Only used inside Generate.
   model::Workspace* workspace = nullptr;
+  // Dequantized weights that stay, a decoder's; null: none. Prompts and steps of several sequences multiply with them.
+  model::StandingWeights* standing = nullptr;
+  // A row's result does not depend on the rows beside it: steps multiply with weights as they are stored.
+  bool deterministic = false;
 };
 
 // Device memory is taken by the constructor and by the first Generate. The adapter's parameters may change between

@@ -5,6 +5,7 @@
 #include <c10/core/impl/VirtualGuardImpl.h>
 
 #include <algorithm>
+#include <atomic>
 #include <bit>
 #include <cstring>
 
@@ -39,6 +40,12 @@ data::PackedBatch Pack(const std::vector<PromptPass>& prompts) {
   }
   batch.labels.assign(batch.input_ids.size(), -100);
   return batch;
+}
+
+// Unlike any of a decoder or another runner.
+int64_t NextPass() {
+  static std::atomic<int64_t> passes = 0;
+  return --passes;
 }
 
 // Every linear can be multiplied as it is stored.
@@ -78,6 +85,7 @@ StepRunner::StepRunner(const model::BaseModel& base, const lora::Adapter* adapte
       own_prefill_(device_),
       decode_(device_),
       all_stored_(AllStored(base)),
+      all_stand_(options.standing != nullptr && options.standing->layers.size() == base.layers.size()),
       prefill_(options.workspace != nullptr ? options.workspace : &own_prefill_),
       cache_(base.config, options.cache_tokens, device_, base.options.dtype) {
   const int64_t slots = options.max_batch + 1, v = base.config.vocab_size;
@@ -102,9 +110,12 @@ model::PassContext StepRunner::Pass(const model::DeviceBatch& batch, model::Work
   pass.piece_rows = (std::max(options_.prefill_tokens, options_.max_batch) + 3) / 4 * 4;  // in general one piece
   pass.attention = attention;
   pass.few_rows = few_rows;
+  pass.deterministic = options_.deterministic;
+  pass.standing = options_.standing;
+  pass.number = pass_number_;
   pass.long_rope = model::TakesLongRope(base_.config, options_.max_sequence_tokens);  // one table for all of a cache
   // Shared with training, which may make it larger: a recorded step must not use it.
-  if (!few_rows || !all_stored_) {
+  if (!all_stand_ && (!few_rows || !all_stored_)) {
     pass.scratch = prefill_->Take("dequantized_weight", 0,
                                   {model::ScratchElements(base_, adapter_, /*recomputes=*/false)},
                                   base_.options.dtype);
@@ -151,6 +162,8 @@ std::vector<at::Tensor> StepRunner::Prefill(const std::vector<PromptPass>& promp
   const kernels::PagedRows rows = {index.narrow(0, 0, tokens), batch.position_ids_T,
                                    index.narrow(0, tokens, n * longest).view({n, longest}),
                                    /*rows_have_positions=*/true};
+  // Writes the adapter beside standing weights, where the steps after it find it.
+  pass_number_ = NextPass();
   PromptAttention attention(base_.config, &cache_, rows, batch);
   const at::Tensor x_TD = ForwardLayers(Pass(batch, prefill_, &attention, /*few_rows=*/false));
   std::vector<at::Tensor> last;
@@ -244,7 +257,7 @@ bool StepRunner::FewRows(int64_t rows) const {
 
 bool StepRunner::Records(int64_t bucket) const {
   if (!options_.cuda_graphs || !DecodeGraphs::Available(device_.is_cuda())) return false;
-  return !base_.options.quantized() || (all_stored_ && FewRows(bucket));
+  return !base_.options.quantized() || (all_stored_ && (all_stand_ || FewRows(bucket)));
 }
 
 StepResult StepRunner::Decode(const std::vector<int32_t>& slots) {

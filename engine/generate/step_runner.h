@@ -86,10 +86,11 @@ class StepRunner {
   const at::Device device_;
   const int64_t pad_slot_;
   model::Workspace own_prefill_, decode_;
-  const bool all_stored_;
+  const bool all_stored_, all_stand_;
   model::Workspace* const prefill_;
   KvCache cache_;
   DecodeGraphs graphs_;
+  int64_t pass_number_ = 0;
   bool warm_ = false;  // the largest step has run: its buffers exist
   kernels::SamplingState state_;
   at::Tensor tables_SM_, slots_B_, logits_BV_, out_2B_;

@@ -42,7 +42,16 @@ void Decoder::PlaceStanding() {
         base_, adapter_, i,
         workspace_.Take("standing_weights", i, {StandingElements(base_, adapter_, i)}, base_.options.dtype)));
   }
-  if (standing == layers) scratch_elements_ = 0;
+  if (standing < layers) return;
+  scratch_elements_ = 0;
+  if (!base_.options.device.is_cuda() || !base_.embed_VD.is_cpu()) return;
+  standing_embed_VD_ = workspace_.Take("standing_embedding", 0, base_.embed_VD.sizes(), base_.options.dtype);
+  standing_embed_VD_.copy_(base_.embed_VD);
+}
+
+const at::Tensor& Decoder::Embedding(const lora::Adapter* adapter) const {
+  const at::Tensor& chosen = EmbeddingOf(base_, adapter);
+  return standing_embed_VD_.defined() && chosen.is_same(base_.embed_VD) ? standing_embed_VD_ : chosen;
 }
 
 // Between the layers' uses of their scratch its memory serves the head.
@@ -64,7 +73,6 @@ PassContext Decoder::Pass(const DeviceBatch& batch, const std::optional<DropoutP
   pass.scratch = workspace_.Take("dequantized_weight", 0, {scratch_elements_}, base_.options.dtype);
   RefreshGains(base_, adapter_, pass.scratch, workspace_);
   pass.dropout.sites = static_cast<int64_t>(adapter_.sites().size());
-  pass.fused_gradients = options_.fused_gradients;
   pass.deterministic = options_.deterministic;
   pass.number = ++passes_;
   if (!standing_.layers.empty()) pass.standing = &standing_;
@@ -103,7 +111,7 @@ at::Tensor Decoder::ForwardLayers(const PassContext& pass, bool keep) {
   const std::array<int64_t, 2> shape = {pass.batch->tokens, base_.config.hidden_size};
   const auto input = [&](int64_t i) { return inputs_.ForWriting(i, shape, base_.options.dtype, keep); };
   at::Tensor x_TD = input(0);
-  Embed(base_, EmbeddingOf(base_, pass.adapter), pass.batch->ids_T, x_TD);
+  Embed(base_, Embedding(pass.adapter), pass.batch->ids_T, x_TD);
   inputs_.Written(0, keep);
   for (int64_t i = 0; i < static_cast<int64_t>(base_.layers.size()); ++i) {
     const at::Tensor out_TD = input(i + 1);

@@ -29,9 +29,6 @@ struct DecoderOptions {
   int64_t piece_rows = 0;       // see PassContext; 0: plan::LayerPieceRows
   int64_t standing_layers = -1;  // of an NF4 base: dequantized weights of so many stay; -1: see plan/standing_weights.h
   bool deterministic = false;
-  // The gradients of adapters in one pass where a kernel takes them. Off in jobs until a whole step with them has been
-  // compared on a GPU.
-  bool fused_gradients = false;
   double label_smoothing = 0;
   // Called in each backward pass when the gradients of a layer's adapters have been added, from the last layer on.
   std::function<void(int64_t layer)> layer_done;
@@ -86,10 +83,13 @@ class Decoder {
   const Workspace& workspace() const { return workspace_; }
   int64_t host_bytes() const { return inputs_.host_bytes(); }  // pinned, of activations
   Workspace& workspace() { return workspace_; }  // for what runs between passes
+  // For generation with the same base and adapters, between passes. Null: none stand.
+  StandingWeights* standing() { return standing_.layers.empty() ? nullptr : &standing_; }
 
  private:
   PassContext Pass(const DeviceBatch& batch, const std::optional<DropoutPass>& dropout = std::nullopt);
   void PlaceStanding();
+  const at::Tensor& Embedding(const lora::Adapter* adapter) const;
   LmHead Head(const lora::Adapter* adapter);
   Keep KeepOf(int64_t layer) const;
   LogProbOptions OfModel(LogProbOptions options) const;
@@ -108,6 +108,7 @@ class Decoder {
   const int64_t chunk_rows_, piece_rows_;
   int64_t scratch_elements_;
   StandingWeights standing_;  // empty: scratch holds the weights in use
+  at::Tensor standing_embed_VD_;  // where all weights stand, of an embedding in host memory
   int64_t passes_ = 0;
   Workspace workspace_;
   LayerInputs inputs_;

@@ -254,38 +254,43 @@ KeysAndValues LayerWork::Keys(const Heads& heads) const {
 }
 
 void LayerWork::ForwardMiddle(Piece p) {
-  at::Tensor added = p.Front(m_.has_post_norms() ? attn_out_PD_ : Take("layer_output", piece_rows_, m_.hidden_size));
+  const at::Tensor x = p.Of(x_TD_);
+  const Extended attn = p.Of(attn_TD_);
   at::Tensor mid = p.Front(mid_PD_), h2_main = p.Front(h2_PD_).main(), rstd = p.Front(rstd2_P_);
-  o_.Forward(p.Of(attn_TD_), added, p.first);
+  if (parallel() || (!m_.has_post_norms() && o_.AddsInProduct(p.rows))) {
+    o_.ForwardAdd(attn, x, mid, p.first);
+    const bool from_input = parallel();
+    return NormForward(m_, from_input ? x : mid, from_input ? weights_.input_norm_D : weights_.mlp_norm_D, h2_main, rstd);
+  }
   if (m_.has_post_norms()) {
-    at::Tensor normalized = p.Front(Take("layer_output", piece_rows_, m_.hidden_size)), rstd3 = p.Front(rstd3_P_);
-    NormForward(m_, added, weights_.attention_post_norm_D, normalized, rstd3);
-    added = normalized;
+    at::Tensor added = p.Front(attn_out_PD_), rstd3 = p.Front(rstd3_P_);
+    o_.Forward(attn, added, p.first);
+    NormForward(m_, added, weights_.attention_post_norm_D, mid, rstd3);
+  } else {
+    o_.Forward(attn, mid, p.first);
   }
-  if (parallel()) {
-    at::add_out(mid, p.Of(x_TD_), added);
-    return NormForward(m_, p.Of(x_TD_), weights_.input_norm_D, h2_main, rstd);
-  }
-  AddNormForward(m_, p.Of(x_TD_), added, weights_.mlp_norm_D, mid, h2_main, rstd);
+  AddNormForward(m_, x, mid, weights_.mlp_norm_D, mid, h2_main, rstd);
 }
 
 void LayerWork::ForwardMlp(Piece p, const at::Tensor& out_TD) {
   const Extended gate_up = p.Front(gate_up_P2F_), act = p.Front(act_PF_);
-  at::Tensor act_main = act.main(), added = p.Front(Take("layer_output", piece_rows_, m_.hidden_size));
+  at::Tensor act_main = act.main(), out = out_TD.defined() ? p.Of(out_TD) : at::Tensor();
   ForwardMiddle(p);
   gate_up_.Forward(p.Front(h2_PD_), gate_up.main(), p.first);
   GateForward(m_, gate_up.main(), act_main);
   if (m_.residual_multiplier != 1) act_main.mul_(m_.residual_multiplier);
   if (m_.has_post_norms()) {
     at::Tensor mlp_out = p.Front(mlp_out_PD_), rstd4 = p.Front(rstd4_P_);
+    // The backward, which asks for no output, has not begun to use its buffer.
+    at::Tensor added = out.defined() ? out : p.Front(Take("backward.h", piece_rows_, m_.hidden_size));
     down_.Forward(act, mlp_out, p.first);
     NormForward(m_, mlp_out, weights_.mlp_post_norm_D, added, rstd4);
+    if (out.defined()) out.add_(p.Front(mid_PD_));
+  } else if (out.defined()) {
+    down_.ForwardAdd(act, p.Front(mid_PD_), out, p.first);
   } else {
-    down_.Forward(act, out_TD.defined() ? added : at::Tensor(), p.first);
+    down_.Forward(act, {}, p.first);
   }
-  if (!out_TD.defined()) return;
-  at::Tensor out = p.Of(out_TD);
-  at::add_out(out, p.Front(mid_PD_), added);
 }
 
 Extended LayerWork::DAdded(Piece p, const Extended& dx_TD, const at::Tensor& added_PD, const at::Tensor& w_D,

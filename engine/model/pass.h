@@ -36,11 +36,10 @@ struct PassContext {
   StandingWeights* standing = nullptr;  // dequantized weights of the first layers; scratch holds those in use of others
   bool long_rope = false;               // positions take LongRoPE's table of long texts
   lora::DropoutKey dropout;
-  bool fused_gradients = false;  // of adapters, where a kernel takes them (kernels/low_rank_gradients.h)
   bool deterministic = false;
   // Generation; forward only.
   CacheAttention* attention = nullptr;  // null: the batch's documents
-  bool few_rows = false;                // NF4 weights are multiplied as they are stored; without dropout
+  bool few_rows = false;                // NF4 weights are multiplied as they are stored unless they stand; without dropout
 };
 
 }  // namespace finetuned::model

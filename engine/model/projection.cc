@@ -10,8 +10,15 @@
 #include "engine/plan/memory_plan.h"
 #include "kernels/codes8.h"
 #include "kernels/nf4_gemm.h"
+#include "kernels/product_add.h"
 
 namespace finetuned::model {
+namespace {
+
+// From so many rows on a standing weight, four times the bytes, is faster than its codes, which are decoded for every product.
+constexpr int64_t kStandingRows = 8;
+
+}  // namespace
 
 Projection::Projection(const PassContext& pass, const FrozenLinear& linear, int64_t layer,
                        lora::GroupKind kind, WeightPlace* place)
@@ -23,17 +30,41 @@ Projection::Projection(const PassContext& pass, const FrozenLinear& linear, int6
   scaling_ = group_->scaling;
 }
 
-void Projection::Forward(const Extended& x_TI, at::Tensor y_TO, int64_t first_row) {
+bool Projection::ReadsStored(int64_t rows) const {
+  if (!pass_.few_rows || (Stands() && rows >= kStandingRows && !pass_.deterministic)) return false;
+  return kernels::Nf4GemmSupports(linear_.four_bit(), linear_.in());
+}
+
+bool Projection::AddsInProduct(int64_t rows) const { return !ReadsStored(rows) && !codes_ && !int8_ && !dora(); }
+
+void Projection::WriteLow(const Extended& x_TI, int64_t first_row) {
+  if (ranks_ == 0) return;
   const at::Tensor x = x_TI.main();
-  at::Tensor u_TG = x_TI.low(ranks_);
-  if (ranks_ > 0) {
-    at::Tensor dropped = Dropped(x);
-    lora::Down(*group_, x, Key(first_row), dropped, u_TG);
+  at::Tensor dropped = Dropped(x), u_TG = x_TI.low(ranks_);
+  lora::Down(*group_, x, Key(first_row), dropped, u_TG);
+}
+
+void Projection::ForwardAdd(const Extended& x_TI, const at::Tensor& addend_TO, at::Tensor y_TO, int64_t first_row) {
+  if (!AddsInProduct(y_TO.size(0))) {
+    Forward(x_TI, y_TO, first_row);
+    y_TO.add_(addend_TO);
+    return;
   }
+  WriteLow(x_TI, first_row);
+  if (Rides()) {
+    kernels::ProductAdd(x_TI.With(ranks_), Weight().narrow(0, 0, linear_.out()), addend_TO, y_TO);
+  } else {
+    kernels::ProductAdd(x_TI.main(), Weight(), addend_TO, y_TO);
+    if (ranks_ > 0) lora::AddUp(*group_, scaling_, x_TI.low(ranks_), y_TO);
+  }
+  AddBias(y_TO);
+}
+
+void Projection::Forward(const Extended& x_TI, at::Tensor y_TO, int64_t first_row) {
+  const at::Tensor x = x_TI.main(), u_TG = x_TI.low(ranks_);
+  WriteLow(x_TI, first_row);
   if (!y_TO.defined()) return;
-  if (pass_.few_rows && kernels::Nf4GemmSupports(linear_.four_bit(), linear_.in())) {
-    return ForwardStored(x, u_TG, y_TO);
-  }
+  if (ReadsStored(y_TO.size(0))) return ForwardStored(x, u_TG, y_TO);
   if (Rides()) {
     at::mm_out(y_TO, x_TI.With(ranks_), Weight().narrow(0, 0, linear_.out()).t());
   } else {
@@ -176,11 +207,11 @@ void Projection::BackwardInput(const Extended& dy_TO, const at::Tensor& dy, cons
 }
 
 at::Tensor Projection::GradientSums(const at::Tensor& dy_TO) const {
-  return TakeSums(pass_.fused_gradients ? lora::GradientSums(*group_, dy_TO) : 0);
+  return TakeSums(lora::GradientSums(*group_, dy_TO));
 }
 
 at::Tensor Projection::GateSums(const at::Tensor& dh_TF, const Extended& gate_up_TO, const Extended& x_TI) const {
-  if (ranks_ == 0 || dora() || !pass_.fused_gradients) return {};
+  if (ranks_ == 0 || dora()) return {};
   return TakeSums(lora::GateGradientSums(*group_, dh_TF, gate_up_TO.main(), x_TI.low(ranks_)));
 }
 

@@ -44,6 +44,9 @@ class Projection {
 
   // Row 0 of x and y is row `first_row` of the batch. y_TO undefined: only u, which the backward reads.
   void Forward(const Extended& x_TI, at::Tensor y_TO, int64_t first_row);
+  // y = addend + what Forward gives, where AddsInProduct() in one product. y may not be the addend.
+  void ForwardAdd(const Extended& x_TI, const at::Tensor& addend_TO, at::Tensor y_TO, int64_t first_row);
+  bool AddsInProduct(int64_t rows) const;
 
   // Adds to the gradients of the adapters. dx_TI undefined: only these.
   void Backward(const Extended& dy_TO, const Extended& x_TI, at::Tensor dx_TI, int64_t first_row);
@@ -68,6 +71,12 @@ class Projection {
   void AddBias(at::Tensor& y_TO) const;
   void AddBiasGradients(const at::Tensor& dy_TO) const;
   bool trains_bias() const { return group_ != nullptr && !group_->biases.empty(); }
+  // The memory at hand holds this weight for good.
+  bool Stands() const { return place_.border >= 0 && !codes_; }
+  // Whether so few rows are multiplied with the weight as it is stored.
+  bool ReadsStored(int64_t rows) const;
+  // u of x, where there are adapters.
+  void WriteLow(const Extended& x_TI, int64_t first_row);
   // The weight stays as it is stored.
   void ForwardStored(const at::Tensor& x_TI, const at::Tensor& u_TG, at::Tensor& y_TO);
   // y = x W^T, transposed: x W.

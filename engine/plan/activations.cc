@@ -104,7 +104,6 @@ void AddShared(const PlanInput& in, const FusedLinears& fused, const Kept& kept,
   rows.Add("hidden", 1, d, e);
   rows.Add("hidden.rstd", 1, 1, 4);
   rows.Add("tokens", 1, 4, 4);  // ids, positions, rows and labels of targets
-  some.Add("layer_output", 1, d, e);
   if (in.use_dora) AddDora(in, fused, some, c);
   if (forward_only) return;
   rows.Add("hidden.gradient", 1, d + SpareColumns(std::max(fused.o.ranks, fused.down.ranks)), e);

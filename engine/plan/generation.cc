@@ -31,7 +31,6 @@ void AddDecodeStep(const PlanInput& in, int64_t rows, Collector& c) {
   add("decode.layer.h2", d + SpareColumns(fused.gate_up.ranks), e);
   add("decode.layer.gate_up", 2 * f + SpareColumns(fused.gate_up.ranks), e);
   add("decode.layer.act", f + SpareColumns(fused.down.ranks), e);
-  add("decode.layer_output", d, e);
   if (m.has_post_norms()) {
     add("decode.layer.attn_out", d, e);
     add("decode.layer.mlp_out", d, e);

@@ -60,21 +60,20 @@ struct Dequantized {
       standing_layers = StandingLayers(in.standing_layers, layers, layers * layer_elements * in.compute_bytes, in.on_gpu,
                                        in.activation_checkpointing);
     }
-    const int64_t largest = std::max({wide, of(fused.down), of(fused.o)});
-    if (standing_layers == layers) {
-      if (in.rollout.sequences > 0) elements = largest;  // of the prompts' pass, which has no standing weights
-      return;
-    }
-    elements = in.activation_checkpointing ? wide + of(fused.down) + of(fused.o) : largest;
+    if (standing_layers == layers) return;
+    elements = in.activation_checkpointing ? wide + of(fused.down) + of(fused.o) : std::max({wide, of(fused.down), of(fused.o)});
   }
 };
+
+// A GPU reads an embedding that is not the head too from the host (model::PlaceEmbedding).
+bool EmbeddingOnHost(const PlanInput& in) {
+  return in.on_gpu && !in.model.tie_word_embeddings && !in.embed_on_device;
+}
 
 void AddEmbeddings(const PlanInput& in, Collector& c) {
   const format::ModelConfig& m = in.model;
   const int64_t n = m.vocab_size * m.hidden_size;
-  // A GPU reads an embedding that is not the head too from the host (model::PlaceEmbedding).
-  const bool on_host = in.on_gpu && !m.tie_word_embeddings && !in.embed_on_device;
-  if (!on_host) c.Add("weights", "embed_tokens", n * in.compute_bytes);
+  if (!EmbeddingOnHost(in)) c.Add("weights", "embed_tokens", n * in.compute_bytes);
   if (m.tie_word_embeddings) return;
   if (in.nf4_lm_head) {
     c.AddParts("weights", "lm_head", FourBitParts(n, /*double_quant=*/true), 1);
@@ -124,6 +123,10 @@ void AddWeights(const PlanInput& in, Collector& c) {
   c.Add("runtime", "dequantized_weight", dequantized.elements * in.compute_bytes);
   c.Add("runtime", "standing_weights", dequantized.standing_layers * dequantized.layer_elements * in.compute_bytes,
         std::max<int64_t>(1, dequantized.standing_layers));
+  // An embedding that stays beside them, see AddEmbeddings.
+  if (dequantized.standing_layers == layers && EmbeddingOnHost(in)) {
+    c.Add("runtime", "standing_embedding", m.vocab_size * m.hidden_size * in.compute_bytes);
+  }
   // Where all weights of layers stay, there is no buffer of theirs for the head to share.
   const int64_t shared = dequantized.standing_layers == layers ? 0 : dequantized.elements;
   c.Add("runtime", "dequantized_head", HeadScratchElements(in, shared) * in.compute_bytes);

@@ -71,6 +71,8 @@ generate::GeneratorOptions GeneratorOptionsFor(const MethodInputs& inputs, const
   o.max_sequence_tokens = rollout.max_tokens;
   o.prefill_tokens = std::min(prefill_tokens, PromptTokensTogether(inputs));
   o.workspace = &inputs.decoder->workspace();
+  o.standing = inputs.decoder->standing();
+  o.deterministic = inputs.spec->deterministic;
   return o;
 }
 

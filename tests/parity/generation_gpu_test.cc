@@ -121,13 +121,18 @@ TEST_F(GenerationGpu, RecordedStepsGiveTheSameTokens) {
   EXPECT_NE(Flat(recorded, requests)[3].tokens, wanted[3].tokens);
 }
 
-TEST_F(GenerationGpu, LogprobsAreThoseOfTheTrainingForwardInBfloat16) {
+class StandingGenerationGpu : public GenerationGpu, public testing::WithParamInterface<int64_t> {};
+
+TEST_P(StandingGenerationGpu, LogprobsAreThoseOfTheTrainingForwardInBfloat16) {
   const RandomSetting s = MakeRandom();
   const auto requests = Requests(1.0, 3000);
-  Generator g(*s.base, s.adapter.get(), Small(true));
+  model::Decoder decoder(*s.base, *s.adapter, {.standing_layers = GetParam()});
+  GeneratorOptions options = Small(true);
+  options.workspace = &decoder.workspace();
+  options.standing = decoder.standing();
+  Generator g(*s.base, s.adapter.get(), options);
   const auto got = g.Generate(requests);
   ASSERT_TRUE(got.ok()) << got.status();
-  model::Decoder decoder(*s.base, *s.adapter, {});
   double worst = 0, sum = 0;
   int64_t count = 0;
   for (size_t r = 0; r < requests.size(); ++r) {
@@ -154,6 +159,8 @@ TEST_F(GenerationGpu, LogprobsAreThoseOfTheTrainingForwardInBfloat16) {
   EXPECT_LT(worst, 0.1);
   EXPECT_LT(sum / static_cast<double>(count), 0.015);
 }
+
+INSTANTIATE_TEST_SUITE_P(Layers, StandingGenerationGpu, testing::Values(0, 2, 4));
 
 }  // namespace
 }  // namespace finetuned::parity

@@ -120,6 +120,38 @@ TEST_F(Generation, TrainedBiasesCount) {
   }
 }
 
+// Eight sequences take the standing weights, fewer the codes.
+TEST_F(Generation, StandingWeightsGiveTheSameAnswersAndFollowTheAdapter) {
+  const Model m = Load(/*nf4=*/true);
+  std::vector<Request> requests;
+  for (int32_t i = 0; i < 8; ++i) requests.push_back(Greedy(Prompt(10 + 3 * i, i), 12 + 4 * i));
+  model::Decoder decoder(*m.base, *m.adapter, {.standing_layers = 1000});
+  GeneratorOptions options = Small();
+  options.workspace = &decoder.workspace();
+  options.standing = decoder.standing();
+  ASSERT_NE(options.standing, nullptr);
+  Generator stored(*m.base, m.adapter.get(), Small()), standing(*m.base, m.adapter.get(), options);
+  options.deterministic = true;
+  Generator deterministic(*m.base, m.adapter.get(), options), of_base(*m.base, nullptr, options);
+  std::vector<std::vector<int32_t>> before;
+  for (int round = 0; round < 2; ++round) {
+    const auto want = MustGenerate(stored, requests), got = MustGenerate(standing, requests);
+    const auto exact = MustGenerate(deterministic, requests);
+    std::vector<std::vector<int32_t>> answers;
+    for (size_t r = 0; r < requests.size(); ++r) {
+      EXPECT_EQ(got[r][0].tokens, want[r][0].tokens) << round << " " << r;
+      EXPECT_EQ(exact[r][0].tokens, want[r][0].tokens) << round << " " << r;
+      ExpectLogprobs(m, requests[r], got[r][0], 2e-5);
+      answers.push_back(got[r][0].tokens);
+    }
+    EXPECT_NE(answers, before);
+    before = answers;
+    MustGenerate(of_base, requests);
+    m.adapter->parameters().mul_(3);
+    m.adapter->RefreshCompute();
+  }
+}
+
 TEST_F(Generation, Nf4HeadAnswersAsTheSameHeadDequantized) {
   const auto base = LoadGoldenModel("untied", {.nf4_lm_head = true});
   model::BaseModel dequantized = *base;

@@ -3,8 +3,8 @@
 //
 // generate_bench [--shape llama-3.1-8b] [--format nf4|fp4|int8|fp8|bf16] [--sequences 64] [--samples 1] [--prompt 128]
 //                [--tokens 64] [--rank 16] [--temperature 1.0] [--top-p 1.0] [--repeat 3] [--no-graphs]
-//                [--device cuda|cpu]
-// --samples: sequences that share a prompt; rank 0: no adapter. The first run (recording graphs) is reported apart.
+//                [--standing LAYERS] [--device cuda|cpu]
+// --samples: sequences that share a prompt; rank 0: no adapter; --standing: as in a job that trains the same adapter. The first run (recording graphs) is reported apart.
 #include <ATen/ATen.h>
 #include <ATen/Context.h>
 #include <c10/core/InferenceMode.h>
@@ -13,11 +13,13 @@
 #include <chrono>
 #include <cstdio>
 #include <map>
+#include <optional>
 #include <random>
 #include <string>
 #include <vector>
 
 #include "engine/generate/generator.h"
+#include "engine/model/decoder.h"
 #include "nlohmann/json.hpp"
 #include "tests/bench/engine/random_model.h"
 
@@ -26,7 +28,7 @@ namespace {
 
 struct Arguments {
   std::string shape = "llama-3.1-8b", format = "nf4", device = "cuda";
-  int64_t sequences = 64, samples = 1, prompt = 128, tokens = 64, rank = 16, repeat = 3;
+  int64_t sequences = 64, samples = 1, prompt = 128, tokens = 64, rank = 16, repeat = 3, standing = 0;
   double temperature = 1, top_p = 1;
   bool graphs = true;
 };
@@ -40,7 +42,8 @@ Arguments Parse(int argc, char** argv) {
   Arguments a;
   const std::map<std::string, int64_t*> integers = {
       {"--sequences", &a.sequences}, {"--samples", &a.samples}, {"--prompt", &a.prompt},
-      {"--tokens", &a.tokens},       {"--rank", &a.rank},       {"--repeat", &a.repeat}};
+      {"--tokens", &a.tokens},       {"--rank", &a.rank},       {"--repeat", &a.repeat},
+      {"--standing", &a.standing}};
   const std::map<std::string, double*> reals = {{"--temperature", &a.temperature}, {"--top-p", &a.top_p}};
   const std::map<std::string, std::string*> texts = {
       {"--shape", &a.shape}, {"--format", &a.format}, {"--device", &a.device}};
@@ -125,6 +128,13 @@ int Main(int argc, char** argv) {
   options.cache_tokens = a.sequences * (a.prompt + a.tokens + 32);
   options.prefill_tokens = 8192;
   options.cuda_graphs = a.graphs;
+  std::optional<model::Decoder> decoder;
+  if (a.standing > 0 && adapter == nullptr) Usage("--standing needs an adapter");
+  if (a.standing > 0) {
+    decoder.emplace(*base, *adapter, model::DecoderOptions{.standing_layers = a.standing});
+    options.workspace = &decoder->workspace();
+    options.standing = decoder->standing();
+  }
   generate::Generator generator(*base, adapter.get(), options);
   const double first = RunOnce(generator, requests).total;
   Times best{1e30, 1e30};
@@ -142,6 +152,7 @@ int Main(int argc, char** argv) {
                                 {"new_tokens", a.tokens},
                                 {"rank", a.rank},
                                 {"graphs", a.graphs},
+                                {"standing", a.standing},
                                 {"first_run_s", first},
                                 {"total_s", best.total},
                                 {"tokens_per_second", generated / best.total},

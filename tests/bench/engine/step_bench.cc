@@ -5,7 +5,7 @@
 // step_bench [--shape llama-3.1-8b] [--documents 4] [--length 2048] [--rank 16] [--checkpointing]
 //            [--format nf4|fp4|int8|fp8|bf16] [--precision bf16|fp8|int8] [--steps 5] [--profile] [--device cuda|cpu] [--cap-gib N]
 //            [--dora] [--int8-threshold X]
-//            [--standing LAYERS] [--nf4-head] [--fused-gradients]
+//            [--standing LAYERS] [--nf4-head]
 //            [--load FOLDER]  (a stored model instead of random weights; --shape names it in the output only)
 // Started once per GPU with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT set, it also times the exchange of the
 // gradients: "alone" without, "after" behind the whole backward pass, "overlapped" beside it.
@@ -45,7 +45,7 @@ struct Arguments {
   std::string shape = "llama-3.1-8b", format = "nf4", device = "cuda", precision = "bf16", load;
   int64_t documents = 4, length = 2048, rank = 16, steps = 5, keep_all = 0, keep_attention = 0, pieces = 0, standing = -1;
   double cap_gib = 0, int8_threshold = 0;
-  bool checkpointing = false, profile = false, offload = false, fused_gradients = false, dora = false, nf4_head = false;
+  bool checkpointing = false, profile = false, offload = false, dora = false, nf4_head = false;
 };
 
 [[noreturn]] void Usage(const char* what) {
@@ -63,7 +63,7 @@ Arguments Parse(int argc, char** argv) {
       {"--shape", &a.shape}, {"--format", &a.format}, {"--device", &a.device}, {"--precision", &a.precision},
       {"--load", &a.load}};
   const std::map<std::string, bool*> flags = {{"--checkpointing", &a.checkpointing}, {"--profile", &a.profile},
-                                              {"--offload", &a.offload}, {"--fused-gradients", &a.fused_gradients}, {"--dora", &a.dora}, {"--nf4-head", &a.nf4_head}};
+                                              {"--offload", &a.offload}, {"--dora", &a.dora}, {"--nf4-head", &a.nf4_head}};
   for (int i = 1; i < argc; ++i) {
     const std::string name = argv[i];
     if (flags.contains(name)) {
@@ -112,7 +112,6 @@ class Stepper {
                   .offload_inputs = a.offload,
                   .piece_rows = a.pieces,
                   .standing_layers = a.standing,
-                  .fused_gradients = a.fused_gradients,
                   .layer_done = [this](int64_t layer) { gradient_sum_.LayerDone(layer); }}) {
     adapter_.Initialize(1);
     decoder_.TakeFromBase();
@@ -225,6 +224,32 @@ const char* KindOf(const std::string& kernel) {
   return "other elementwise";
 }
 
+// Milliseconds that no kernel covers, by the kernels before and after: the ten longest sums.
+nlohmann::json Gaps(std::vector<std::pair<std::pair<int64_t, int64_t>, std::string>> spans) {
+  std::sort(spans.begin(), spans.end());
+  std::map<std::string, std::pair<double, int>> gaps;
+  int64_t busy_until = spans.empty() ? 0 : spans[0].first.first;
+  std::string last = "start";
+  double idle = 0;
+  for (const auto& [span, name] : spans) {
+    if (span.first > busy_until) {
+      const double ms = static_cast<double>(span.first - busy_until) * 1e-6;
+      auto& [sum, count] = gaps[last.substr(0, 60) + " > " + name.substr(0, 60)];
+      sum += ms;
+      ++count;
+      idle += ms;
+    }
+    if (span.second > busy_until) busy_until = span.second, last = name;
+  }
+  std::vector<std::pair<std::string, std::pair<double, int>>> longest(gaps.begin(), gaps.end());
+  std::sort(longest.begin(), longest.end(), [](const auto& a, const auto& b) { return a.second.first > b.second.first; });
+  nlohmann::json out = {{"idle_ms", idle}, {"launches", spans.size()}};
+  for (size_t i = 0; i < std::min<size_t>(10, longest.size()); ++i) {
+    out["gaps"].push_back({longest[i].first, longest[i].second.first, longest[i].second.second});
+  }
+  return out;
+}
+
 // Device milliseconds by kind, and of the 30 longest kernels, over one step.
 nlohmann::json Profile(Stepper& stepper) {
   namespace prof = torch::autograd::profiler;
@@ -238,6 +263,7 @@ nlohmann::json Profile(Stepper& stepper) {
   const auto result = prof::disableProfiler();
   std::map<std::string, double> kinds;
   std::map<std::string, std::pair<double, int>> kernels;
+  std::vector<std::pair<std::pair<int64_t, int64_t>, std::string>> spans;
   double busy = 0;
   for (const auto& event : result->events()) {
     if (event.deviceType() != c10::DeviceType::CUDA) continue;
@@ -247,6 +273,7 @@ nlohmann::json Profile(Stepper& stepper) {
     sum += ms;
     ++count;
     busy += ms;
+    spans.push_back({{event.startNs(), event.startNs() + event.durationNs()}, event.name()});
   }
   std::vector<std::pair<std::string, std::pair<double, int>>> longest(kernels.begin(), kernels.end());
   std::sort(longest.begin(), longest.end(),
@@ -255,6 +282,7 @@ nlohmann::json Profile(Stepper& stepper) {
   for (size_t i = 0; i < std::min<size_t>(30, longest.size()); ++i) {
     out["kernels"].push_back({longest[i].first, longest[i].second.first, longest[i].second.second});
   }
+  out.update(Gaps(std::move(spans)));
   return out;
 }
 
@@ -303,7 +331,7 @@ int Main(int argc, char** argv) {
                         {"length", a.length}, {"rank", a.rank},
                         {"format", a.format}, {"precision", a.precision}, {"dora", a.dora}, {"int8_threshold", a.int8_threshold}, {"checkpointing", a.checkpointing},
                         {"keep_all", a.keep_all}, {"keep_attention", a.keep_attention},
-                        {"offload", a.offload}, {"fused_gradients", a.fused_gradients}, {"pieces", a.pieces}, {"standing", a.standing}, {"nf4_head", a.nf4_head}};
+                        {"offload", a.offload}, {"pieces", a.pieces}, {"standing", a.standing}, {"nf4_head", a.nf4_head}};
   const auto base = a.load.empty() ? RandomModel(config, options) : Load(a.load, options);
   Wait(device);
   out["seconds_to_base"] = Now() - start;

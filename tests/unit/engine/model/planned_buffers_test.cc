@@ -178,6 +178,7 @@ TEST_P(PlannedBuffers, OfGrpoAreThoseTheEngineTakes) {
   options.max_sequence_tokens = rollout.max_tokens;
   options.prefill_tokens = GetParam().checkpointing && GetParam().piece_rows > 0 ? GetParam().piece_rows : 48;
   options.workspace = &decoder_->workspace();
+  options.standing = decoder_->standing();
   generate::Generator generator(*base_, adapter_.get(), options);
   generate::Request request;
   request.prompt_ids.assign(16, 1);
