@@ -42,9 +42,9 @@ data::PackedBatch Pack(const std::vector<PromptPass>& prompts) {
   return batch;
 }
 
-// Unlike any of a decoder or another runner.
+// Unlike any of a decoder or another runner, and unlike WeightPlace's -1.
 int64_t NextPass() {
-  static std::atomic<int64_t> passes = 0;
+  static std::atomic<int64_t> passes = -1;
   return --passes;
 }
 

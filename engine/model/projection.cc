@@ -15,8 +15,8 @@
 namespace finetuned::model {
 namespace {
 
-// From so many rows on a standing weight, four times the bytes, is faster than its codes, which are decoded for every product.
-constexpr int64_t kStandingRows = 8;
+// From so many rows on a standing weight, four times the bytes, is faster than its codes, which are decoded in every product.
+constexpr int64_t kStandingRows = 32;
 
 }  // namespace
 

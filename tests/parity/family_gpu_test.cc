@@ -44,7 +44,9 @@ TEST_P(FamilyGpu, Float32EqualsTheCpu) { Compare({at::kCUDA, at::kFloat, kDense}
 // Activations of some hundred roundings of 2^-9 each.
 TEST_P(FamilyGpu, Bfloat16IsCloseToTheCpu) { Compare({at::kCUDA, at::kBFloat16, kDense}, 0.04, 0.04, 0.12); }
 
-TEST_P(FamilyGpu, Nf4IsCloseToTheSameBaseOnTheCpu) { Compare({at::kCUDA, at::kBFloat16, plan::BaseFormat::kNf4}, 0.04, 0.04, 0.12); }
+// Weights are rounded to bfloat16 too, which those of the files are already. With these alone transformers in bfloat16 is off
+// by 0.018 (Gemma 2) to 0.032 (Mistral) of the largest logit.
+TEST_P(FamilyGpu, Nf4IsCloseToTheSameBaseOnTheCpu) { Compare({at::kCUDA, at::kBFloat16, plan::BaseFormat::kNf4}, 0.06, 0.04, 0.12); }
 
 // Greedy in float32, with the paged cache.
 TEST_P(FamilyGpu, GreedyAnswerEqualsTransformers) {

@@ -120,13 +120,14 @@ TEST_F(Generation, TrainedBiasesCount) {
   }
 }
 
-// Eight sequences take the standing weights, fewer the codes.
+// More than eight sequences take the standing weights on a CPU, fewer the codes.
 TEST_F(Generation, StandingWeightsGiveTheSameAnswersAndFollowTheAdapter) {
   const Model m = Load(/*nf4=*/true);
   std::vector<Request> requests;
-  for (int32_t i = 0; i < 8; ++i) requests.push_back(Greedy(Prompt(10 + 3 * i, i), 12 + 4 * i));
+  for (int32_t i = 0; i < 12; ++i) requests.push_back(Greedy(Prompt(10 + 3 * i, i), 12 + 4 * i));
   model::Decoder decoder(*m.base, *m.adapter, {.standing_layers = 1000});
   GeneratorOptions options = Small();
+  options.max_batch = 12;
   options.workspace = &decoder.workspace();
   options.standing = decoder.standing();
   ASSERT_NE(options.standing, nullptr);

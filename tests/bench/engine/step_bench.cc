@@ -215,8 +215,8 @@ const char* KindOf(const std::string& kernel) {
       {"optimizer", std::regex("adamw|grad_norm|finite")},
       {"loss", std::regex("cross_entropy")},
       {"copies", std::regex("Memcpy|Memset")},
-      {"product", std::regex("gemm|cutlass|nvjet|xmma|gemv|splitK|cublas")},
-      {"norm, rope, swiglu", std::regex("rms_norm|rope|swiglu|embedding|dropout")},
+      {"product", std::regex("low_rank_gradients|gemm|cutlass|nvjet|xmma|gemv|splitK|cublas")},
+      {"norm, rope, swiglu", std::regex("gate_low_rank|rms_norm|rope|swiglu|embedding|dropout")},
   };
   for (const auto& [kind, pattern] : kinds) {
     if (std::regex_search(kernel, pattern)) return kind;
