@@ -268,7 +268,7 @@ TEST_F(RunTest, KeepBestExportsTheAdapterOfTheBestEvaluation) {
   spec.checkpoints.keep_best = true;
   spec.checkpoints.keep_last = 1;
   spec.optimizer.scheduler = "constant";
-  spec.optimizer.learning_rate = 3;  // much too large: the loss rises
+  spec.optimizer.learning_rate = 30;  // much too large: the loss rises
   spec.optimizer.warmup_steps = 0;
   Recorder recorder;
   ASSERT_EQ(Go(spec, &recorder).outcome, Outcome::kDone);
