@@ -85,15 +85,20 @@ class Run {
     observer_.OnPhase("writing");
     observer_.OnPlan(0, 100, {});
     int64_t reported = 0;
-    return exports::WriteExport(options_, source_, folder_->path(), [&](int64_t done, int64_t total) {
+    const auto report = [&](int64_t step, int64_t done, int64_t total) {
+      if (step <= reported) return;
+      reported = step;
+      observer_.OnStep(step, 0, {{"bytes_written", static_cast<double>(done)}, {"bytes_total", static_cast<double>(total)}});
+    };
+    int64_t bytes = 0;
+    const absl::Status s = exports::WriteExport(options_, source_, folder_->path(), [&](int64_t done, int64_t total) {
       FT_FAILPOINT("export.tensor_written");
-      const int64_t step = total > 0 ? done * 100 / total : 100;
-      if (step > reported) {
-        observer_.OnStep(step, 0, {{"bytes_written", static_cast<double>(done)}, {"bytes_total", static_cast<double>(total)}});
-      }
-      reported = std::max(reported, step);
+      bytes = total;
+      report(total > 0 ? done * 100 / total : 100, done, total);
       return !control_.cancel && !control_.leave;
     });
+    if (s.ok()) report(100, bytes, bytes);  // headers and padding are in no tensor
+    return s;
   }
 
   absl::Status Check() {

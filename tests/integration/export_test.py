@@ -44,6 +44,8 @@ def check_gguf(daemon):
     assert 0 < measured["max_logit_difference"] < 0.2, measured
     assert abs(measured["perplexity_increase"]) < 0.01, measured
     assert measured["perplexity"] == metrics(daemon, "as-gguf")["perplexity"]
+    progress = daemon.job("as-gguf")["progress"]
+    assert int(progress["step"]) == int(progress["total_steps"]) == 100, progress
     # An interrupted download goes on where it stopped.
     whole = (to / "model-q8_0.gguf").read_bytes()
     again = daemon.dir / "again"
