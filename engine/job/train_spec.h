@@ -195,6 +195,7 @@ class RunObserver {
   // logits/... and kl (docs/preference.md).
   virtual void OnStep(int64_t step, double epoch, const std::map<std::string, double>& values) = 0;
   virtual void OnEval(int64_t step, const std::map<std::string, double>& values) = 0;
+  // When it returns older checkpoints are removed.
   virtual void OnCheckpoint(int64_t step, const std::string& directory, int64_t bytes) = 0;
   virtual void OnWarning(const std::string& code, const std::string& text) = 0;
   virtual void OnLog(const std::string& text) = 0;

@@ -162,8 +162,7 @@ absl::StatusOr<WrittenCheckpoint> WriteCheckpoint(const std::string& state_dir,
                                                   const TrainerState& state,
                                                   const lora::Adapter& adapter,
                                                   const lora::PeftDescription& description,
-                                                  const Optimizer& optimizer,
-                                                  const KeepCheckpoints& keep) {
+                                                  const Optimizer& optimizer) {
   const std::string name = StepName(state.step);
   auto directory = NewDirectory::Create(Folder(state_dir), name);
   if (!directory.ok()) return directory.status();
@@ -183,13 +182,16 @@ absl::StatusOr<WrittenCheckpoint> WriteCheckpoint(const std::string& state_dir,
   if (!bytes.ok()) return bytes.status();
 
   FT_FAILPOINT("checkpoint.committed");
+  return WrittenCheckpoint{CheckpointFolder(state_dir, state.step), *bytes};
+}
+
+void RemoveOldCheckpoints(const std::string& state_dir, const KeepCheckpoints& keep) {
   const std::vector<std::string> all = StepFolders(state_dir);
   std::error_code ignored;
   for (size_t i = std::max<int64_t>(1, keep.last); i < all.size(); ++i) {
     if (all[i] != CheckpointFolder(state_dir, keep.step)) fs::remove_all(all[i], ignored);
     FT_FAILPOINT("checkpoint.pruned");
   }
-  return WrittenCheckpoint{CheckpointFolder(state_dir, state.step), *bytes};
 }
 
 std::optional<int64_t> OldestCheckpointStep(const std::string& state_dir) {

@@ -54,7 +54,7 @@ struct KeepCheckpoints {
 // Where the checkpoint of a step lies.
 std::string CheckpointFolder(const std::string& state_dir, int64_t step);
 
-// Writes the checkpoint of `state`, then removes those not kept.
+// Writes the checkpoint of `state`.
 struct WrittenCheckpoint {
   std::string directory;
   int64_t bytes = 0;
@@ -64,8 +64,9 @@ absl::StatusOr<WrittenCheckpoint> WriteCheckpoint(const std::string& state_dir,
                                                   const TrainerState& state,
                                                   const lora::Adapter& adapter,
                                                   const lora::PeftDescription& description,
-                                                  const Optimizer& optimizer,
-                                                  const KeepCheckpoints& keep);
+                                                  const Optimizer& optimizer);
+// After the newest has been announced: until then others may know of older ones only.
+void RemoveOldCheckpoints(const std::string& state_dir, const KeepCheckpoints& keep);
 
 // Of the checkpoints that are there, damaged ones included.
 std::optional<int64_t> OldestCheckpointStep(const std::string& state_dir);

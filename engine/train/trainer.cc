@@ -410,15 +410,15 @@ absl::Status Trainer::Checkpoint() {
   Doing(absl::StrCat("writing the checkpoint of step ", state_.step));
   const auto start = std::chrono::steady_clock::now();
   auto written =
-      WriteCheckpoint(spec_.state_dir, in_.identity, StateOfJob(), adapter_, description_, optimizer_,
-                      {spec_.checkpoints.keep_last,
-                       spec_.checkpoints.keep_best && state_.best_value ? state_.best_step : -1});
+      WriteCheckpoint(spec_.state_dir, in_.identity, StateOfJob(), adapter_, description_, optimizer_);
   if (!written.ok()) return written.status();
   checkpointed_step_ = state_.step;
   checkpointed_at_ = std::chrono::steady_clock::now();
   checkpoint_seconds_ = std::chrono::duration<double>(checkpointed_at_ - start).count();
   FT_FAILPOINT("trainer.checkpoint_written");
   in_.observer->OnCheckpoint(state_.step, written->directory, written->bytes);
+  RemoveOldCheckpoints(spec_.state_dir, {spec_.checkpoints.keep_last,
+                                         spec_.checkpoints.keep_best && state_.best_value ? state_.best_step : -1});
   return absl::OkStatus();
 }
 

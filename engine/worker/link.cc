@@ -281,6 +281,8 @@ void LinkObserver::OnCheckpoint(int64_t step, const std::string& directory, int6
   const bool below = directory.rfind(state_dir_ + "/", 0) == 0;
   checkpoint->set_directory(below ? directory.substr(state_dir_.size() + 1) : directory);
   link_->Send(std::move(message));
+  // Older ones go next: the daemon must not be left with one that is gone, whatever happens.
+  link_->Flush();
 }
 
 void LinkObserver::OnWarning(const std::string& code, const std::string& text) {

@@ -34,8 +34,10 @@ std::map<uint64_t, int64_t> JobManager::Loop::CountXids() const {
 
 void JobManager::Loop::LookForXids() {
   const auto holder = live_.find(scheduler_.holder());
+  // What happened before the worker has the job is none of the job's.
+  const bool runs = holder != live_.end() && holder->second.job.state() != v1::PREPARING;
   for (const auto& [xid, count] : CountXids()) {
-    if (count <= std::exchange(xids_[xid], count) || holder == live_.end()) continue;
+    if (count <= std::exchange(xids_[xid], count) || !runs) continue;
     v1::Event event = NewEvent(holder->second.job, absl::Now());
     event.mutable_warning()->set_code("GPU_XID");
     event.mutable_warning()->set_text(absl::StrCat("the driver reported XID ", xid, "; look for NVRM in the kernel's log"));

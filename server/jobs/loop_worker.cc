@@ -128,9 +128,10 @@ absl::Status JobManager::Loop::TakeMessage(const internal::v1::WorkerMessage& me
   FT_FAILPOINT(message.has_event() ? "worker.event" : message.has_finished() ? "worker.finished" : "worker.other");
   if (message.has_event()) {
     status = TakeEvent(message.event());
+    if (message.event().has_checkpoint()) flush_at = absl::Now();  // the worker waits for this one
   } else if (message.has_finished()) {
     status = TakeFinished(message.finished());
-    flush_at = absl::Now();  // the worker waits for this one
+    flush_at = absl::Now();  // and this one
   } else if (message.has_heartbeat()) {
     TakeHeartbeat(message.heartbeat());
   } else if (message.has_reward()) {
