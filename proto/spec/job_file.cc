@@ -5,6 +5,7 @@
 #include <google/protobuf/util/json_util.h>
 #include <yaml-cpp/yaml.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "absl/status/status.h"
@@ -45,8 +46,14 @@ void Emit(const ordered_json& value, YAML::Emitter& out) {
     case ordered_json::value_t::string: {
       // int64 values are JSON strings; they need no quotes here.
       const std::string& text = value.get_ref<const std::string&>();
-      if (text.find('\n') != std::string::npos) out << YAML::Literal;
-      if (text.ends_with(':')) out << YAML::DoubleQuoted;  // yaml-cpp would leave it plain, which reads as a key
+      const bool escapes = std::any_of(text.begin(), text.end(), [](unsigned char c) {
+        return (c < 0x20 && c != '\n' && c != '\t') || c == 0x7f;  // no block of lines can hold these
+      });
+      if (escapes || text.ends_with(':')) {  // which yaml-cpp would leave plain, and reads as a key
+        out << YAML::DoubleQuoted;
+      } else if (text.find('\n') != std::string::npos) {
+        out << YAML::Literal;
+      }
       out << text;
       break;
     }

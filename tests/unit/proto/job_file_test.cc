@@ -37,6 +37,16 @@ TEST(ParseJobFile, TextThatIsNotUtf8IsRefused) {
   EXPECT_EQ(job.status().message(), "f.yaml is not UTF-8 text; save it as UTF-8");
 }
 
+// Found by fuzzing: a block of lines cannot hold them.
+TEST(ParseJobFile, ControlCharactersComeBackAsTheyWere) {
+  v1::Job job;
+  job.set_name(std::string("a\n\r\x04 b:c\x7f", 10));
+  const std::string yaml = MessageToYaml(job);
+  const auto again = ParseJobFile(yaml, "again.yaml");
+  ASSERT_TRUE(again.ok()) << again.status() << "\n" << yaml;
+  EXPECT_EQ(again->name(), job.name());
+}
+
 TEST(ParseJobFile, ShippedPreferenceExamplesAreValid) {
   for (const char* name : {"dpo", "kto"}) {
     std::ifstream in(std::string(FINETUNED_SOURCE_DIR "/deploy/examples/") + name + ".yaml");
