@@ -158,6 +158,9 @@ class LayerWork {
                   const at::Tensor& rstd_P) const;
   // Attention's output to the MLP's input.
   void ForwardMiddle(Piece p);
+  // Of the MLP's norm: the layer's own input where attention and MLP stand side by side.
+  at::Tensor MlpNormInput(Piece p) const { return parallel() ? p.Of(x_TD_) : p.Front(mid_PD_); }
+  const at::Tensor& MlpNormWeight() const { return parallel() ? weights_.input_norm_D : weights_.mlp_norm_D; }
   bool has_qk_norm() const { return m_.qk_norm != format::QkNorm::kNone; }
   // What attention reads.
   Heads AttentionHeads() const { return Heads(m_, has_qk_norm() ? qk_TQ_ : qkv_TQ_, qkv_TQ_); }
@@ -259,8 +262,7 @@ void LayerWork::ForwardMiddle(Piece p) {
   at::Tensor mid = p.Front(mid_PD_), h2_main = p.Front(h2_PD_).main(), rstd = p.Front(rstd2_P_);
   if (parallel() || (!m_.has_post_norms() && o_.AddsInProduct(p.rows))) {
     o_.ForwardAdd(attn, x, mid, p.first);
-    const bool from_input = parallel();
-    return NormForward(m_, from_input ? x : mid, from_input ? weights_.input_norm_D : weights_.mlp_norm_D, h2_main, rstd);
+    return NormForward(m_, MlpNormInput(p), MlpNormWeight(), h2_main, rstd);
   }
   if (m_.has_post_norms()) {
     at::Tensor added = p.Front(attn_out_PD_), rstd3 = p.Front(rstd3_P_);
@@ -311,9 +313,7 @@ void LayerWork::BackwardMlp(Piece p, const Extended& dx_TD) {
   down_.Backward(DAdded(p, dx_TD, mlp_out_PD_, weights_.mlp_post_norm_D, rstd4_P_), p.Front(act_PF_), dact, p.first);
   if (m_.residual_multiplier != 1) dact.mul_(m_.residual_multiplier);
   gate_up_.BackwardThroughGate(dact, gate_up, p.Front(h2_PD_), dh, p.first);
-  NormBackward(m_, dh, parallel() ? p.Of(x_TD_) : p.Front(mid_PD_),
-               parallel() ? weights_.input_norm_D : weights_.mlp_norm_D, p.Front(rstd2_P_), /*accumulate=*/true,
-               dx_main);
+  NormBackward(m_, dh, MlpNormInput(p), MlpNormWeight(), p.Front(rstd2_P_), /*accumulate=*/true, dx_main);
 }
 
 void LayerWork::BackwardO(Piece p, const Extended& dx_TD) {

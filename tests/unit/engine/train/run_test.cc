@@ -48,6 +48,16 @@ class RunTest : public RunFixture {
     return spec;
   }
 
+  // Plain text over the base of a run, on the CPU.
+  static SampleSpec SampleOf(const job::TrainSpec& run, const std::string& base_quantization) {
+    SampleSpec sample;
+    sample.base_model_path = run.base_model_path;
+    sample.base_quantization = base_quantization;
+    sample.device = "cpu";
+    sample.raw = true;
+    return sample;
+  }
+
   job::RunResult Go(const job::TrainSpec& spec, Recorder* recorder,
                     BaseModelCache* cache = nullptr) {
     return RunTraining(spec, *recorder, control_, cache);
@@ -185,12 +195,8 @@ TEST_F(RunTest, NewTokensAreTrainedAndSaved) {
   ASSERT_EQ(rows.size(0), 266);
   EXPECT_GT((rows[264] - rows[265]).abs().max().item<float>(), 0) << "rows that began alike did not train";
   BaseModelCache cache;
-  SampleSpec sample;
-  sample.base_model_path = spec.base_model_path;
-  sample.base_quantization = "none";
-  sample.device = "cpu";
+  SampleSpec sample = SampleOf(spec, "none");
   sample.prompt = "question 1";
-  sample.raw = true;
   sample.max_tokens = 3;
   sample.adapter_dir = adapter;
   const std::atomic<bool> cancel{false};
@@ -230,12 +236,8 @@ TEST_F(RunTest, AdaptersShareOneLoadedBase) {
   ASSERT_EQ(Go(second, &recorder, &cache).outcome, Outcome::kDone);
   const model::BaseModel* const base = cache.impl()->model.get();
   ASSERT_NE(base, nullptr);
-  SampleSpec sample;
-  sample.base_model_path = first.base_model_path;
-  sample.base_quantization = "int8";
-  sample.device = "cpu";
+  SampleSpec sample = SampleOf(first, "int8");
   sample.prompt = "question";
-  sample.raw = true;
   sample.max_tokens = 4;
   const std::atomic<bool> cancel{false};
   std::vector<std::vector<float>> logprobs;
